@@ -1,0 +1,26 @@
+# `make demo` and `make test` are the two commands of the README; both set up .venv first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint torture gpu-report
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml setup.py $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+demo: setup
+	$(BIN)/python -m robustok.train
+
+test: setup
+	$(BIN)/pytest tests bench
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+torture: setup
+	$(BIN)/pytest tests -m torture

@@ -1,0 +1,33 @@
+"""RobusTok: robust image tokenizers by latent perturbation and decoder post-training (arXiv 2509.12474).
+
+The public names are loaded on first use, so that `python -m robustok.train --help` need not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .models.load import load_generator, load_tokenizer
+    from .ops import vq_nearest, vq_neighbors, vq_perturb, vq_quantize
+
+__version__ = "0.1.0"
+__all__ = ["load_generator", "load_tokenizer", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
+
+_HOME = {
+    "vq_nearest": ".ops",
+    "vq_neighbors": ".ops",
+    "vq_perturb": ".ops",
+    "vq_quantize": ".ops",
+    "load_tokenizer": ".models.load",
+    "load_generator": ".models.load",
+}
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

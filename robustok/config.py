@@ -1,0 +1,186 @@
+"""Every setting of a run as frozen dataclasses. The YAML files in configs/ are the published form of each preset.
+
+Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
+learning rates are absolute. `None` in a model's config means: taken from the tokenizer or from the data (`resolve`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split, cropped and flipped."""
+
+    root: str | None = None  # folder of images (one sub-folder a class) or tar shards; None: scikit-learn's digits
+    stop: int = 200  # images kept to stop and choose by
+    judge: int = 300  # images that only judge
+    split_seed: int = 0
+    crop_min: float = 1.0  # random crop from a random resize: smallest and largest share of the side kept
+    crop_max: float = 1.0
+    flip: bool = False  # random horizontal flip
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
+
+    image_size: int = 32
+    patch_size: int = 8
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = 1e-5  # initial value of LayerScale; None: no LayerScale
+    drop_path: float = 0.0  # stochastic depth, rising linearly over the blocks
+    num_latents: int | None = None  # L; None: as many as patches
+    codebook_size: int = 256  # K
+    code_width: int = 8  # D
+    normalize: bool = True  # compare l2-normalised vectors
+
+
+@dataclass(frozen=True)
+class PerturbationConfig:
+    """Latent perturbation of main training (section 3): rate, proportion, strength, and their annealing."""
+
+    alpha: float = 1.0  # share of an image's tokens perturbed
+    beta: float = 0.1  # share of the global batch's images perturbed
+    delta: int = 100  # size of the neighbour set
+    neighbors: Literal["latent", "code"] = "latent"
+    anneal_start: float = 40.0  # epochs; the ratio r is 1 until here,
+    anneal_end: float = 120.0  # falls linearly until here,
+    anneal_end_ratio: float = 0.5  # and then stays at this; alpha and int(delta) are multiplied by r
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms of main training and post-training (section 2)."""
+
+    reconstruction: float = 1.0
+    perceptual: float = 1.0
+    vq: float = 1.0
+    commit: float = 0.25
+    semantic: float = 0.1
+    adversarial: float = 0.5
+    adversarial_start: float = 56.0  # epochs
+    lecam: float = 0.001
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast and with what memory a stage learns (one AdamW, warm-up and cosine)."""
+
+    epochs: float = 200.0
+    batch_size: int = 1024  # images an optimiser step, over all processes and micro-batches
+    accumulate: int = 1  # micro-batches a step
+    lr: float = 2.4e-4
+    min_lr: float = 5e-5
+    warmup_epochs: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip_norm: float | None = None  # largest gradient norm; None: no clipping
+    ema: float = 0.9999
+    save_every: int = 500  # optimiser steps between checkpoints
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Optimiser of the discriminator; its schedule counts from `losses.adversarial_start`."""
+
+    lr: float = 8e-4
+    min_lr: float = 5e-5
+    warmup_epochs: float = 4.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """How the codebook starts: continuous latents first, then k-means of the encoder's outputs."""
+
+    continuous_steps: int = 0  # optimiser steps without quantisation before the codebook is set; 0: random codebook
+    usage_window: int = 65536  # tokens over which usage is counted
+
+
+@dataclass(frozen=True)
+class RARConfig:
+    """Shape of the generator (section 5) and what it regularises with."""
+
+    width: int = 768
+    depth: int = 24
+    heads: int = 16
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    class_dropout: float = 0.1
+    codebook_size: int | None = None
+    num_classes: int | None = None
+    num_tokens: int | None = None  # L
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """Random-to-raster annealing: sequences are permuted with probability r."""
+
+    anneal_start: float = 200.0  # epochs; r is 1 until here
+    anneal_end: float = 300.0  # and 0 from here
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the generator is sampled (power-cosine guidance, section 5)."""
+
+    guidance_scale: float = 6.0
+    guidance_power: float | None = 1.15  # None: constant guidance
+    temperature: float = 1.02
+    top_k: int = 0
+    top_p: float = 1.0
+    batch_size: int = 50
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Pairs for post-training (section 6): generated latents beside their real images."""
+
+    sigma: float = 0.7  # share of tokens kept from the real image
+    mode: Literal["reencode", "direct"] = "reencode"
+    per_image: int = 1
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is judged, on how many images."""
+
+    samples_per_class: int = 50
+    batch_size: int = 100
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: from images to a judged, post-trained tokenizer."""
+
+    name: str = "demo"
+    runs: str = "runs"  # folder that holds runs/NAME/
+    seed: int = 0
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where the device is good at it
+    compile: bool = False
+    log_every: int = 10  # optimiser steps
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    tokenizer_training: TrainingConfig = field(default_factory=TrainingConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    generator: RARConfig = field(default_factory=RARConfig)
+    generator_training: TrainingConfig = field(default_factory=TrainingConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    post_training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
