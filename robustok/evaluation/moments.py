@@ -1,0 +1,149 @@
+"""Moments of features, accumulated in float64, and the Fréchet distance between two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+class FeatureStatistics:
+    """Count, mean and covariance of feature vectors that arrive in batches; memory dim² doubles whatever their number.
+
+    Two parts of a set are joined by the update of Chan, Golub and LeVeque (1983), which subtracts means before it
+    squares: no cancellation, and any split of the same rows gives the same moments up to float64 rounding.
+
+    `count` is None for statistics read from a file that does not say how many images it describes.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        self.dim = dim
+        self.count: int | None = 0
+        self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)  # sum of (x - mean)(x - mean)^T
+        self._root: Tensor | None = None
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, covariance: Tensor, count: int | None) -> FeatureStatistics:
+        """Statistics with a given mean (dim,) and unbiased covariance (dim, dim)."""
+        statistics = cls(len(mean), mean.device)
+        statistics.count = count
+        statistics._mean = mean.double()
+        statistics._scatter = covariance.double() * (1 if count is None else count - 1)
+        return statistics
+
+    def update(self, features: Tensor) -> FeatureStatistics:
+        """Adds rows: features (B, dim), any floating dtype, moved to the device of the statistics. Returns self.
+
+        Raises ValueError for another shape. NaN and infinity are reported when the moments are read, so that no batch
+        waits for the device.
+        """
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise ValueError(f"features: found shape {tuple(features.shape)}, expected (B, {self.dim})")
+        if len(features) == 0:
+            return self
+        rows = features.detach().to(self._mean.device, torch.float64)
+        mean = rows.mean(dim=0)
+        return self._join(len(rows), mean, rows - mean)
+
+    def merge(self, other: FeatureStatistics) -> FeatureStatistics:
+        """Adds the rows that `other` has seen (on another process, say). Returns self; `other` is unchanged."""
+        if other.dim != self.dim:
+            raise ValueError(f"other: found {other.dim} dimensions, expected {self.dim}")
+        if self.count is None or other.count is None:
+            raise ValueError("statistics without a count (read from a file that has none) cannot be merged")
+        if other.count == 0:
+            return self
+        device = self._mean.device
+        self._scatter += other._scatter.to(device)
+        return self._join(other.count, other._mean.to(device), self._scatter.new_zeros(0, self.dim))
+
+    def _join(self, count: int, mean: Tensor, centred: Tensor) -> FeatureStatistics:
+        """Joins a part of `count` rows; its scatter is centred^T centred plus what the caller has added already."""
+        if self.count is None:
+            raise ValueError("statistics without a count (read from a file that has none) cannot be updated")
+        total = self.count + count
+        shift = mean - self._mean
+        between = shift * (self.count * count / total) ** 0.5  # as one more row of the same product
+        rows = torch.cat([centred, between[None]])
+        self._scatter.addmm_(rows.T, rows)
+        self._mean += shift * (count / total)
+        self.count, self._root = total, None
+        return self
+
+    @property
+    def mean(self) -> Tensor:
+        """(dim,) float64. Raises ValueError where there is no row or a feature was NaN or infinite."""
+        if self.count == 0:
+            raise ValueError("statistics of no images: update() was never called")
+        if not torch.isfinite(self._mean).all():
+            raise ValueError("the features contain NaN or infinity: check the images and the weights of the network")
+        return self._mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """(dim, dim) float64, unbiased (divided by count - 1). Raises ValueError for fewer than two rows."""
+        if self.count == 1:
+            raise ValueError("a covariance needs at least two images, found 1")
+        self.mean.sum()  # refuses empty and non-finite statistics
+        return self._scatter / (1 if self.count is None else self.count - 1)
+
+    @property
+    def max_rank(self) -> int:
+        """Largest rank the covariance can have: n rows span at most n - 1 directions around their mean."""
+        return self.dim if self.count is None else min(self.dim, self.count - 1)
+
+    def root(self) -> Tensor:
+        """H (dim, rank) with covariance = H H^T, kept until the next update.
+
+        From eigenvectors: Cholesky's factorisation fails where the covariance is singular (no more rows than dim).
+        """
+        if self._root is None:
+            values, vectors = torch.linalg.eigh(self.covariance)
+            noise = values[-1].clamp(min=0) * self.dim * torch.finfo(torch.float64).eps
+            keep = torch.nonzero(values[-self.max_rank :] > noise).flatten() + (self.dim - self.max_rank)
+            self._root = vectors[:, keep] * values[keep].sqrt()
+        return self._root
+
+    def save(self, path: str | Path) -> None:
+        """Writes mu, sigma (the names other tools read) and count to an .npz file."""
+        arrays = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
+        if self.count is not None:
+            arrays["count"] = np.int64(self.count)
+        with open(path, "wb") as file:  # numpy would append .npz to a bare name
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, *, spatial: bool = False) -> FeatureStatistics:
+        """Reads `save`'s file, or ADM's .npz (mu, sigma; mu_s, sigma_s with `spatial`). Raises UserError."""
+        names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise UserError(f"{path}: no array {missing[0]!r} (found {file.files}); expected statistics {names}")
+            mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
+            count = int(file["count"]) if "count" in file.files else None
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{path}: {names[0]} {tuple(mean.shape)} does not fit {names[1]} {tuple(covariance.shape)}")
+        return cls.from_moments(mean, covariance, count)
+
+
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A B)^½) of two Gaussians (Heusel et al. 2017, eq. 6).
+
+    With B = H H^T the trace of the root is the sum of sqrt(eigenvalues of H^T A H), which is symmetric: no matrix
+    square root, and H is computed once for all sets that are compared with the same `b` (the reference).
+    """
+    if a.dim != b.dim:
+        raise ValueError(f"a has {a.dim} feature dimensions and b has {b.dim}: they come from different features")
+    shift = a.mean - b.mean.to(a.mean.device)
+    covariance, root = a.covariance, b.root().to(a.mean.device)
+    eigenvalues = torch.linalg.eigvalsh(root.T @ covariance @ root) if root.shape[1] else root.new_zeros(0)
+    # Beyond the smaller rank an eigenvalue is zero but for rounding, and its square root would be 1e-8, not 1e-16.
+    eigenvalues = eigenvalues[max(0, len(eigenvalues) - a.max_rank) :].clamp(min=0)
+    traces = covariance.trace() + b.covariance.trace().to(covariance.device)
+    return float(shift @ shift + traces - 2 * eigenvalues.sqrt().sum())

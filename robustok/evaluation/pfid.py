@@ -1,0 +1,186 @@
+"""pFID: how well a tokenizer's decoder stands wrong tokens, before any generator is trained (METHOD.md section 4).
+
+Every image is reconstructed with a share alpha of its tokens replaced by one of the delta nearest codes; pFID is the
+mean FID against the input images over five alphas and three deltas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.transforms import from_uint8, to_uint8
+from ..ops import philox, vq_neighbors
+from .moments import FeatureStatistics, frechet_distance
+
+ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
+PUBLISHED_DELTAS = {16384: (200, 280, 360), 8192: (100, 140, 180), 4096: (50, 70, 90), 1024: (10, 15, 20)}
+CLEAN = (0.0, 1)  # the setting that perturbs nothing: its FID is rFID
+NEIGHBOR_BYTES = 256 << 20  # largest list of neighbours held at once
+
+Setting = tuple[float, int]  # (alpha, delta)
+
+
+class PFID(NamedTuple):
+    """Result of `pfid`."""
+
+    table: dict[Setting, float]  # (alpha, delta) -> FID against the input images
+    mean: float  # over the table: pFID
+    rfid: float  # FID of the unperturbed reconstructions, from the same pass
+    count: int  # images
+
+
+def delta_set(codebook_size: int) -> tuple[int, ...]:
+    """The three neighbour-set sizes of the protocol: as published, else in proportion to K = 16384, at least 1."""
+    scaled = tuple(max(1, round(delta * codebook_size / 16384)) for delta in PUBLISHED_DELTAS[16384])
+    return PUBLISHED_DELTAS.get(codebook_size, scaled)
+
+
+def quick_settings(codebook_size: int) -> tuple[Setting, ...]:
+    """Three of the 15 settings: lowest, middle and highest alpha, each with another delta, so both factors balance."""
+    return tuple(zip((0.9, 0.7, 0.5), delta_set(codebook_size), strict=True))
+
+
+def pfid(
+    tokenizer,
+    images: Tensor | Iterable[Tensor],
+    features: Callable,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    deltas: Sequence[int] | None = None,
+    seed: int = 0,
+    neighbors: str = "latent",
+    batch_size: int = 50,
+    progress: Callable[[int], None] | None = None,
+) -> PFID:
+    """pFID of a tokenizer: every image encoded once, decoded under each (alpha, delta), beta = 1.
+
+    Args:
+        tokenizer: any object with `encode` (images in [-1, 1] -> z (B, L, D)), `decode` (codes (B, L, D) -> images),
+            `codebook` (K, D) and `normalize`, the meaning of README's tokenizer protocol.
+        images: uint8 (N, 3, H, W), or an iterable of uint8 batches (B, 3, H, W). Image i of the stream has sample id i.
+        features: uint8 (B, 3, H, W) -> object whose `.features` are (B, F); `InceptionFeatures` as published.
+        alphas, deltas: the settings are all pairs; deltas None: `delta_set(K)`.
+        seed: of the perturbation. Tokens and ranks are those of `vq_perturb(..., alpha, beta=1, delta, seed)`.
+        neighbors: "latent" (codes nearest to z) or "code" (codes nearest to the code of z).
+        batch_size: images a forward pass, where `images` is one tensor.
+        progress: called after each batch with the number of images done.
+
+    Raises ValueError for fewer than two images and for tokenizers without a codebook.
+    """
+    deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
+    settings = [(alpha, delta) for alpha in alphas for delta in deltas]
+    return _judge(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, progress)
+
+
+def quick_pfid(
+    tokenizer,
+    images: Tensor | Iterable[Tensor],
+    features: Callable,
+    *,
+    max_images: int = 5000,
+    seed: int = 0,
+    neighbors: str = "latent",
+    batch_size: int = 50,
+    progress: Callable[[int], None] | None = None,
+) -> PFID:
+    """An estimate of `pfid` for use during training: three settings, the first `max_images` images.
+
+    FID of fewer images is larger: compare quick figures only with quick figures of the same images.
+    """
+    batches = _first(_batches(images, batch_size), max_images)
+    settings = quick_settings(_codebook_size(tokenizer))
+    return _judge(tokenizer, batches, features, settings, seed, neighbors, progress)
+
+
+@torch.inference_mode()
+def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) -> PFID:
+    reference, statistics, done = None, {}, 0
+    for batch in batches:
+        batch = batch.to(tokenizer.codebook.device)
+        ids = torch.arange(done, done + len(batch), device=batch.device)
+        original = features(batch).features
+        if reference is None:
+            dim, device = original.shape[1], original.device
+            reference = FeatureStatistics(dim, device)
+            statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
+        reference.update(original)
+        for setting, indices in perturbed_indices(tokenizer, batch, statistics, seed, ids, neighbors):
+            statistics[setting].update(features(_detokenize(tokenizer, indices)).features)
+        done += len(batch)
+        if progress:
+            progress(done)
+    if done < 2:
+        raise ValueError(f"images: found {done}, expected at least two")
+    distances = {setting: frechet_distance(s, reference) for setting, s in statistics.items()}
+    table = {setting: distances[setting] for setting in settings}
+    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done)
+
+
+def perturbed_indices(
+    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+) -> Iterator[tuple[Setting, Tensor]]:
+    """Yields (setting, indices (B, L)) for images uint8 (B, 3, H, W): one encoding and one neighbour search for all.
+
+    The draws of a token are one word for "perturbed?" and one for the rank, whatever alpha and delta: masks are nested
+    in alpha and all ranks lie in one sorted list of the largest delta. These common random numbers also lower the
+    variance of differences between settings. The indices are those of `vq_perturb` at each setting.
+    """
+    settings = list(settings)
+    latents = tokenizer.encode(from_uint8(images))
+    B, L, _ = latents.shape
+    deltas = sorted({delta for _, delta in settings})
+    positions = torch.arange(L, device=latents.device)
+    choice, draw, _, _ = philox.keyed_words(seed, philox.PERTURB, sample_ids[:, None], positions[None])
+    ranks = torch.stack([(draw * delta) >> 32 for delta in deltas], dim=-1)  # (B, L, deltas)
+    step = max(1, NEIGHBOR_BYTES // (8 * L * deltas[-1]))
+    chosen = torch.cat([_neighbors_at(tokenizer, latents[i : i + step], ranks[i : i + step], neighbors, deltas[-1])
+                        for i in range(0, B, step)])  # fmt: skip
+    nearest = chosen[..., 0]
+    for alpha, delta in settings:
+        perturbed = choice < int(alpha * 2**32)
+        yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
+
+
+def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, delta: int) -> Tensor:
+    """The nearest code of each latent (b, L, D), then its neighbours of the given ranks (b, L, R): (b, L, 1 + R)."""
+    options = {"normalize": tokenizer.normalize}
+    if neighbors == "latent":
+        near = vq_neighbors(latents, tokenizer.codebook, delta, **options)
+        nearest = near[..., :1]
+    elif neighbors == "code":
+        nearest = vq_neighbors(latents, tokenizer.codebook, 1, **options)
+        near = vq_neighbors(tokenizer.codebook[nearest[..., 0]], tokenizer.codebook, delta, **options)
+    else:
+        raise ValueError(f'neighbors: found {neighbors!r}, expected "latent" or "code"')
+    return torch.cat([nearest, near.gather(-1, ranks)], dim=-1)
+
+
+def _detokenize(tokenizer, indices: Tensor) -> Tensor:
+    codes = F.embedding(indices, tokenizer.codebook)
+    return to_uint8(tokenizer.decode(F.normalize(codes, dim=-1) if tokenizer.normalize else codes))
+
+
+def _codebook_size(tokenizer) -> int:
+    codebook = getattr(tokenizer, "codebook", None)
+    if codebook is None:
+        raise ValueError(
+            "pFID needs a tokenizer with a codebook; for continuous ones judge reconstruct(images, noise=...)"
+        )
+    return len(codebook)
+
+
+def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:
+    return images.split(batch_size) if isinstance(images, Tensor) else images
+
+
+def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    for batch in batches:
+        if count <= 0:
+            return
+        yield batch[:count]
+        count -= len(batch)
