@@ -34,6 +34,9 @@ class TokenizerConfig:
     width: int = 128
     depth: int = 4
     heads: int = 4
+    decoder_width: int | None = None  # None: the decoder is as wide, as deep and has as many heads as the encoder
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
     mlp_ratio: float = 4.0
     layer_scale: float | None = 1e-5  # initial value of LayerScale; None: no LayerScale
     drop_path: float = 0.0  # stochastic depth, rising linearly over the blocks
@@ -41,6 +44,18 @@ class TokenizerConfig:
     codebook_size: int = 256  # K
     code_width: int = 8  # D
     normalize: bool = True  # compare l2-normalised vectors
+
+
+@dataclass(frozen=True)
+class FrozenConfig:
+    """Weights of pretrained networks, as files; None: the small classifier trained on the run's own data instead."""
+
+    dinov2: str | None = None  # teacher of the semantic loss, and start of encoder and decoder
+    dino: str | None = None  # ViT-S/16 backbone of the discriminator
+    lpips: str | None = None  # folder or file(s) with VGG-16 and the linear layers, joined by a comma
+    encoder_tuning: Literal["full", "lora", "frozen"] = "full"  # how the encoder's ViT learns
+    decoder_tuning: Literal["full", "lora", "frozen"] = "full"
+    lora_rank: int = 8
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ class RunConfig:
     log_every: int = 10  # optimiser steps
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    frozen: FrozenConfig = field(default_factory=FrozenConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
     losses: LossConfig = field(default_factory=LossConfig)
