@@ -1,0 +1,133 @@
+"""One offline HTML page of text, tables, figures and images: no script, no remote resource, every string escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = """
+:root { color-scheme: light dark; --ink: light-dark(#1c2127, #dde3ea); --quiet: light-dark(#5c6773, #98a4b0);
+  --paper: light-dark(#fff, #15191e); --card: light-dark(#f5f7f9, #1e242b); --line: light-dark(#dce1e6, #333c46);
+  --accent: light-dark(#1f6feb, #6ea8fe) }
+body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 62rem;
+  margin: 0 auto; padding: 2rem 1.25rem 4rem }
+h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em }
+h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line) }
+p { max-width: 46rem; white-space: pre-line }
+p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem; border-radius: 0 6px 6px 0 }
+figure { margin: 1.25rem 0; overflow-x: auto }
+figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; border: 1px solid var(--line) }
+img.pixels { image-rendering: pixelated }
+table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
+th { color: var(--quiet); font-weight: 600 }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+tbody tr:hover { background: var(--card) }
+"""
+
+
+class Page:
+    """Collects parts in order and saves them as one file. Every method but `save` returns the page, to be chained."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.parts: list[str] = []
+
+    def heading(self, text: str) -> Page:
+        """Starts a section."""
+        return self._add(f"<h2>{escape(text)}</h2>")
+
+    def text(self, text: str) -> Page:
+        """A paragraph; line breaks are kept."""
+        return self._add(f"<p>{escape(text)}</p>")
+
+    def note(self, text: str) -> Page:
+        """A paragraph that stands out: a warning, or what a figure may not be compared with."""
+        return self._add(f'<p class="note">{escape(text)}</p>')
+
+    def table(self, rows: Iterable[Sequence[object]], header: Sequence[str], caption: str = "") -> Page:
+        """Rows of cells; floats are shown with four significant digits, everything else by str()."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "\n".join("<tr>" + "".join(f"<td>{escape(_cell(c))}</td>" for c in row) + "</tr>" for row in rows)
+        return self._figure(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>", caption)
+
+    def figure(self, figure: Figure, caption: str = "") -> Page:
+        """A matplotlib figure, embedded as PNG."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+        return self._picture(buffer.getvalue(), caption)
+
+    def images(self, images: Tensor, caption: str = "", *, columns: int = 10) -> Page:
+        """Images uint8 (N, 3, H, W) in rows of `columns`; small ones are enlarged without smoothing."""
+        picture = Image.fromarray(image_grid(images, columns).permute(1, 2, 0).cpu().numpy())
+        scale = max(1, 64 // max(images.shape[-2:]))
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="png")
+        return self._picture(buffer.getvalue(), caption, ' class="pixels"')
+
+    def save(self, path: str | Path) -> None:
+        """Writes the page as UTF-8. Its content security policy admits embedded images and this one style sheet."""
+        digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+        policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+        title, parts = escape(self.title), "\n".join(self.parts)
+        Path(path).write_text(
+            f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{parts}
+</body>
+</html>
+""",
+            encoding="utf-8",
+        )
+
+    def _add(self, part: str) -> Page:
+        self.parts.append(part)
+        return self
+
+    def _figure(self, content: str, caption: str) -> Page:
+        return self._add(f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>")
+
+    def _picture(self, png: bytes, caption: str, attributes: str = "") -> Page:
+        source = base64.b64encode(png).decode()
+        return self._figure(f'<img{attributes} alt="{escape(caption)}" src="data:image/png;base64,{source}">', caption)
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """Images uint8 (N, 3, H, W) side by side in rows of `columns`, two white pixels between: uint8 (3, H', W')."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (N, 3, H, W), N > 0")
+    N, C, H, W = images.shape
+    columns = min(columns, N)
+    rows = -(-N // columns)
+    grid = images.new_full((C, rows * (H + 2) - 2, columns * (W + 2) - 2), 255)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (H + 2), (i % columns) * (W + 2)
+        grid[:, top : top + H, left : left + W] = image
+    return grid
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
