@@ -1,0 +1,77 @@
+"""From the bytes of an image file to RGB pixels. Each mode that Pillow reads has one defined conversion or is refused.
+
+- The first frame of an animation; turned upright by its EXIF orientation.
+- Transparency (alpha channel, transparent palette entry or colour) is laid over white.
+- 16-bit grey is scaled to 8 bits (round(v / 257)); of 16-bit colour Pillow keeps the high byte.
+- CMYK, palette, grey, 1-bit, YCbCr, Lab and HSV go through Pillow's own conversion, without colour profiles.
+- Floating-point pixels have no defined range and are refused, as are images above `MAX_PIXELS`.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import UserError
+
+MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask for gigabytes
+
+# What Pillow's readers raise on damaged files, depending on which part of which format is damaged.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class BadImage(UserError):
+    """One image cannot be used; the message names it and the reason."""
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """The image file `data` as an RGB Pillow image; raises BadImage with `name` and the reason."""
+    if not data:
+        raise BadImage(f"{name}: the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image, name)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), name)
+    except BadImage:
+        raise
+    except _DAMAGED as error:
+        raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise BadImage(f"{name}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}")
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadImage(f"{name}: floating-point pixels have no defined range; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _from_16_bit(image, name)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage(f"{name}: grey values {values.min()}..{values.max()}, expected 0..65535")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,32 @@
+"""The data set of the demo: 1,797 real handwritten digits of 8 x 8 pixels, which ship with scikit-learn."""
+
+import numpy as np
+from PIL import Image
+
+
+class Digits:
+    """A source of images (see `images.Source`): scikit-learn's digits, in its order, classes "0" to "9".
+
+    The grey values 0..16 are stretched to 0..255 (round(v * 255 / 16)) and repeated over RGB; the crops of
+    `transforms` then enlarge the 8 x 8 pixels to the wanted size by Pillow's bicubic filter.
+    """
+
+    kind = "digits"
+    problems: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits  # takes a second to import: only for those who use the digits
+
+        digits = load_digits()
+        self.pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+        self.labels = digits.target.astype(np.int64)  # (1797,)
+        self.names = [f"digit {index}" for index in range(len(self.labels))]
+        self.class_names = [str(digit) for digit in range(10)]
+
+    def read(self, index: int) -> Image.Image:
+        """Digit `index` as an 8 x 8 RGB image."""
+        return Image.fromarray(np.repeat(self.pixels[index, :, :, None], 3, axis=2))
+
+    def read_bytes(self, index: int) -> bytes:
+        """The pixels of digit `index`, by which duplicates are found."""
+        return self.pixels[index].tobytes()

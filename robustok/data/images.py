@@ -1,0 +1,172 @@
+"""The images of a run: one source (digits, folder or tar shards), split by a fixed seed into train, stop and judge."""
+
+import math
+import threading
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..config import DataConfig
+from ..errors import UserError
+from ..ops.philox import AUGMENT, SHUFFLE, keyed_words
+from .decode import BadImage
+from .digits import Digits
+from .transforms import center_crop, random_crop, to_array
+
+BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and always up to this many
+
+
+class Source(Protocol):
+    """Numbered images with labels. The number of an image is its id: it orders, shuffles and seeds everything."""
+
+    kind: str  # what was found: "digits", "folder", "flat folder", "tar shards"
+    class_names: list[str]
+    labels: np.ndarray  # (N,) int64
+    names: list[str]  # (N,) how messages call each image
+    problems: list[str]  # what indexing found wrong and left out, one sentence each
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` in RGB; raises BadImage naming it."""
+
+    def read_bytes(self, index: int) -> bytes:
+        """The stored bytes of image `index`; raises BadImage naming it."""
+
+
+class Images:
+    """What `open_images` returns: three splits of one source, with `.class_names`, `.num_classes` and `.source`."""
+
+    def __init__(self, source: Source, config: DataConfig, image_size: int) -> None:
+        self.source = source
+        self.class_names = source.class_names
+        self.num_classes = len(source.class_names)
+        order = permutation(len(source.labels), config.split_seed)
+        held_out = config.stop + config.judge
+        bad = _BadImages(source)
+        self.stop, self.judge, self.train = (
+            Split(source, ids, config, image_size, bad)
+            for ids in (order[: config.stop], order[config.stop : held_out], order[held_out:])
+        )
+
+
+class Split:
+    """A part of a source in a fixed order. `.ids` (N,) int64: numbers in the source; `.labels` (N,) int64."""
+
+    def __init__(self, source: Source, ids: Tensor, config: DataConfig, image_size: int, bad: "_BadImages") -> None:
+        self.source = source
+        self.ids = ids
+        self.labels = torch.from_numpy(source.labels)[ids]
+        self.config = config
+        self.image_size = image_size
+        self._bad = bad
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
+        """The images at positions `rows` (n,) of this split, uint8 (n, 3, S, S).
+
+        seed None: evaluation (resize and centre crop). seed int: training augmentation, drawn from (seed, image id)
+        and so the same whatever the batch, the order or the number of processes.
+
+        An unreadable image is named in a warning and replaced by the next readable image of its class in this split,
+        so that shapes, labels and the order of everything else stay; UserError once more than 0.1 % of the source
+        (and more than 10 images) are bad. Safe to call from several threads.
+        """
+        words = None if seed is None else torch.stack(keyed_words(seed, AUGMENT, self.ids[rows], 0), 1).tolist()
+        images = np.empty((len(rows), 3, self.image_size, self.image_size), np.uint8)
+        for i, row in enumerate(rows.tolist()):
+            image = self._read(row)
+            if words is None:
+                image = center_crop(image, self.image_size)
+            else:
+                shares = {"crop_min": self.config.crop_min, "crop_max": self.config.crop_max}
+                image = random_crop(image, self.image_size, words=words[i], flip=self.config.flip, **shares)
+            images[i] = to_array(image)
+        return torch.from_numpy(images)
+
+    def _read(self, row: int) -> Image.Image:
+        """The image at `row`, or the next of its class that can be read."""
+        for index in self._candidates(row):
+            if index in self._bad:
+                continue
+            try:
+                return self.source.read(index)
+            except BadImage as error:
+                self._bad.add(index, error)
+        name = self.source.class_names[int(self.labels[row])]
+        raise UserError(f"no readable image of class {name!r} is left; run `python -m robustok.check_data`")
+
+    def _candidates(self, row: int):
+        yield int(self.ids[row])
+        same_class = torch.nonzero(self.labels == self.labels[row])[:, 0].tolist()
+        later = [other for other in same_class if other > row]
+        earlier = [other for other in same_class if other < row]
+        yield from (int(self.ids[other]) for other in later + earlier)
+
+
+class _BadImages:
+    """The unreadable images met so far, over all splits of a source, and the budget for them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.budget = max(BAD_FLOOR, math.floor(BAD_SHARE * len(source.labels)))
+        self.indices: set[int] = set()
+        self.lock = threading.Lock()
+        for problem in source.problems[:10]:
+            warnings.warn(f"left out: {problem}", stacklevel=2)
+        self._check_budget()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self.indices
+
+    def add(self, index: int, error: BadImage) -> None:
+        with self.lock:
+            if index in self.indices:
+                return
+            self.indices.add(index)
+        warnings.warn(f"skipped: {error}", stacklevel=2)
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        count = len(self.indices) + len(self.source.problems)
+        if count > self.budget:
+            raise UserError(
+                f"{count} images of {len(self.source.labels)} cannot be used, more than the {self.budget} that are "
+                f"skipped; run `python -m robustok.check_data` for the list, then repair or remove them"
+            )
+
+
+def open_images(config: DataConfig, image_size: int) -> Images:
+    """The images of `config.root` (None: the digits), split and ready to load at `image_size` pixels.
+
+    The splits are a plain (not stratified) permutation by `config.split_seed`: first `config.stop` images to stop by,
+    then `config.judge` to judge, the rest to train. Raises UserError for a path, a layout or numbers that cannot work.
+    """
+    if not 0 < config.crop_min <= config.crop_max <= 1:
+        raise UserError(
+            f"data.crop_min = {config.crop_min} and data.crop_max = {config.crop_max}: "
+            f"expected 0 < crop_min <= crop_max <= 1"
+        )
+    source = Digits() if config.root is None else open_source(config.root)
+    if min(config.stop, config.judge) < 0 or config.stop + config.judge >= len(source.labels):
+        raise UserError(
+            f"data.stop = {config.stop} and data.judge = {config.judge} leave no image of {len(source.labels)} "
+            f"to train on; make them smaller"
+        )
+    return Images(source, config, image_size)
+
+
+def open_source(root: str | Path) -> Source:
+    """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
+    raise UserError(f"data.root: {root}: folders and tar shards are not read yet")
+
+
+def permutation(n: int, seed: int, epoch: int = 0) -> Tensor:
+    """0..n-1 (int64) in an order that depends on (n, seed, epoch) alone, the same in every version of every library."""
+    high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), epoch)
+    return torch.argsort((high << 31) | (low >> 1), stable=True)

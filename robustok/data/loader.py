@@ -1,0 +1,74 @@
+"""Batches for training. The order of images is a pure function of (seed, epoch), so that a position in it is a number.
+
+Nothing of a loader need be saved: `start` resumes in the middle of an epoch, and every process computes the same order
+and takes its part of it, whatever their number.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..errors import UserError
+from ..ops.philox import derive_seed
+from .images import Split, permutation
+
+
+class Batch(NamedTuple):
+    images: Tensor  # (B, 3, S, S) uint8
+    labels: Tensor  # (B,) int64
+    ids: Tensor  # (B,) int64, numbers in the source
+    rows: Tensor  # (B,) int64, positions in the split
+
+
+def batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool = True,
+    threads: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch from number `start` on, prefetched by `threads` (default: cores, at most 8).
+
+    `batch_size` counts images over all `world` processes; process `rank` gets the `rank`-th contiguous part of each
+    global batch. An incomplete last batch is dropped. With `augment` an image is augmented by (seed, epoch, its id),
+    without it gets the transform of evaluation. Raises UserError if the data are fewer than a batch, or the batch
+    cannot be dealt out evenly.
+    """
+    if batch_size > len(split):
+        raise UserError(f"batch_size = {batch_size}, but there are only {len(split)} images; use a smaller batch")
+    if batch_size % world:
+        raise UserError(f"batch_size = {batch_size} cannot be dealt to {world} processes; use a multiple of {world}")
+    order = permutation(len(split), seed, epoch)
+    augment_seed = derive_seed(seed, "augment", epoch) if augment else None
+    share = batch_size // world
+
+    def load(number: int) -> Batch:
+        first = number * batch_size + rank * share
+        rows = order[first : first + share]
+        return Batch(split.load(rows, seed=augment_seed), split.labels[rows], split.ids[rows], rows)
+
+    return _prefetch(load, range(start, len(split) // batch_size), threads or min(os.cpu_count() or 1, 8))
+
+
+def _prefetch(load, numbers: range, threads: int) -> Iterator[Batch]:
+    """load(n) for each n in order, computed ahead by a pool; leaving the loop early cancels what has not begun."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
+    try:
+        ahead = deque()
+        for number in numbers:
+            ahead.append(pool.submit(load, number))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

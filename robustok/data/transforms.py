@@ -1,0 +1,72 @@
+"""Pixels: uint8 to the range of the models and back, and the crops that make an image of any size S x S.
+
+Resizing is Pillow's throughout, as the published reference statistics were made with it: halving by box filter while
+the shorter side is at least twice the target, then one bicubic step. A plain bicubic step alone would alias.
+"""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] (clamped), any float dtype and shape, to uint8: round((x + 1) * 127.5). No gradient."""
+    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 images of any shape to float32 in [-1, 1]: x / 127.5 - 1, the inverse of `to_uint8`."""
+    return images.float() / 127.5 - 1
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side resized to `size` pixels, then the middle `size` x `size` square. The transform of evaluation."""
+    image = resize_shorter(image, size)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def random_crop(
+    image: Image.Image,
+    size: int,
+    *,
+    words: tuple[int, int, int, int],
+    crop_min: float,
+    crop_max: float,
+    flip: bool,
+) -> Image.Image:
+    """Random crop from a random resize, and a random flip: the transform of training (METHOD.md section 2).
+
+    The shorter side is resized to s pixels, s uniform over the whole numbers for which a crop of `size` keeps a share
+    of the side in [crop_min, crop_max]; then the place of the crop is uniform, and with `flip` left and right swap
+    with probability 1/2. `words` are four random 32-bit words and decide everything, so the result is a pure function
+    of the arguments; with both shares 1 and a square image only the flip is random.
+    """
+    smallest, largest = math.ceil(size / crop_max), math.ceil(size / crop_min)
+    image = resize_shorter(image, smallest + below(words[0], largest - smallest + 1))
+    left, top = below(words[1], image.width - size + 1), below(words[2], image.height - size + 1)
+    image = image.crop((left, top, left + size, top + size))
+    if flip and below(words[3], 2):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def resize_shorter(image: Image.Image, side: int) -> Image.Image:
+    """The image with its shorter side at `side` pixels and its shape kept (longer side rounded)."""
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def below(word: int, n: int) -> int:
+    """A 32-bit random word mapped to 0..n-1, uniform to within n / 2**32."""
+    return (word * n) >> 32
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """An RGB Pillow image as uint8 (3, height, width)."""
+    return np.asarray(image).transpose(2, 0, 1)
