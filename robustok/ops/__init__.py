@@ -1,0 +1,1 @@
+"""The operations on a codebook: nearest code, neighbours, perturbation, fused quantisation."""

@@ -1,0 +1,74 @@
+"""Counter-based random numbers: Philox 4x32-10 (Salmon et al. 2011, as published in Random123).
+
+A draw is a pure function of its key and counter, so the same image gets the same numbers whatever the batch split,
+the number of processes, the backend or the device. No generator is advanced, the global one is never touched.
+Words are uint32 values held in int64 tensors, because torch has little uint32 arithmetic.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+# Streams keep independent users of one seed apart: the top 8 bits of the second counter word.
+PERTURB = 0  # latent perturbation: sample, token
+SAMPLE = 1  # generator sampling: sample, step
+KEEP = 2  # tokens preserved while pairs are generated: sample, step
+AUGMENT = 3  # training augmentation: image
+SHUFFLE = 4  # order of an epoch
+NOISE = 5  # noise of continuous latents
+
+_MASK = 0xFFFFFFFF
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key words after each round
+
+
+def _multiply(constant: int, word):
+    """High and low 32 bits of constant * word. Split in 16-bit halves: the whole product overflows int64."""
+    low = constant * (word & 0xFFFF)
+    middle = constant * (word >> 16) + (low >> 16)
+    return middle >> 16, ((middle << 16) | (low & 0xFFFF)) & _MASK
+
+
+def philox4x32(c0, c1, c2, c3, k0, k1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four output words of Philox 4x32-10 for a counter (c0..c3) and a key (k0, k1).
+
+    Arguments are int64 tensors or ints with values in [0, 2**32), broadcast together; results are int64, same range.
+    """
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (c0, c1, c2, c3))))
+
+
+def keyed_words(seed, stream: int, sample_ids, position, inner=0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four random uint32 words (int64 tensors) for each (seed, stream, sample, position, inner), broadcast.
+
+    seed: int or 0-d int64 tensor (all 64 bits count); stream: one of this module's constants; sample_ids: int64, who
+    the image is; position in [0, 2**24): token or step; inner in [0, 2**32): counts further draws at one position.
+    """
+    return philox4x32(
+        inner,
+        (stream << 24) | position,
+        sample_ids & _MASK,
+        (sample_ids >> 32) & _MASK,
+        seed & _MASK,
+        (seed >> 32) & _MASK,
+    )
+
+
+def to_uniform(word: Tensor) -> Tensor:
+    """A uint32 word as a float32 strictly between 0 and 1: (word >> 9) * 2**-23 + 2**-24.
+
+    23 bits, because the middle of the last of 2**24 cells would round to 1, where Gumbel noise is infinite.
+    """
+    return (word >> 9).to(torch.float32) * 2.0**-23 + 2.0**-24
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """A seed in [0, 2**63) for a named part of a run, the same for ever: derive_seed(run_seed, "perturb", step)."""
+    digest = hashlib.blake2b(repr((int(seed), *path)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
