@@ -1,15 +1,14 @@
 """Every setting of a run as frozen dataclasses. The YAML files in configs/ are the published form of each preset.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. `None` in a model's config means: taken from the tokenizer or from the data (`resolve`).
+learning rates are absolute. `None` in the
+generator's shape means: taken from the tokenizer or from the data.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
-
-from .errors import UserError
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long, how fast and with what memory a stage learns (one AdamW, warm-up and cosine)."""
+    """How long and how fast a stage learns (AdamW, warm-up and cosine)."""
 
     epochs: float = 200.0
     batch_size: int = 1024  # images an optimiser step, over all processes and micro-batches
@@ -95,6 +94,8 @@ class TrainingConfig:
     lr: float = 2.4e-4
     min_lr: float = 5e-5
     warmup_epochs: float = 1.0
+    warmup_lr: float = 1e-5  # where the warm-up starts
+    decay_after_warmup: bool = False  # the cosine starts at the end of the warm-up (RAR) instead of at 0 (tokenizer)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip_norm: float | None = None  # largest gradient norm; None: no clipping
@@ -109,8 +110,17 @@ class DiscriminatorConfig:
     lr: float = 8e-4
     min_lr: float = 5e-5
     warmup_epochs: float = 4.0
+    warmup_lr: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
+class StoppingConfig:
+    """When post-training stops: gFD against the images kept to stop by, checked now and then; the best step is used."""
+
+    every_epochs: float = 5.0
+    patience: int = 2  # checks without a better score
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,8 @@ class PairsConfig:
     """Pairs for post-training (section 6): generated latents beside their real images."""
 
     sigma: float = 0.7  # share of tokens kept from the real image
-    mode: Literal["reencode", "direct"] = "reencode"
-    per_image: int = 1
+    modes: tuple[Literal["reencode", "direct"], ...] = ("reencode", "direct")  # one post-trained decoder each
+    per_image: int = 1  # generated sequences an image
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,7 @@ class RunConfig:
     name: str = "demo"
     runs: str = "runs"  # folder that holds runs/NAME/
     seed: int = 0
+    resume: Literal["auto", "never"] = "auto"  # never: set an existing run folder aside and start over
     device: str = "auto"  # auto: cuda where there is one, else cpu
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where the device is good at it
     compile: bool = False
@@ -188,6 +199,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
+    classifier: TrainingConfig = field(default_factory=TrainingConfig)  # of the network that stands in for frozen ones
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
     losses: LossConfig = field(default_factory=LossConfig)
@@ -199,4 +211,6 @@ class RunConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     post_training: TrainingConfig = field(default_factory=TrainingConfig)
+    post_discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

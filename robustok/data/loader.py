@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -18,10 +19,17 @@ from .images import Split, permutation
 
 
 class Batch(NamedTuple):
-    images: Tensor  # (B, 3, S, S) uint8
+    inputs: Tensor  # (B, ...) what the split's `load` gives: uint8 images (B, 3, S, S), or tokens (B, L)
     labels: Tensor  # (B,) int64
     ids: Tensor  # (B,) int64, numbers in the source
     rows: Tensor  # (B,) int64, positions in the split
+
+    def part(self, first: int, last: int) -> "Batch":
+        """Entries first .. last - 1: a micro-batch."""
+        return Batch(*(value[first:last] for value in self))
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(value.to(device, non_blocking=True) for value in self))
 
 
 def batches(

@@ -1,0 +1,83 @@
+"""The processes of one run: started by torchrun, or this one alone. Every function works for both."""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start(device: torch.device) -> None:
+    """Joins the process group that torchrun's environment describes; does nothing for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()
+
+
+def mean(value: Tensor) -> Tensor:
+    """Average of `value` over the processes, without gradient."""
+    if world() == 1:
+        return value.detach()
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / world()
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of `value` over the processes, without gradient."""
+    if world() == 1:
+        return value.detach()
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """True on every process as soon as it is true on one (a Ctrl-C reaches them at different moments)."""
+    return bool(total(torch.tensor(float(flag), device=device)) > 0)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(world())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world())[rank()]
+
+
+def gather(value: Tensor) -> Tensor:
+    """(B, ...) of each process -> (B * world, ...) in rank order on all; gradients flow back to their owner.
+
+    Each process computes the same loss of the gathered batch, and gradients are averaged over processes afterwards:
+    the sum in backward and that average give the gradient of one process with the whole batch.
+    """
+    return value if world() == 1 else _Gather.apply(value)

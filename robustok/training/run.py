@@ -1,0 +1,173 @@
+"""The folder of one run, runs/NAME/: its lock, its resolved config, its log, and what each stage has finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..config import RunConfig
+from ..errors import UserError
+from . import checkpoints, distributed
+
+# What a stage's result depends on. A stored stage is reused only where these sections are the same.
+_IMAGES = ("seed", "data", "precision")
+_TOKENIZER = (*_IMAGES, "frozen", "classifier", "tokenizer", "codebook", "perturbation", "losses", "tokenizer_training",
+              "discriminator")  # fmt: skip
+_GENERATOR = (*_TOKENIZER, "generator", "generator_training", "order")
+_PAIRS = (*_GENERATOR, "sampling", "pairs")
+_POST = (*_PAIRS, "post_training", "post_discriminator", "stopping")
+SECTIONS = {"classifier": (*_IMAGES, "classifier"), "tokenizer": _TOKENIZER, "generator": _GENERATOR, "pairs": _PAIRS,
+            "post": _POST, "evaluation": (*_POST, "evaluation")}  # fmt: skip
+
+
+class Run:
+    """An open run. Only the main process locks and writes; all processes read.
+
+    Raises UserError when a living process already uses the folder.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.folder = Path(config.runs) / config.name
+        self.tensorboard = None
+        if distributed.is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+            self._log = (self.folder / "log.jsonl").open("a", buffering=1)
+        distributed.barrier()
+
+    def close(self) -> None:
+        if distributed.is_main():
+            self._log.close()
+            if self.tensorboard is not None:
+                self.tensorboard.close()
+            self._lock.close()
+
+    def autocast(self):
+        """bfloat16 autocast where the settings ask for it, or where they say auto and the device is made for it."""
+        wanted = self.config.precision
+        fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        use = wanted == "bfloat16" or (wanted == "auto" and fast)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """The part of the config that the stage's result depends on."""
+        return {name: _plain(value) for name, value in asdict(self.config).items() if name in SECTIONS[stage]}
+
+    def stage_state(self, folder: str) -> dict[str, Any]:
+        path = self.folder / folder / "stage.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def is_finished(self, stage: str, folder: str | None = None) -> bool:
+        """True for a stage that ended under these settings. Raises UserError if it ended under others."""
+        state = self.stage_state(folder or stage)
+        if not state.get("finished"):
+            return False
+        checkpoints.refuse_other_settings(state["settings"], self.settings(stage), self.folder / (folder or stage))
+        return True
+
+    def update_stage(self, folder: str, **values: Any) -> None:
+        if distributed.is_main():
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+            checkpoints.write_json(self.folder / folder / "stage.json", {**self.stage_state(folder), **values})
+
+    @contextmanager
+    def finishing(self, stage: str):
+        """Times a stage without checkpoints of its own and marks it finished when its body ends without an exception."""
+        start = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - start, 2)
+        self.update_stage(stage, finished=True, seconds=seconds, settings=self.settings(stage))
+        distributed.barrier()
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """One line of log.jsonl and one point a value in TensorBoard (main process only)."""
+        if not distributed.is_main():
+            return
+        self._log.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        if self.tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(self.folder / "tensorboard")
+        for name, value in values.items():
+            self.tensorboard.add_scalar(f"{stage}/{name}", value, step)
+
+    def forget_log_after(self, stage: str, step: int) -> None:
+        """Drops the stage's lines after `step`: those steps are about to be taken again."""
+        if not distributed.is_main():
+            return
+        path = self.folder / "log.jsonl"
+        kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
+        self._log.close()
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.rename(path)
+        self._log = path.open("a", buffering=1)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of log.jsonl; a last line cut short by a crash is passed over."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Renames an existing run folder to the next free NAME.N, so that starting over loses nothing."""
+    if not folder.exists():
+        return None
+    _lock(folder).close()  # refuses while a living process uses it
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return folder.rename(target)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a setting: auto is cuda where there is one. Raises UserError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device: found {name!r}, but torch sees no CUDA device; use --device cpu or auto")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return torch.device(name)
+
+
+def _lock(folder: Path):
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, stop it, or use another --name"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what YAML and JSON read back."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,44 @@
+"""What changes over training: learning rates, perturbation strength, share of random orders. Plain functions of time.
+
+Time is counted in epochs or in steps, as long as all arguments use the same unit (METHOD.md sections 2, 3 and 5).
+"""
+
+import math
+
+from ..config import OrderConfig, PerturbationConfig
+
+
+def cosine_rate(
+    time: float, *, total: float, warmup: float, peak: float, floor: float, first: float = 0.0, decay_from: float = 0.0
+) -> float:
+    """Learning rate: linear from `first` to `peak` during `warmup`, then half a cosine down to `floor` at `total`.
+
+    `decay_from` is where the cosine's phase starts: 0 for the tokenizer (its warm-up is cut out of the curve), the end
+    of the warm-up for RAR.
+    """
+    if time < warmup:
+        return first + (peak - first) * time / warmup
+    progress = min((time - decay_from) / (total - decay_from), 1.0)
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def anneal_ratio(time: float, *, start: float, end: float, end_ratio: float) -> float:
+    """1 until `start`, linear down to `end_ratio` at `end`, then `end_ratio`; a step function where start = end."""
+    if time < start:
+        return 1.0
+    if time >= end:
+        return end_ratio
+    return 1.0 - (1.0 - end_ratio) * (time - start) / (end - start)
+
+
+def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[float, int]:
+    """(alpha, delta) in force at `epoch`: both are multiplied by the ratio, delta is rounded down but never below 1."""
+    ratio = anneal_ratio(
+        epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=config.anneal_end_ratio
+    )
+    return ratio * config.alpha, max(1, int(ratio * config.delta))
+
+
+def random_order_share(config: OrderConfig, epoch: float) -> float:
+    """Probability r that a training sequence is permuted: 1, then linear to 0 (section 5, RAR)."""
+    return anneal_ratio(epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=0.0)
