@@ -1,0 +1,35 @@
+"""What every layout needs: counting blocks and comparing a state dict with the one a model expects."""
+
+import re
+
+from torch import Tensor
+
+from ..errors import UserError
+
+SHOWN = 10  # keys named of each kind
+
+
+def block_count(state: dict[str, Tensor], prefix: str = "") -> int:
+    """Number of transformer blocks under `prefix` (one more than the largest index in `blocks.<i>.`)."""
+    pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
+    found = [int(match[1]) for match in map(pattern.match, state) if match]
+    return max(found, default=-1) + 1
+
+
+def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: str, layout: str) -> None:
+    """Raise UserError unless `state` has exactly the keys and shapes of `expected`; names the first ten of each kind."""
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    found = [f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in kinds.items() if keys]
+    if found:
+        raise UserError(f"{where}: recognised as {layout}, but its tensors do not fit: " + "; ".join(found))
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")

@@ -1,0 +1,77 @@
+"""The vector quantiser: a codebook, and the ops that compare latents with it (METHOD.md sections 2 and 3)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import vq_nearest, vq_perturb, vq_quantize
+
+
+class Perturbation(NamedTuple):
+    """Latent perturbation of one step: which latents are replaced, and by which of their neighbours (eq. 3 and 4).
+
+    alpha: share of an image's tokens, in [0, 1]. beta: share of the batch's images, in [0, 1]. delta: neighbours drawn
+    from, in [1, K]. seed: of the step. num_images: how many of this batch's first images; None: floor(beta * B).
+    sample_ids: int64 (B,), who each image is; None: 0 .. B - 1. neighbors: of the latent or of its nearest code.
+    """
+
+    alpha: float | Tensor
+    beta: float
+    delta: int | Tensor
+    seed: int | Tensor
+    num_images: int | None = None
+    sample_ids: Tensor | None = None
+    neighbors: str = "latent"
+
+
+NO_PERTURBATION = Perturbation(alpha=0.0, beta=0.0, delta=1, seed=0, num_images=0)
+
+
+class VectorQuantizer(nn.Module):
+    """K codes of width D; `normalize` compares l2-normalised vectors.
+
+    Comparisons are float32 whatever the autocast mode: in bfloat16 several per cent of the indices would change.
+    """
+
+    def __init__(self, codebook_size: int, code_width: int, normalize: bool = True):
+        super().__init__()
+        self.normalize = normalize
+        self.codebook = nn.Parameter(torch.randn(codebook_size, code_width))
+
+    def forward(self, z: Tensor, perturbation: Perturbation = NO_PERTURBATION):
+        """Quantise and perturb latents z (B, L, D) in one pass; the result of `vq_quantize`."""
+        return vq_quantize(z.float(), self.codebook, normalize=self.normalize, **perturbation._asdict())
+
+    def perturb(self, z: Tensor, perturbation: Perturbation):
+        """Perturb latents z (B, L, D) without training losses; the result of `vq_perturb`."""
+        return vq_perturb(z.float(), self.codebook, normalize=self.normalize, **perturbation._asdict())
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Latents (..., D) -> index of the nearest code, int64 (...)."""
+        return vq_nearest(z.float(), self.codebook, normalize=self.normalize)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes of `indices` (...) in [0, K) -> (..., D), as the decoder receives them.
+
+        Raises: ValueError when an index lies outside [0, K).
+        """
+        size = len(self.codebook)
+        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
+            found = f"{indices.min().item()} .. {indices.max().item()}"
+            raise ValueError(f"indices must lie in [0, {size}) (codebook size {size}), found {found}")
+        return self.unit(self.codebook[indices])
+
+    def unit(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., D) on the scale of the codes: l2-normalised, or unchanged where codes are not normalised."""
+        if not self.normalize:
+            return vectors
+        norm = vectors.double().norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return (vectors / norm).float()
+
+    @torch.no_grad()
+    def set_codebook(self, codes: Tensor) -> None:
+        """Replace the codebook by `codes` (K, D), for instance centres of k-means."""
+        if codes.shape != self.codebook.shape:
+            raise ValueError(f"codes must have shape {tuple(self.codebook.shape)}, found {tuple(codes.shape)}")
+        self.codebook.copy_(codes)

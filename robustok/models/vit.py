@@ -1,0 +1,191 @@
+"""Vision transformer: the pre-norm blocks shared by the tokenizer and by the frozen DINO networks.
+
+Parameter names follow timm's (`blocks.0.attn.qkv.weight`, `ls1.gamma`, ...), which is also how published weights name them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6
+# Attention heads of the standard ViT widths (tiny, small, base, large, giant): a checkpoint's tensors cannot say.
+STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1536: 24}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention without mask; (B, T, width) -> (B, T, width)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide width, found width {width} and heads {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, width / heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them; `gelu` is "none" (exact, by erf) or "tanh" (approximate)."""
+
+    def __init__(self, width: int, hidden: int, gelu: str):
+        super().__init__()
+        self.gelu = gelu
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel, small at first, so that a deep network starts near the identity."""
+
+    def __init__(self, width: int, initial: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a sample's branch is zero with probability `rate`, else divided by 1 - rate."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+        return x * (kept / (1.0 - self.rate)).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        gelu: str = "none",
+    ):
+        super().__init__()
+        scale = nn.Identity if layer_scale is None else lambda: LayerScale(width, layer_scale)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.ls1 = scale()
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = MLP(width, round(width * mlp_ratio), gelu)
+        self.ls2 = scale()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of square patches: images (B, 3, H, W) -> tokens (B, P, width), row-major."""
+
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class ViT(nn.Module):
+    """Vision transformer with one class token and a learned position table.
+
+    Args:
+        grid: patches along one side; the position table has 1 + grid**2 rows, the class token's first.
+        patch_size: pixels along one side of a patch; None builds no patch embedding (tokens are given instead).
+        final_norm: LayerNorm after the last block (the DINO read-outs of the discriminator have none).
+        gelu: "none" for the exact GELU, "tanh" for its approximation.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: int,
+        patch_size: int | None,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+        gelu: str = "none",
+    ):
+        super().__init__()
+        self.grid, self.width = grid, width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
+        if patch_size is not None:
+            self.patch_embed = PatchEmbed(patch_size, width)
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # rises linearly with depth
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, layer_scale, rate, gelu) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS) if final_norm else nn.Identity()
+        self.apply(_initialise)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Put the class token before tokens (B, grid**2, width) and add the position table."""
+        cls_token = self.cls_token.expand(len(tokens), -1, -1)
+        return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
+
+    def transform(self, x: Tensor) -> Tensor:
+        """All blocks and the final norm; (B, T, width) -> (B, T, width) for any T."""
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised as the weights expect -> (B, 1 + grid**2, width), class token first."""
+        return self.transform(self.embed(self.patch_embed(images)))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero bias: small networks learn from the first steps on."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, PatchEmbed):
+        nn.init.xavier_uniform_(module.proj.weight.flatten(1))
+        nn.init.zeros_(module.proj.bias)
+
+
+def resample_positions(pos_embed: Tensor, grid: int, prefix: int = 1) -> Tensor:
+    """Resample a position table to another grid, as timm does: bicubic with antialiasing, in float32.
+
+    Args:
+        pos_embed: (1, prefix + g * g, width) for some g; the first `prefix` rows (class token) are kept as they are.
+        grid: the new number of patches along one side.
+
+    Returns: (1, prefix + grid * grid, width), differentiable.
+    Raises: ValueError when the table holds no square grid.
+    """
+    first, table = pos_embed[:, :prefix], pos_embed[:, prefix:]
+    old = round(table.shape[1] ** 0.5)
+    if old * old != table.shape[1]:
+        raise ValueError(f"pos_embed must hold a square grid after {prefix} row(s), found {table.shape[1]} rows")
+    if old == grid:
+        return pos_embed
+    maps = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, maps.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
