@@ -26,7 +26,7 @@ body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, s
 h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line) }
 p { max-width: 46rem; white-space: pre-line }
-p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem; border-radius: 0 6px 6px 0 }
+p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem }
 figure { margin: 1.25rem 0; overflow-x: auto }
 figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; border: 1px solid var(--line) }
