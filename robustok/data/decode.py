@@ -7,6 +7,7 @@
 - Floating-point pixels have no defined range and are refused, as are images above `MAX_PIXELS`.
 """
 
+import functools
 import io
 import struct
 import zlib
@@ -17,6 +18,9 @@ from PIL import Image, ImageOps
 from ..errors import UserError
 
 MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask for gigabytes
+
+# EPS and WMF run other programs to draw the picture; the rest are containers that Pillow knows but does not decode.
+_REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 # What Pillow's readers raise on damaged files, depending on which part of which format is damaged.
 _DAMAGED = (
@@ -38,12 +42,26 @@ class BadImage(UserError):
     """One image cannot be used; the message names it and the reason."""
 
 
+@functools.cache
+def image_formats() -> tuple[str, ...]:
+    """The formats (Pillow's names) that `decode` reads."""
+    Image.init()
+    return tuple(sorted(Image.OPEN.keys() - _REFUSED_FORMATS))
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of files that are taken for images: ".jpg", ".png", ... in lower case."""
+    formats = image_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
 def decode(data: bytes, name: str) -> Image.Image:
     """The image file `data` as an RGB Pillow image; raises BadImage with `name` and the reason."""
     if not data:
         raise BadImage(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             _check_size(image, name)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), name)

@@ -12,7 +12,6 @@ class Digits:
     """
 
     kind = "digits"
-    problems: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits  # takes a second to import: only for those who use the digits
@@ -21,6 +20,8 @@ class Digits:
         self.pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
         self.labels = digits.target.astype(np.int64)  # (1797,)
         self.names = [f"digit {index}" for index in range(len(self.labels))]
+        self.problems: list[str] = []
+        self.ignored: list[str] = []
         self.class_names = [str(digit) for digit in range(10)]
 
     def read(self, index: int) -> Image.Image:

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import UserError
-from ..ops.philox import AUGMENT, SHUFFLE, keyed_words
+from ..ops.philox import AUGMENT, SHUFFLE, derive_seed, keyed_words
 from .decode import BadImage
 from .digits import Digits
+from .folder import Folder
+from .tars import TarShards
 from .transforms import center_crop, random_crop, to_array
 
+_PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and always up to this many
 
 
@@ -28,6 +31,7 @@ class Source(Protocol):
     class_names: list[str]
     labels: np.ndarray  # (N,) int64
     names: list[str]  # (N,) how messages call each image
+    ignored: list[str]  # files of types that are no images
     problems: list[str]  # what indexing found wrong and left out, one sentence each
 
     def read(self, index: int) -> Image.Image:
@@ -44,7 +48,7 @@ class Images:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
-        order = permutation(len(source.labels), config.split_seed)
+        order = permutation(len(source.labels), derive_seed(config.split_seed, "split"))
         held_out = config.stop + config.judge
         bad = _BadImages(source)
         self.stop, self.judge, self.train = (
@@ -163,10 +167,19 @@ def open_images(config: DataConfig, image_size: int) -> Images:
 
 def open_source(root: str | Path) -> Source:
     """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
-    raise UserError(f"data.root: {root}: folders and tar shards are not read yet")
+    root = Path(root)
+    if not root.exists():
+        raise UserError(f"data.root: {root} does not exist; expected a folder of images or tar shards")
+    if root.is_file():
+        return TarShards([root])
+    shards = sorted(root.glob("*.tar"))
+    packed = [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]
+    if packed:
+        raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
+    return TarShards(shards) if shards else Folder(root)
 
 
-def permutation(n: int, seed: int, epoch: int = 0) -> Tensor:
-    """0..n-1 (int64) in an order that depends on (n, seed, epoch) alone, the same in every version of every library."""
-    high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), epoch)
+def permutation(n: int, seed: int) -> Tensor:
+    """0..n-1 (int64) in an order that depends on (n, seed) alone, the same in every version of every library."""
+    high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), 0)
     return torch.argsort((high << 31) | (low >> 1), stable=True)

@@ -55,7 +55,7 @@ def batches(
         raise UserError(f"batch_size = {batch_size}, but there are only {len(split)} images; use a smaller batch")
     if batch_size % world:
         raise UserError(f"batch_size = {batch_size} cannot be dealt to {world} processes; use a multiple of {world}")
-    order = permutation(len(split), seed, epoch)
+    order = permutation(len(split), derive_seed(seed, "order", epoch))
     augment_seed = derive_seed(seed, "augment", epoch) if augment else None
     share = batch_size // world
 

@@ -1,0 +1,100 @@
+"""A folder of images: one sub-folder per class, or images alone, which then are one class."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .decode import BadImage, decode, image_suffixes
+
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+
+
+class Folder:
+    """A source of images (see `images.Source`) below `root`.
+
+    Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
+    a class, at any depth below its folder, follow in the sorted order of their paths. Names that begin with a dot are
+    passed over, files of types that Pillow does not read are listed in `.ignored`. Links to class folders and files
+    are followed, links to folders further down are not (they may form loops).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[str] = []
+        self.ignored: list[str] = []
+        self.names: list[str] = []
+        folders, images = self._list_root()
+        if folders and images:
+            raise UserError(
+                f"data.root: {root}: holds images ({images[0]}, ...) beside folders ({folders[0]}, ...); "
+                f"expected one sub-folder per class, or images alone"
+            )
+        self.kind = "folder with one sub-folder per class" if folders else "flat folder (one class)"
+        self.class_names = folders or [root.resolve().name]
+        labels = []
+        for label, name in enumerate(self.class_names):
+            found = self._list_class(name) if folders else images
+            if not found:
+                raise UserError(f"data.root: class folder {root / name} holds no image; fill it or remove it")
+            self.names += found
+            labels += [label] * len(found)
+        self.labels = np.array(labels, dtype=np.int64)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` in RGB; raises BadImage naming its path."""
+        return decode(self.read_bytes(index), str(self.root / self.names[index]))
+
+    def read_bytes(self, index: int) -> bytes:
+        """The file of image `index`; raises BadImage naming its path."""
+        path = self.root / self.names[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+
+    def _list_root(self) -> tuple[list[str], list[str]]:
+        """Class folders and images directly below the root, sorted."""
+        entries = sorted((e for e in _scan(self.root) if not e.name.startswith(".")), key=lambda e: e.name)
+        folders = [e.name for e in entries if e.is_dir()]
+        images = self._keep_images(e.name for e in entries if not e.is_dir())
+        if not folders and not images:
+            raise UserError(f"data.root: {self.root}: no images, class folders or tar shards in it")
+        if folders and _SPLIT_NAMES.issuperset(name.lower() for name in folders):
+            raise UserError(
+                f"data.root: {self.root}: {', '.join(folders)} look like splits, not classes; point data.root at one "
+                f"of them (the images to stop by and to judge are taken from it)"
+            )
+        for first, second in zip(by_case := sorted(folders, key=str.casefold), by_case[1:], strict=False):
+            if first.casefold() == second.casefold():
+                raise UserError(f"data.root: class folders {first!r} and {second!r} in {self.root} differ only in case")
+        return folders, images
+
+    def _list_class(self, name: str) -> list[str]:
+        """The images at any depth below class folder `name`, as sorted paths relative to the root."""
+        found = []
+        for folder, subfolders, files in os.walk(self.root / name, onerror=_refuse):
+            subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
+            relative = os.path.relpath(folder, self.root)
+            found += [os.path.join(relative, file) for file in files if not file.startswith(".")]
+        return sorted(self._keep_images(found))
+
+    def _keep_images(self, names) -> list[str]:
+        kept = []
+        for name in names:
+            (kept if Path(name).suffix.lower() in image_suffixes() else self.ignored).append(name)
+        return kept
+
+
+def _scan(folder: Path) -> Iterator[os.DirEntry]:
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"data.root: folder {error.filename} cannot be read ({error.strerror})") from error
