@@ -3,6 +3,7 @@
 import math
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from .decode import BadImage
 from .digits import Digits
 from .folder import Folder
 from .tars import TarShards
-from .transforms import center_crop, random_crop, to_array
+from .transforms import center_crop, fixed_views, random_crop, to_array
 
 _PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and always up to this many
@@ -81,17 +82,20 @@ class Split:
         so that shapes, labels and the order of everything else stay; UserError once more than 0.1 % of the source
         (and more than 10 images) are bad. Safe to call from several threads.
         """
-        words = None if seed is None else torch.stack(keyed_words(seed, AUGMENT, self.ids[rows], 0), 1).tolist()
-        images = np.empty((len(rows), 3, self.image_size, self.image_size), np.uint8)
-        for i, row in enumerate(rows.tolist()):
-            image = self._read(row)
-            if words is None:
-                image = center_crop(image, self.image_size)
-            else:
-                shares = {"crop_min": self.config.crop_min, "crop_max": self.config.crop_max}
-                image = random_crop(image, self.image_size, words=words[i], flip=self.config.flip, **shares)
-            images[i] = to_array(image)
-        return torch.from_numpy(images)
+        if seed is None:
+            return self._load(rows, lambda image, _: [center_crop(image, self.image_size)])[:, 0]
+        words = torch.stack(keyed_words(seed, AUGMENT, self.ids[rows], 0), 1).tolist()
+        shares = {"crop_min": self.config.crop_min, "crop_max": self.config.crop_max, "flip": self.config.flip}
+        return self._load(rows, lambda image, i: [random_crop(image, self.image_size, words=words[i], **shares)])[:, 0]
+
+    def load_views(self, rows: Tensor, augment: str) -> Tensor:
+        """The images at `rows` (n,) in the V fixed views of `transforms.fixed_views`, uint8 (n, V, 3, S, S)."""
+        return self._load(rows, lambda image, _: fixed_views(image, self.image_size, augment))
+
+    def _load(self, rows: Tensor, cut: Callable[[Image.Image, int], list[Image.Image]]) -> Tensor:
+        """uint8 (n, V, 3, S, S): cut(image, i) for the image at each rows[i]."""
+        views = [np.stack([to_array(view) for view in cut(self._read(row), i)]) for i, row in enumerate(rows.tolist())]
+        return torch.from_numpy(np.stack(views))
 
     def _read(self, row: int) -> Image.Image:
         """The image at `row`, or the next of its class that can be read."""
@@ -105,7 +109,7 @@ class Split:
         name = self.source.class_names[int(self.labels[row])]
         raise UserError(f"no readable image of class {name!r} is left; run `python -m robustok.check_data`")
 
-    def _candidates(self, row: int):
+    def _candidates(self, row: int) -> Iterator[int]:
         yield int(self.ids[row])
         same_class = torch.nonzero(self.labels == self.labels[row])[:, 0].tolist()
         later = [other for other in same_class if other > row]

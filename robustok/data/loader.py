@@ -6,9 +6,9 @@ and takes its part of it, whatever their number.
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..ops.philox import derive_seed
 from .images import Split, permutation
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -64,14 +66,15 @@ def batches(
         rows = order[first : first + share]
         return Batch(split.load(rows, seed=augment_seed), split.labels[rows], split.ids[rows], rows)
 
-    return _prefetch(load, range(start, len(split) // batch_size), threads or min(os.cpu_count() or 1, 8))
+    return prefetch(load, range(start, len(split) // batch_size), threads)
 
 
-def _prefetch(load, numbers: range, threads: int) -> Iterator[Batch]:
+def prefetch(load: Callable[[int], T], numbers: Iterable[int], threads: int | None = None) -> Iterator[T]:
     """load(n) for each n in order, computed ahead by a pool; leaving the loop early cancels what has not begun."""
+    threads = threads or min(os.cpu_count() or 1, 8)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
     try:
-        ahead = deque()
+        ahead: deque[Future[T]] = deque()
         for number in numbers:
             ahead.append(pool.submit(load, number))
             if len(ahead) > threads:

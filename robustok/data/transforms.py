@@ -54,6 +54,27 @@ def random_crop(
     return image
 
 
+VIEWS = {"none": 1, "flip": 2, "tencrop": 10}
+
+
+def fixed_views(image: Image.Image, size: int, augment: str) -> list[Image.Image]:
+    """The `VIEWS[augment]` crops of one image that pre-tokenisation stores, as the released generators were trained on.
+
+    none: the centre crop. flip: it and its mirror image. tencrop: of a centre crop of int(1.1 * size) pixels the four
+    corners and the middle (top left, top right, bottom left, bottom right, middle), then their mirror images.
+    """
+    if augment == "tencrop":
+        outer = center_crop(image, int(1.1 * size))
+        far = outer.width - size
+        middle = round(far / 2)
+        corners = [(0, 0), (far, 0), (0, far), (far, far), (middle, middle)]
+        views = [outer.crop((left, top, left + size, top + size)) for left, top in corners]
+    else:
+        views = [center_crop(image, size)]
+    mirrored = [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in views] if augment != "none" else []
+    return views + mirrored
+
+
 def resize_shorter(image: Image.Image, side: int) -> Image.Image:
     """The image with its shorter side at `side` pixels and its shape kept (longer side rounded)."""
     while min(image.size) >= 2 * side:
