@@ -1,4 +1,4 @@
-"""What every verb does the same way: settings from YAML and dotted options, one message and an exit code for a failure."""
+"""What every verb does the same way: settings from YAML and dotted options; one message and an exit code on failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import RunError, UserError
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C; a traceback only with --debug."""
+    """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C; traceback only with --debug."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
@@ -29,10 +29,12 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
 
 def run_config_parser(prog: str, default_config: str | None = None):
-    """A jsonargparse parser of RunConfig: `--config FILE`, dotted overrides, `--print_config`, `--compile` as a flag."""
+    """A parser of RunConfig: `--config FILE`, dotted overrides, `--print_config`, and `--compile` as a flag."""
     from jsonargparse import ActionYesNo, ArgumentParser
 
-    parser = ArgumentParser(prog=prog, exit_on_error=False, default_config_files=[default_config] if default_config else [])
+    parser = ArgumentParser(
+        prog=prog, exit_on_error=False, default_config_files=[default_config] if default_config else []
+    )
     parser.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
     parser.add_class_arguments(RunConfig, skip={"compile"})
     parser.add_argument("--compile", action=ActionYesNo, default=False, help="compile the models with torch.compile")

@@ -1,4 +1,7 @@
-"""The two kinds of failure a command can end with. Each message says what was found, where, what was expected, what to do."""
+"""The two kinds of failure a command can end with.
+
+Each message says what was found, where, what was expected and what to do.
+"""
 
 
 class UserError(ValueError):

@@ -39,7 +39,9 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
         temporary.mkdir(parents=True)
         for stem, named in tensors.items():
             # clone: safetensors refuses tensors that share memory
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in named.items()}, temporary / f"{stem}.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous().clone() for k, v in named.items()}, temporary / f"{stem}.safetensors"
+            )
         for stem, value in documents.items():
             (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
         files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(temporary.iterdir())}
@@ -51,7 +53,9 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched") from error
+        raise RunError(
+            f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched"
+        ) from error
 
 
 def verify(folder: Path) -> None:
@@ -113,7 +117,9 @@ def refuse_other_settings(found: Mapping[str, Any], expected: Mapping[str, Any],
         lines = [f"  {k}: stored {found.get(k)!r}, now {expected.get(k)!r}" for k in different[:10]]
         more = f"\n  ... and {len(different) - 10} more" if len(different) > 10 else ""
         raise UserError(
-            f"{where} belongs to another config:\n" + "\n".join(lines) + more
+            f"{where} belongs to another config:\n"
+            + "\n".join(lines)
+            + more
             + "\nuse another --name, restore these settings, or start over with --resume never"
         )
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """ema <- decay * ema + (1 - decay) * parameter, in float32, after every optimiser step. Buffers are not averaged."""
+    """ema <- decay * ema + (1 - decay) * parameter, in float32, after every step. Buffers are not averaged."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -19,6 +19,12 @@ class EMA:
         if self._pairs:
             averages, parameters = map(list, zip(*self._pairs, strict=True))
             torch._foreach_lerp_(averages, parameters, 1.0 - self.decay)
+
+    @torch.no_grad()
+    def restart(self, model: nn.Module, names: list[str]) -> None:
+        """The average of these parameters starts again at their present value (they were replaced, not learned)."""
+        for name in names:
+            self.average[name].copy_(model.get_parameter(name))
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Every tensor of the model's state dict, the parameters replaced by their averages."""

@@ -1,4 +1,4 @@
-"""The one training loop. A stage says which networks learn, on what data, and from which losses; the loop does the rest.
+"""The one training loop. A stage says which networks learn, on what data and from which losses.
 
 Every random draw of a step comes from (seed, stage, step, process), so a resumed run repeats an uninterrupted one to
 the bit on one kind of machine, and the only generator state a checkpoint needs is the step.
@@ -73,8 +73,9 @@ class Stage(ABC):
         """The players that move at this step, in order."""
         return self.players
 
-    def begin_step(self, when: When) -> None:
-        """Called before each step (the tokenizer sets its codebook here)."""
+    def begin_step(self, when: When) -> list[str]:
+        """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
+        return []
 
     def statistics(self) -> dict[str, float]:
         """Figures for the log beside the loss terms."""
@@ -90,9 +91,12 @@ class Stage(ABC):
 
 
 def wrap(module: nn.Module, run: Run) -> nn.Module:
-    """The module as the loop calls it: compiled where asked, and with averaged gradients where processes are several."""
+    """The module as the loop calls it: blocks compiled where asked, gradients averaged where processes are several."""
     if run.config.compile:
-        module.compile()
+        for name, blocks in module.named_modules():
+            if name.rpartition(".")[2] == "blocks":  # one compiled block serves all of its kind
+                for block in blocks:
+                    block.compile()
     if distributed.world() == 1:
         return module
     # buffers are the same on all processes already: they change only with the parameters
@@ -133,13 +137,18 @@ class _Fit:
                     guard.check()
                     self._log(terms, progress)
                 stop = self._check_stopping(guard, last)
-                interrupted = distributed.any_process(interrupt.caught, run.device) if run.device.type == "cpu" or (
-                    self.step % run.config.log_every == 0) else False
+                interrupted = (
+                    distributed.any_process(interrupt.caught, run.device)
+                    if run.device.type == "cpu" or (self.step % run.config.log_every == 0)
+                    else False
+                )
                 if last or stop or interrupted or self.step % stage.training.save_every == 0:
                     guard.check()
                     self._save()
                 if interrupted:
-                    raise KeyboardInterrupt(f"stopped: {stage.name} is saved at step {self.step}; the same command resumes")
+                    raise KeyboardInterrupt(
+                        f"stopped: {stage.name} is saved at step {self.step}; the same command resumes"
+                    )
                 if stop:
                     break
         return self._finish()
@@ -165,11 +174,12 @@ class _Fit:
         local = stage.training.batch_size // distributed.world()
         micro = local // count
         places = [
-            When(self.step, self.step / self.steps_per_epoch, distributed.rank() * local + m * micro) for m in range(count)
+            When(self.step, self.step / self.steps_per_epoch, distributed.rank() * local + m * micro)
+            for m in range(count)
         ]
         parts = [batch.part(m * micro, (m + 1) * micro).to(self.run.device) for m in range(count)]
         stage.model.train()
-        stage.begin_step(places[0])
+        self.ema.restart(stage.model, stage.begin_step(places[0]))
         terms: dict[str, Tensor] = {}
         for player in stage.active(places[0]):
             for group in player.optimizer.param_groups:
@@ -224,7 +234,12 @@ class _Fit:
                 training |= checkpoints.optimizer_tensors(player.optimizer, f"optimizer.{player.name}")
                 if player is not stage.players[0]:  # the first player's weights are the model
                     training |= {f"module.{player.name}.{k}": v for k, v in bare(player.module).state_dict().items()}
-            state = {"step": self.step, "seconds": self._seconds(), "settings": self.run.settings(stage.sections), **self.best}
+            state = {
+                "step": self.step,
+                "seconds": self._seconds(),
+                "settings": self.run.settings(stage.sections),
+                **self.best,
+            }
             target = self.folder / f"step-{self.step}"
             checkpoints.save(
                 target,

@@ -27,8 +27,8 @@ _TOKENIZER = (*_IMAGES, "frozen", "classifier", "tokenizer", "codebook", "pertur
 _GENERATOR = (*_TOKENIZER, "generator", "generator_training", "order")
 _PAIRS = (*_GENERATOR, "sampling", "pairs")
 _POST = (*_PAIRS, "post_training", "post_discriminator", "stopping")
-SECTIONS = {"classifier": (*_IMAGES, "classifier"), "tokenizer": _TOKENIZER, "generator": _GENERATOR, "pairs": _PAIRS,
-            "post": _POST, "evaluation": (*_POST, "evaluation")}  # fmt: skip
+SECTIONS = {"classifier": (*_IMAGES, "classifier"), "tokenizer": _TOKENIZER, "tokens": _TOKENIZER,
+            "generator": _GENERATOR, "pairs": _PAIRS, "post": _POST, "evaluation": (*_POST, "evaluation")}  # fmt: skip
 
 
 class Run:
@@ -71,12 +71,16 @@ class Run:
         path = self.folder / folder / "stage.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def is_finished(self, stage: str, folder: str | None = None) -> bool:
-        """True for a stage that ended under these settings. Raises UserError if it ended under others."""
-        state = self.stage_state(folder or stage)
+    def is_finished(self, sections: str, folder: str | None = None) -> bool:
+        """True for a stage that ended under these settings. Raises UserError if it ended under others.
+
+        `sections` names what the stage depends on, `folder` its place if that has another name.
+        """
+        folder = folder or sections
+        state = self.stage_state(folder)
         if not state.get("finished"):
             return False
-        checkpoints.refuse_other_settings(state["settings"], self.settings(stage), self.folder / (folder or stage))
+        checkpoints.refuse_other_settings(state["settings"], self.settings(sections), self.folder / folder)
         return True
 
     def update_stage(self, folder: str, **values: Any) -> None:
@@ -86,7 +90,7 @@ class Run:
 
     @contextmanager
     def finishing(self, stage: str):
-        """Times a stage without checkpoints of its own and marks it finished when its body ends without an exception."""
+        """Times a stage without checkpoints of its own, and marks it finished if its body raises nothing."""
         start = time.monotonic()
         yield
         seconds = round(time.monotonic() - start, 2)
@@ -158,7 +162,8 @@ def _lock(folder: Path):
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, stop it, or use another --name"
+            f"{folder} is in use by {file.read().strip() or 'another process'}: "
+            "wait for it, stop it, or use another --name"
         ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")

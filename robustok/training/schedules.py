@@ -33,9 +33,7 @@ def anneal_ratio(time: float, *, start: float, end: float, end_ratio: float) -> 
 
 def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[float, int]:
     """(alpha, delta) in force at `epoch`: both are multiplied by the ratio, delta is rounded down but never below 1."""
-    ratio = anneal_ratio(
-        epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=config.anneal_end_ratio
-    )
+    ratio = anneal_ratio(epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=config.anneal_end_ratio)
     return ratio * config.alpha, max(1, int(ratio * config.delta))
 
 

@@ -1,0 +1,1 @@
+"""The main job on one run folder: settings checked, stages in order, and the judgement at the end."""

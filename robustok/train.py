@@ -1,0 +1,81 @@
+"""The main job: python -m robustok.train [--stage STAGE] [--config FILE] [--compile] [--SETTING VALUE ...]
+
+    python -m robustok.train                                     the digits demo, from images to a judged tokenizer
+    python -m robustok.train --name mine --data.root PHOTOS      the same on a folder of images
+    torchrun --nproc_per_node 8 -m robustok.train --config configs/robustok-b.yaml --compile
+
+The same command again resumes; finished stages are not run again.
+"""
+
+import shlex
+import sys
+
+from .cli import parse_run_config, run, run_config_parser
+from .config import RunConfig
+from .presets import preset_path
+
+STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the settings and runs the stages asked for; returns the exit code."""
+    parser = run_config_parser("robustok.train", str(preset_path("digits")))
+    parser.add_argument(
+        "--stage", choices=("all", *STAGES), default="all", help="run this stage alone, or all in order"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check the settings and the data, say what would be done, and end"
+    )
+    config, options = parse_run_config(parser, argv)
+    from .job import preflight
+
+    preflight.check_settings(config)
+    stages = STAGES if options["stage"] == "all" else (options["stage"],)
+    return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
+
+
+def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
+    from pathlib import Path
+
+    from .job import preflight
+    from .job.judge import evaluate
+    from .job.pipeline import Pipeline
+    from .training import distributed
+    from .training.run import Run, resolve_device, set_aside
+
+    distributed.start(resolve_device(config.device))
+    if config.resume == "never" and distributed.is_main():
+        set_aside(Path(config.runs) / config.name)
+    opened = Run(config)
+    try:
+        pipeline = Pipeline(opened)
+        preflight.check_data(config, pipeline.images, distributed.world())
+        for stage in stages:
+            if stage == "evaluate":
+                evaluate(pipeline)
+            else:
+                getattr(pipeline, stage)()
+    except KeyboardInterrupt as stop:
+        command = "python -m robustok.train " + shlex.join(argument for argument in sys.argv[1:])
+        raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None
+    finally:
+        opened.close()
+        distributed.stop()
+    return 0
+
+
+def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
+    from .data.images import open_images
+    from .job import preflight
+
+    images = open_images(config.data, config.tokenizer.image_size)
+    preflight.check_data(config, images, world=1)
+    splits = f"{len(images.train)} images to train on, {len(images.stop)} to stop by, {len(images.judge)} to judge"
+    print(
+        f"{config.runs}/{config.name}: {', '.join(stages)}\n{splits}, {images.num_classes} classes; settings are fine"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

@@ -1,0 +1,77 @@
+"""The discriminator's side of main training and post-training (METHOD.md section 2)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DiscriminatorConfig, LossConfig
+from ..models.discriminator import Discriminator, diff_augment
+from .loop import Player, bare
+from .losses import LeCAM, adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
+from .run import Run
+from .schedules import cosine_rate
+from .stages import make_player
+
+
+class Adversary:
+    """A discriminator on frozen features, LeCAM, and the adaptive weight that balances it with the reconstruction.
+
+    Each image gradient is taken once: those of the reconstruction terms and of the adversarial term meet at the
+    decoded pixels, where the adaptive weight is found, and go through the decoder together.
+    """
+
+    def __init__(self, run: Run, backbone: nn.Module, losses: LossConfig, settings: DiscriminatorConfig, *,
+                 start: float, epochs: float, steps_per_epoch: int):  # fmt: skip
+        self.losses, self.start = losses, start
+        torch.manual_seed(run.config.seed + 1)
+        self.discriminator = Discriminator(backbone.to(run.device)).to(run.device)
+        self.lecam = LeCAM(run.device)
+        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
+
+        def rate(step: int) -> float:
+            return cosine_rate(
+                step - start * steps_per_epoch,
+                total=max((epochs - start) * steps_per_epoch, 1),
+                warmup=settings.warmup_epochs * steps_per_epoch,
+                peak=settings.lr,
+                floor=settings.min_lr,
+                first=settings.warmup_lr,
+            )
+
+        self.player: Player = make_player("discriminator", self.discriminator, learning, settings, run, rate)
+        self._learning = learning
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def is_active(self, epoch: float) -> bool:
+        return self.losses.adversarial > 0 and epoch >= self.start
+
+    def join(self, pixel_loss: Tensor, decoded: Tensor, images: Tensor, last_layer: Tensor, offset: int):
+        """The objective of `pixel_loss` plus the weighted adversarial term, and the terms to log.
+
+        Args: pixel_loss: scalar, a function of `decoded` (b, 3, H, W); images: the real ones; last_layer: the
+        decoder's; offset: of this micro-batch, under which the images are kept for the discriminator's own step.
+        """
+        self._seen[offset] = (decoded.detach(), images)
+        for p in self._learning:
+            p.requires_grad_(False)
+        adversarial = hinge_generator_loss(bare(self.player.module)(diff_augment(decoded)).float())
+        for p in self._learning:
+            p.requires_grad_(True)
+        (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded, retain_graph=False)
+        (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
+        at_last_layer = [
+            torch.autograd.grad(decoded, last_layer, grad, retain_graph=True)[0].float()
+            for grad in (pixel_grad, adversarial_grad)
+        ]
+        adaptive = adaptive_weight(*at_last_layer)
+        weight = self.losses.adversarial * adaptive
+        objective = (decoded * (pixel_grad + weight.to(pixel_grad.dtype) * adversarial_grad)).sum()
+        return objective, {"adversarial": adversarial, "adaptive_weight": adaptive}
+
+    def objective(self, player: Player, offset: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss on the micro-batch that `join` saw last at `offset`, fake images first."""
+        fake, real = self._seen.pop(offset)
+        fake_logits = player.module(diff_augment(fake)).float()
+        real_logits = player.module(diff_augment(real)).float()
+        hinge = hinge_discriminator_loss(real_logits, fake_logits)
+        loss = self.losses.adversarial * (hinge + self.losses.lecam * self.lecam(real_logits, fake_logits))
+        return loss, {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}

@@ -1,0 +1,90 @@
+"""The frozen networks that losses and distances look through: pretrained ones from files, else the run's classifier.
+
+teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      semantic loss
+perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
+backbone(images)     images in [-1, 1] -> list of (B, C, T); backbone.channels  discriminator
+features(images)     uint8 images -> .features (B, F), .logits (B, classes)     Fréchet distance, class agreement
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.transforms import from_uint8
+from ..models.classifier import Classifier
+
+
+class Features(NamedTuple):
+    features: Tensor
+    logits: Tensor
+
+
+class ClassifierTeacher(nn.Module):
+    """The classifier's feature, layer-normalised as a ViT's class feature is after its final norm."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier, self.width = classifier, classifier.width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.layer_norm(self.classifier.features(images), (self.width,))
+
+
+class ClassifierPerceptual(nn.Module):
+    """Squared difference of channel-normalised maps, averaged over places and maps (LPIPS with equal weights)."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(self.classifier.taps(x), self.classifier.taps(y), strict=True)
+        distances = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2)) for a, b in pairs]
+        return torch.stack(distances).mean(0)
+
+
+class ClassifierBackbone(nn.Module):
+    """The classifier's feature maps, flattened over places, for the discriminator's heads."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+        self.channels = [stage[0].out_channels for stage in classifier.stages]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [tap.flatten(2) for tap in self.classifier.taps(images)]
+
+
+class ClassifierFeatures(nn.Module):
+    """Features and logits of uint8 images, in float32 and in chunks, for distances and class agreement."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        device = next(self.classifier.parameters()).device
+        features = torch.cat([self.classifier.features(from_uint8(part.to(device))) for part in images.split(256)])
+        return Features(features, self.classifier.head(features))
+
+
+@dataclass(frozen=True)
+class FrozenNetworks:
+    """The four networks of a run and the name of the distance that `features` gives."""
+
+    teacher: nn.Module
+    perceptual: nn.Module
+    backbone: nn.Module
+    features: nn.Module
+    distance_name: str
+
+
+def from_classifier(classifier: Classifier, distance_name: str) -> FrozenNetworks:
+    """All four seen through a small classifier trained on the run's own images."""
+    parts = (ClassifierTeacher, ClassifierPerceptual, ClassifierBackbone, ClassifierFeatures)
+    classifier.eval().requires_grad_(False)
+    return FrozenNetworks(*(part(classifier).eval() for part in parts), distance_name)
