@@ -110,7 +110,8 @@ def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) ->
             statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
         reference.update(original)
         for setting, indices in perturbed_indices(tokenizer, batch, statistics, seed, ids, neighbors):
-            statistics[setting].update(features(_detokenize(tokenizer, indices)).features)
+            images = to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
+            statistics[setting].update(features(images).features)
         done += len(batch)
         if progress:
             progress(done)
@@ -160,9 +161,10 @@ def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, del
     return torch.cat([nearest, near.gather(-1, ranks)], dim=-1)
 
 
-def _detokenize(tokenizer, indices: Tensor) -> Tensor:
+def codes_of(tokenizer, indices: Tensor) -> Tensor:
+    """Codes (..., D) of indices (...), as they go into `decode`."""
     codes = F.embedding(indices, tokenizer.codebook)
-    return to_uint8(tokenizer.decode(F.normalize(codes, dim=-1) if tokenizer.normalize else codes))
+    return F.normalize(codes, dim=-1) if tokenizer.normalize else codes
 
 
 def _codebook_size(tokenizer) -> int:

@@ -43,8 +43,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     check_pair(real, fake)
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"precision_recall: k = {k} needs more than {k} rows, found {len(real)} and {len(fake)}")
-    real, fake = real.double(), fake.double().to(real.device)
-    rounding = 64 * torch.finfo(torch.float64).eps * max(x.square().sum(dim=1).max() for x in (real, fake))
+    fake = fake.to(real.device)
+    rounding = 64 * torch.finfo(torch.float64).eps * max(float(x.square().sum(dim=1).max()) for x in (real, fake))
     real_radii, fake_radii = (kth_distances(x, k) + rounding for x in (real, fake))
     fake_inside = torch.zeros(len(fake), dtype=torch.bool, device=real.device)
     real_inside = torch.zeros(len(real), dtype=torch.bool, device=real.device)
@@ -61,7 +61,7 @@ def kth_distances(x: Tensor, k: int) -> Tensor:
     """Squared distance of each row of x (N, F) to its k-th nearest other row: (N,)."""
     nearest = []
     for rows in x.split(TILE):
-        smallest = rows.new_empty(len(rows), 0)
+        smallest = rows.new_empty(len(rows), 0, dtype=torch.float64)
         for columns in x.split(TILE):
             candidates = torch.cat([smallest, _squared_distances(rows, columns)], dim=1)
             smallest = candidates.topk(min(k + 1, candidates.shape[1]), dim=1, largest=False).values
@@ -70,5 +70,6 @@ def kth_distances(x: Tensor, k: int) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    x, y = x.double(), y.double()  # a tile at a time: the sets stay in their own precision
     squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)[None]
     return torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)

@@ -1,0 +1,61 @@
+"""All metrics of a set of images against a reference, and what a reader must know before comparing them."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+from .discrepancy import kernel_distance
+from .moments import frechet_distance
+from .scores import inception_score, precision_recall
+from .statistics import KEPT_REFERENCE, ImageStatistics, evenly
+
+KID_ROWS = 1000  # rows of a subset
+
+
+def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float]:
+    """FID, sFID, Inception Score, KID, precision and recall: those that both sides have what it takes for.
+
+    Raises UserError where the two sides come from other features.
+    """
+    if samples.pool.dim != reference.pool.dim or (reference.protocol not in (None, samples.protocol)):
+        raise UserError(
+            f"{reference.name}: reference of {reference.pool.dim} features ({reference.protocol}), but the samples have"
+            f" {samples.pool.dim} ({samples.protocol}): make the reference again with `evaluate reference`"
+        )
+    metrics = {"fid": frechet_distance(samples.pool, reference.pool)}
+    if samples.spatial is not None and reference.spatial is not None:
+        metrics["sfid"] = frechet_distance(samples.spatial, reference.spatial)
+    if samples.logits is not None:
+        splits = min(10, len(samples.logits))
+        metrics["inception_score"], metrics["inception_score_std"] = inception_score(samples.logits, splits)
+    if samples.features is not None and reference.features is not None:
+        real = reference.features[evenly(len(reference.features), KEPT_REFERENCE)].to(samples.features.device)
+        size = min(KID_ROWS, len(real), len(samples.features))
+        metrics["kid"], metrics["kid_std"] = kernel_distance(samples.features, real, subset_size=size)
+        if min(len(real), len(samples.features)) > 3:
+            metrics["precision"], metrics["recall"] = precision_recall(real, samples.features)
+    return metrics
+
+
+def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
+    """What makes these figures differ from others of the same name; empty where nothing does."""
+    found = []
+    for side in (samples, reference):
+        if side.count is not None and side.count <= side.pool.dim:
+            found.append(
+                f"{side.name}: {side.count} images for {side.pool.dim} features: the covariance is singular and FID is"
+                " biased upwards, by more the fewer the images; compare only with figures of as many"
+            )
+        if side.duplicates:
+            found.append(f"{side.name}: {side.duplicates} images are exact copies of others")
+    if samples.count != 50_000:
+        found.append(f"{samples.count} samples; published FID uses 50,000, and FID falls with their number")
+    if samples.class_counts and len(set(samples.class_counts)) > 1:
+        low, high = min(samples.class_counts), max(samples.class_counts)
+        found.append(f"{samples.name}: not class-balanced ({low} to {high} images a class); published figures are")
+    if reference.protocol is None:
+        found.append(f"{reference.name}: does not say how its features were computed; taken for those used here")
+    if reference.features is None:
+        found.append(f"{reference.name}: statistics only; precision, recall and KID need its images or features")
+    if samples.weights is not None and not samples.weights.startswith("6726825d"):
+        found.append("the network's weights are not the published ones: figures compare only among themselves")
+    return found

@@ -1,0 +1,147 @@
+"""What explains pFID: how a codebook is used and laid out, and what the decoder makes of perturbed latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.transforms import from_uint8, to_uint8
+from .discrepancy import median_distance, mmd
+from .inputs import device_of
+from .pfid import CLEAN, Setting, codes_of, perturbed_indices
+
+ROWS = 4096  # latent vectors a side of one MMD
+
+
+class Usage(NamedTuple):
+    """How often each code is the nearest one."""
+
+    counts: Tensor  # (K,) int64
+    used: float  # share of codes that occur
+    perplexity: float  # exp(entropy): as many equally used codes would be as uncertain; at most K
+    top: float  # share of tokens that have the most frequent code
+
+
+@torch.inference_mode()
+def codebook_usage(tokenizer, batches: Iterable[Tensor]) -> Usage:
+    """Usage over all tokens of uint8 batches (B, 3, H, W); one figure for the whole set, as small batches mislead."""
+    K = len(tokenizer.codebook)
+    counts = torch.zeros(K, dtype=torch.int64)
+    for batch in batches:
+        tokens = tokenizer.tokenize(from_uint8(batch.to(device_of(tokenizer))))
+        counts += torch.bincount(tokens.flatten(), minlength=K).cpu()
+    return usage_of(counts)
+
+
+def usage_of(counts: Tensor) -> Usage:
+    """`Usage` of counts (K,). Raises ValueError where there is no token."""
+    total = int(counts.sum())
+    if total == 0:
+        raise ValueError("codebook usage of no tokens")
+    p = counts.double() / total
+    perplexity = torch.exp(-torch.special.xlogy(p, p).sum())
+    return Usage(counts, float((counts > 0).double().mean()), float(perplexity), float(p.max()))
+
+
+def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tensor:
+    """t-SNE of the codes as they are compared (K, D) -> (K, 2) float32 (paper, figures 7 and 13)."""
+    from sklearn.manifold import TSNE
+
+    codes = codes_of(tokenizer, torch.arange(len(tokenizer.codebook), device=device_of(tokenizer)))
+    perplexity = min(perplexity, (len(codes) - 1) / 3)  # what few codes allow
+    return torch.from_numpy(TSNE(perplexity=perplexity, random_state=seed).fit_transform(codes.float().cpu().numpy()))
+
+
+def elbow(features: Tensor, clusters: Sequence[int], seed: int = 0) -> dict[int, float]:
+    """Mean squared distance of features (N, F) to their k-means centre, for each number of clusters (paper, table 6).
+
+    Where the curve bends, more codes stop to pay. Raises ValueError for more clusters than rows.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if max(clusters) > len(features):
+        raise ValueError(
+            f"elbow: {max(clusters)} clusters of {len(features)} rows; expected no more clusters than rows"
+        )
+    rows, spread = features.float().cpu().numpy(), {}
+    for k in clusters:
+        means = MiniBatchKMeans(k, n_init=3, batch_size=max(1024, 2 * k), random_state=seed).fit(rows)
+        spread[k] = float(means.inertia_ / len(rows))
+    return spread
+
+
+@torch.inference_mode()
+def perturbed_reconstructions(
+    tokenizer, images: Tensor, settings: Sequence[Setting], seed: int = 0, neighbors: str = "latent"
+) -> dict[Setting, Tensor]:
+    """uint8 images (B, 3, H, W) -> uint8 reconstructions under each (alpha, delta) (paper, figure 3)."""
+    images = images.to(device_of(tokenizer))
+    ids = torch.arange(len(images), device=images.device)
+    return {
+        setting: to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
+        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, ids, neighbors)
+    }
+
+
+class Lipschitz(NamedTuple):
+    """Pixels moved by the decoder for each unit that the latent moves, over images."""
+
+    mean: float
+    maximum: float  # a lower bound of the decoder's Lipschitz constant on its own codes
+    ratios: Tensor  # (n,) float64
+
+
+@torch.inference_mode()
+def lipschitz(tokenizer, batches: Iterable[Tensor], setting: Setting, seed: int = 0) -> Lipschitz:
+    """|decode(z') - decode(z)| / |z' - z| for the codes z of each image and their perturbation z' (Euclidean norms).
+
+    Section 3 of the paper: a decoder that stands wrong tokens has a small constant. Images in [-1, 1], uint8 batches
+    (B, 3, H, W). Images in which the perturbation changed nothing are left out.
+    """
+    ratios, done = [], 0
+    for batch in batches:
+        batch = batch.to(device_of(tokenizer))
+        ids = torch.arange(done, done + len(batch), device=batch.device)
+        both = dict(perturbed_indices(tokenizer, batch, [CLEAN, setting], seed, ids))
+        clean, moved = (codes_of(tokenizer, both[s]) for s in (CLEAN, setting))
+        latent = (moved - clean).double().flatten(1).norm(dim=1)
+        pixels = (tokenizer.decode(moved) - tokenizer.decode(clean)).double().flatten(1).norm(dim=1)
+        ratios.append((pixels / latent)[latent > 0].cpu())
+        done += len(batch)
+    ratios = torch.cat(ratios)
+    if len(ratios) == 0:
+        raise ValueError(f"the perturbation {setting} changed no token; take a larger alpha or delta")
+    return Lipschitz(float(ratios.mean()), float(ratios.max()), ratios)
+
+
+@torch.inference_mode()
+def latent_discrepancy(
+    tokenizer, images: Tensor, generated: Tensor, settings: Sequence[Setting], seed: int = 0
+) -> dict[Setting, float]:
+    """Squared MMD between the codes of generated tokens and of perturbed real ones (paper, figure 6).
+
+    Args:
+        images: uint8 (N, 3, H, W), real; their tokens are perturbed under each (alpha, delta).
+        generated: int64 (M, L) tokens of a generator.
+
+    Code vectors of all positions are one set; up to 4096 of each side, evenly spaced, and one width of the Gaussian
+    kernel for all settings. Where the value is lowest, perturbed latents resemble the generator's best.
+    """
+    device = device_of(tokenizer)
+    target = _rows(codes_of(tokenizer, generated.to(device)))
+    images = images.to(device)
+    ids = torch.arange(len(images), device=device)
+    table, sigma = {}, median_distance(target, target)
+    for setting, indices in perturbed_indices(tokenizer, images, settings, seed, ids):
+        table[setting] = mmd(target, _rows(codes_of(tokenizer, indices)), sigma=sigma)
+    return table
+
+
+def _rows(codes: Tensor) -> Tensor:
+    """Codes (B, L, D) -> at most 4096 of their vectors, evenly spaced."""
+    vectors = codes.flatten(0, 1)
+    kept = min(ROWS, len(vectors))
+    return vectors[torch.arange(kept, device=vectors.device) * len(vectors) // kept]

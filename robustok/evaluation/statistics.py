@@ -1,0 +1,147 @@
+"""One pass over a stream of images: moments, kept features and logits, duplicates; saved as a reference to reuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .inputs import ImageStream, NpzImages, npz_header, npz_names
+from .moments import FeatureStatistics
+from .progress import track
+
+KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
+KEPT_REFERENCE = 10_000  # rows of features saved with a reference, as many images as ADM's references have
+
+
+@dataclass
+class ImageStatistics:
+    """What the metrics need to know of a set of images, and how it was found."""
+
+    name: str
+    protocol: str | None  # of the features; None: a file that does not say
+    weights: str | None  # SHA-256 of the network's weights
+    transform: str  # what was done to the stored pixels
+    pool: FeatureStatistics  # of the 2048 features
+    spatial: FeatureStatistics | None = None  # of sFID's features
+    features: Tensor | None = None  # (n, F) float32, evenly spaced rows of the set
+    logits: Tensor | None = None  # (n, classes) of the same rows, without bias
+    duplicates: int | None = None  # images that equal an earlier one byte for byte
+    class_counts: list[int] | None = None
+    file_hash: str | None = None  # SHA-256 of the file this was read from
+
+    @property
+    def count(self) -> int | None:
+        return self.pool.count
+
+    def describe(self) -> dict:
+        """For metrics.json: everything but the arrays."""
+        names = ("name", "count", "protocol", "weights", "transform", "duplicates", "file_hash")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, path: str | Path) -> None:
+        """An .npz with mu, sigma, mu_s, sigma_s as other tools name them, rows of features, and what they are."""
+        arrays = {"mu": self.pool.mean.cpu().numpy(), "sigma": self.pool.covariance.cpu().numpy()}
+        if self.spatial is not None:
+            arrays |= {"mu_s": self.spatial.mean.cpu().numpy(), "sigma_s": self.spatial.covariance.cpu().numpy()}
+        if self.features is not None:
+            arrays["features"] = self.features[evenly(len(self.features), KEPT_REFERENCE)].cpu().numpy()
+        with open(path, "wb") as file:
+            np.savez(file, count=np.int64(self.count), about=json.dumps(self.describe()), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ImageStatistics:
+        """Reads `save`'s file, or ADM's (mu, sigma, mu_s, sigma_s), which names no protocol. Raises UserError."""
+        names = npz_names(path)
+        pool = FeatureStatistics.load(path)
+        spatial = FeatureStatistics.load(path, spatial=True) if "mu_s" in names else None
+        about, features = {"name": str(path), "protocol": None, "weights": None, "transform": "not recorded"}, None
+        with np.load(path, allow_pickle=False) as file:
+            if "about" in names:
+                about |= {k: v for k, v in json.loads(str(file["about"])).items() if k in (*about, "duplicates")}
+            if "features" in names:
+                features = torch.from_numpy(file["features"])
+        return cls(pool=pool, spatial=spatial, features=features, file_hash=file_sha256(path), **about)
+
+
+def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> ImageStatistics:
+    """Features and moments of all images of a stream, with a progress bar.
+
+    `network` is `InceptionFeatures` or any callable with uint8 (B, 3, H, W) -> object with `.features` (B, F), and
+    optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
+    """
+    rows = evenly(len(stream), keep)
+    pool = spatial = None
+    kept: dict[str, list[Tensor]] = {"features": [], "logits": []}
+    digests, done = set(), 0
+    for batch in track(stream, len(stream), stream.name):
+        output = network(batch)
+        pool = pool or FeatureStatistics(output.features.shape[1], output.features.device)
+        pool.update(output.features)
+        if getattr(output, "spatial", None) is not None:
+            spatial = spatial or FeatureStatistics(output.spatial.shape[1], output.spatial.device)
+            spatial.update(output.spatial)
+        here = rows[(rows >= done) & (rows < done + len(batch))] - done
+        for name, parts in kept.items():
+            if getattr(output, name, None) is not None:
+                values = getattr(output, name)
+                parts.append(values[here.to(values.device)])
+        digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
+        done += len(batch)
+    if done < 2:
+        raise UserError(f"{stream.name}: found {done} image, expected at least two (thousands for a figure to report)")
+    counts = None if stream.labels is None else np.bincount(stream.labels).tolist()
+    return ImageStatistics(
+        name=stream.name,
+        protocol=getattr(network, "protocol", type(network).__name__),
+        weights=getattr(network, "sha256", None),
+        transform=stream.transform,
+        pool=pool,
+        spatial=spatial,
+        duplicates=done - len(digests),
+        class_counts=counts,
+        **{name: torch.cat(parts) if parts else None for name, parts in kept.items()},
+    )
+
+
+def load_reference(path: str | Path, network: Callable) -> ImageStatistics:
+    """Reference statistics from an .npz file: saved ones, ADM's, or images `arr_0` that are judged here.
+
+    ADM's files hold both: statistics are taken as they are, and features for precision, recall and KID from the images.
+    Raises UserError for a reference of another protocol, other weights or another dimension.
+    """
+    names = npz_names(path)
+    has_images = "arr_0" in names and len(npz_header(path, "arr_0")[0]) == 4
+    if "mu" not in names:
+        return collect(NpzImages(path), network, keep=KEPT_REFERENCE)
+    reference = ImageStatistics.load(path)
+    for what, found, expected in (
+        ("features", reference.protocol, getattr(network, "protocol", None)),
+        ("weights", reference.weights, getattr(network, "sha256", None)),
+    ):
+        if found is not None and found != expected:
+            raise UserError(
+                f"{path}: reference statistics of other {what} ({found}) than those used now ({expected});"
+                " figures would not mean anything: make the reference again with `evaluate reference`"
+            )
+    if has_images and reference.features is None:
+        reference.features = collect(NpzImages(path), network, keep=KEPT_REFERENCE).features
+    return reference
+
+
+def evenly(count: int, keep: int) -> Tensor:
+    """`keep` of 0..count-1 at equal distances, or all where there are fewer: a set sorted by class stays balanced."""
+    kept = min(count, keep)
+    return torch.arange(kept) * count // max(kept, 1)
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
