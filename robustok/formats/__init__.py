@@ -1,1 +1,1 @@
-"""Other people's checkpoint layouts: one file a source, which recognises a layout, reads its sizes and maps its keys."""
+"""Checkpoint layouts of other people: one file a source, which recognises it, reads its sizes and maps its keys."""

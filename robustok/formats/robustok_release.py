@@ -11,11 +11,10 @@ from torch import Tensor
 
 from ..config import TokenizerConfig
 from ..errors import UserError
-from .tensors import block_count
+from .tensors import attention_heads, block_count
 
 LAYOUT = "released RobusTok tokenizer"
 DROP_PATH = 0.1  # of the released training script; the file does not store it
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # of the standard ViT widths
 TEACHER = "semantic_model."
 
 # Beginning of a key there -> here. The longest match counts.
@@ -58,10 +57,10 @@ def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, 
         patch_size=patch,
         width=width,
         depth=depth,
-        heads=_heads(width, num_heads, where),
+        heads=attention_heads(width, num_heads, where),
         decoder_width=decoder_width,
         decoder_depth=decoder_depth,
-        decoder_heads=_heads(decoder_width, num_heads, where),
+        decoder_heads=attention_heads(decoder_width, num_heads, where),
         mlp_ratio=state["encoder.model.blocks.0.mlp.fc1.weight"].shape[0] / width,
         layer_scale=None if scale is None else 1e-5,
         drop_path=DROP_PATH,
@@ -83,7 +82,7 @@ def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_released(state: dict[str, Tensor], config: TokenizerConfig, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our keys -> released ones, with the buffers and the frozen `teacher` (ViT keys) that the authors' code expects."""
+    """Our keys -> released ones, with the buffers and the frozen `teacher` (ViT keys) that the authors' code wants."""
     back = {ours: theirs for theirs, ours in PREFIXES.items()}
     released = {}
     for key, tensor in state.items():
@@ -109,16 +108,6 @@ def _renamed(key: str, prefixes: dict[str, str]) -> str:
 
 def _size(state: dict[str, Tensor], prefix: str) -> tuple[int, int]:
     return state[prefix + "cls_token"].shape[-1], block_count(state, prefix)
-
-
-def _heads(width: int, num_heads: int | None, where: str) -> int:
-    heads = num_heads or HEADS.get(width)
-    if heads is None:
-        raise UserError(
-            f"{where}: a ViT of width {width} is no standard size ({', '.join(map(str, HEADS))}), and the file does "
-            "not store its number of attention heads: give num_heads"
-        )
-    return heads
 
 
 def _refuse_variants(state: dict[str, Tensor], args: Namespace, where: str) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..errors import UserError
 
 SHOWN = 10  # keys named of each kind
+STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # of the standard ViT widths: tiny, small, base, large
 
 
 def block_count(state: dict[str, Tensor], prefix: str = "") -> int:
@@ -16,8 +17,21 @@ def block_count(state: dict[str, Tensor], prefix: str = "") -> int:
     return max(found, default=-1) + 1
 
 
+def attention_heads(width: int, num_heads: int | None, where: str) -> int:
+    """`num_heads`, or that of the standard ViT of this width. Raises UserError where neither says."""
+    heads = num_heads or STANDARD_HEADS.get(width)
+    if heads is None:
+        raise UserError(
+            f"{where}: a ViT of width {width} is no standard size ({', '.join(map(str, STANDARD_HEADS))}), and the "
+            "file does not store its number of attention heads: give num_heads"
+        )
+    if width % heads:
+        raise UserError(f"{where}: num_heads must divide the width {width}, found {heads}")
+    return heads
+
+
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: str, layout: str) -> None:
-    """Raise UserError unless `state` has exactly the keys and shapes of `expected`; names the first ten of each kind."""
+    """Raise UserError unless `state` has exactly the keys and shapes of `expected`; name the first ten of each kind."""
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     shapes = [

@@ -1,4 +1,4 @@
-"""The tokenizer: ViT encoder with latent tokens, vector quantiser, ViT decoder with mask tokens (METHOD.md section 2)."""
+"""The tokenizer (METHOD.md section 2): ViT encoder with latent tokens, quantiser, ViT decoder with mask tokens."""
 
 from collections.abc import Iterator
 from itertools import chain

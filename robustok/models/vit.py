@@ -1,6 +1,6 @@
 """Vision transformer: the pre-norm blocks shared by the tokenizer and by the frozen DINO networks.
 
-Parameter names follow timm's (`blocks.0.attn.qkv.weight`, `ls1.gamma`, ...), which is also how published weights name them.
+Parameter names follow timm's (`blocks.0.attn.qkv.weight`, `ls1.gamma`, ...), and so do the published weights.
 """
 
 import torch
@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NORM_EPS = 1e-6
-# Attention heads of the standard ViT widths (tiny, small, base, large, giant): a checkpoint's tensors cannot say.
-STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1536: 24}
 
 
 class Attention(nn.Module):
