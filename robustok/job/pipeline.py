@@ -1,4 +1,4 @@
-"""The main job, stage by stage: classifier, tokenizer, generator, pairs, post-training. A finished stage is not rerun."""
+"""The main job, stage by stage: classifier, tokenizer, generator, pairs, post-training; finished ones are kept."""
 
 from __future__ import annotations
 

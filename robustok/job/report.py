@@ -107,7 +107,7 @@ def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: 
         [(f"alpha {alpha}", *(values[alpha, delta] for delta in deltas)) for alpha in alphas],
         ("", *(f"delta {delta}" for delta in deltas)),
         f"{metrics['distance']} of perturbed reconstructions of {metrics['images']['judge']} held-out images; "
-        f"their mean, pFD, is {metrics['tokenizer']['pfd']:.4g}; without perturbation {metrics['tokenizer']['rfd']:.4g}.",
+        f"their mean, pFD, is {metrics['tokenizer']['pfd']:.4g} (clean: {metrics['tokenizer']['rfd']:.4g}).",
     )
 
 
@@ -151,7 +151,8 @@ def _what_was_run(pipeline: Pipeline, metrics: dict) -> str:
         f"{counts['judge']} that only judge.\n"
         f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
         f"alpha {c.perturbation.alpha}, beta {c.perturbation.beta}, delta {c.perturbation.delta}; "
-        f"RAR generator {c.generator.width} wide, {c.generator.depth} layers; post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
+        f"RAR generator {c.generator.width} wide, {c.generator.depth} layers; "
+        f"post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
     )
 
 

@@ -1,0 +1,42 @@
+"""Learning rates and annealing against values computed by hand (the golden curves are compared elsewhere)."""
+
+import math
+
+import pytest
+
+from robustok.config import OrderConfig, PerturbationConfig
+from robustok.training.schedules import anneal_ratio, cosine_rate, perturbation_strength, random_order_share
+
+
+@pytest.mark.parametrize(
+    ("epoch", "alpha", "delta"), [(0, 1.0, 100), (40, 1.0, 100), (80, 0.75, 75), (120, 0.5, 50), (199, 0.5, 50)]
+)
+def test_published_annealing(epoch, alpha, delta):
+    assert perturbation_strength(PerturbationConfig(), epoch) == (pytest.approx(alpha), delta)
+
+
+def test_ratio_ends_at_the_end_ratio_without_a_jump():
+    just_before = anneal_ratio(120 - 1e-9, start=40, end=120, end_ratio=0.2)
+    assert just_before == pytest.approx(anneal_ratio(120, start=40, end=120, end_ratio=0.2), abs=1e-9) == 0.2
+
+
+def test_equal_start_and_end_is_a_step():
+    assert [anneal_ratio(t, start=5, end=5, end_ratio=0.5) for t in (4.9, 5, 5.1)] == [1.0, 0.5, 0.5]
+
+
+def test_annealing_to_zero_keeps_one_neighbour():
+    config = PerturbationConfig(anneal_end_ratio=0.0)
+    assert perturbation_strength(config, 150) == (0.0, 1)
+
+
+def test_orders_go_from_random_to_raster():
+    shares = [random_order_share(OrderConfig(), epoch) for epoch in (0, 200, 250, 300, 399)]
+    assert shares == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+
+
+def test_cosine_rate_of_rar():
+    rate = lambda step: cosine_rate(step, total=250_000, warmup=62_500, peak=4e-4, floor=1e-5, decay_from=62_500)  # noqa: E731
+    assert rate(1) == pytest.approx(6.4e-9)
+    assert rate(62_500) == pytest.approx(4e-4)
+    assert rate(156_250) == pytest.approx(1e-5 + 3.9e-4 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert rate(250_000) == rate(260_000) == pytest.approx(1e-5)
