@@ -43,7 +43,9 @@ class Source(Protocol):
 
 
 class Images:
-    """What `open_images` returns: three splits of one source, with `.class_names`, `.num_classes` and `.source`."""
+    """What `open_images` returns: `.source`, `.class_names`, `.num_classes`, the splits `.train`, `.stop` and `.judge`,
+    and `.all`, every image in the order of the source.
+    """
 
     def __init__(self, source: Source, config: DataConfig, image_size: int) -> None:
         self.source = source
@@ -52,10 +54,8 @@ class Images:
         order = permutation(len(source.labels), derive_seed(config.split_seed, "split"))
         held_out = config.stop + config.judge
         bad = _BadImages(source)
-        self.stop, self.judge, self.train = (
-            Split(source, ids, config, image_size, bad)
-            for ids in (order[: config.stop], order[config.stop : held_out], order[held_out:])
-        )
+        parts = (order[: config.stop], order[config.stop : held_out], order[held_out:], torch.arange(len(order)))
+        self.stop, self.judge, self.train, self.all = (Split(source, ids, config, image_size, bad) for ids in parts)
 
 
 class Split:
@@ -122,7 +122,7 @@ class _BadImages:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.budget = max(BAD_FLOOR, math.floor(BAD_SHARE * len(source.labels)))
+        self.budget = bad_budget(len(source.labels))
         self.indices: set[int] = set()
         self.lock = threading.Lock()
         for problem in source.problems[:10]:
@@ -147,6 +147,11 @@ class _BadImages:
                 f"{count} images of {len(self.source.labels)} cannot be used, more than the {self.budget} that are "
                 f"skipped; run `python -m robustok.check_data` for the list, then repair or remove them"
             )
+
+
+def bad_budget(count: int) -> int:
+    """How many bad images of `count` are skipped before a run stops."""
+    return max(BAD_FLOOR, math.floor(BAD_SHARE * count))
 
 
 def open_images(config: DataConfig, image_size: int) -> Images:

@@ -51,7 +51,7 @@ class ImageTokens:
 
         `progress(done, total)` is called after every batch with the images of this process.
         """
-        numbers = self.writer.missing(self.count)[rank::world]
+        numbers = self.writer.missing(self.count, rank=rank, world=world)
         total = sum(len(self._image_rows(number)) for number in numbers)
         done = 0
         for number in numbers:

@@ -92,9 +92,12 @@ class TokenWriter:
         """The rows of shard `number` when there are `count` rows in all."""
         return range(number * self.shard_rows, min((number + 1) * self.shard_rows, count))
 
-    def missing(self, count: int) -> list[int]:
-        """The numbers of the shards that are not written yet, when there are `count` rows in all."""
-        numbers = range(-(-count // self.shard_rows))
+    def missing(self, count: int, *, rank: int = 0, world: int = 1) -> list[int]:
+        """The shards not written yet that fall to process `rank`, when there are `count` rows in all.
+
+        Every `world`-th shard falls to one process whatever the others have written in the meantime.
+        """
+        numbers = range(rank, -(-count // self.shard_rows), world)
         return [number for number in numbers if not (self.folder / _shard_name(number)).exists()]
 
     def write(self, number: int, tokens: Tensor, labels: Tensor, ids: Tensor) -> None:
@@ -128,6 +131,11 @@ def write_tokens(folder: str | Path, tokens: Tensor, labels: Tensor, ids: Tensor
         part = slice(rows.start, rows.stop)
         writer.write(number, tokens[part], labels[part], ids[part])
     return writer.finish(len(tokens))
+
+
+def is_token_folder(path: str | Path) -> bool:
+    """True for a folder in which a TokenWriter has begun or finished."""
+    return any((Path(path) / name).is_file() for name in ("manifest.json", "begun.json"))
 
 
 def open_tokens(folder: str | Path) -> TokenSet:

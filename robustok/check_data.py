@@ -1,0 +1,86 @@
+"""What is in a data set, and what is wrong with it: python -m robustok.check_data PATH [--json] [--sheet FILE]
+
+PATH: a folder of images (one sub-folder per class, or images alone), a folder of tar shards or one of them, a folder of
+token shards, or "digits". Images are all read once; 16 of them are drawn on the sheet.
+Exit code 0: training can use it. 1: it cannot (too many bad images, a class without any). 2: no data set, or not one
+of these layouts.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .cli import run
+
+_SHOWN = 20  # entries of a list; --json has them all
+
+
+def main(argv: list[str]) -> int:
+    """Prints what PATH holds; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "robustok.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", metavar="PATH", help='images, tar shards, token shards, or "digits"')
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument(
+        "--sheet", type=Path, default="data-sheet.png", help="PNG for 16 of the images (data-sheet.png)"
+    )
+    options = parser.parse_args(argv)
+    found = {"path": options.path, **_survey(options.path, options.sheet)}
+    print(json.dumps(found, indent=1) if options.json else _describe(found))
+    return 0 if found["usable"] else 1
+
+
+def _survey(path: str, sheet: Path) -> dict[str, Any]:
+    from .data.digits import Digits
+    from .data.images import open_source
+    from .data.progress import progress_lines
+    from .data.survey import survey_images, survey_tokens, thumbnail_sheet
+    from .data.tokens import is_token_folder, open_tokens
+
+    if is_token_folder(path):
+        return survey_tokens(open_tokens(path))
+    source = Digits() if path == "digits" else open_source(path)
+    found = survey_images(source, progress_lines("checked"))
+    thumbnail_sheet(source).save(sheet, "PNG")
+    return {**found, "sheet": str(sheet)}
+
+
+def _describe(found: dict[str, Any]) -> str:
+    """The survey as lines of text."""
+    counts = found["classes"]
+    lines = [f"{found['path']}: {found['format']}"]
+    for name in ("images", "sequences", "tokens", "tokenizer", "codebook_size", "codes_used", "ignored_files", "sheet"):
+        if name in found:
+            lines.append(f"{name.replace('_', ' ')}: {found[name]}")
+    for name, (width, height) in found.get("sizes", {}).items():
+        lines.append(f"{name} image: {width} x {height}")
+    fewest, most = min(counts.values()), max(counts.values())
+    lines.append(f"classes: {len(counts)}, each with {fewest} to {most}" if fewest < most else
+                 f"classes: {len(counts)}, each with {fewest}")  # fmt: skip
+    lines += _listing([f"{name}: {count}" for name, count in counts.items()])
+    for name, title in (
+        ("bad", "bad images"),
+        ("left_out", "left out of the index"),
+        ("classes_without_images", "classes without a readable image"),
+        ("duplicates", "groups of identical images"),
+        ("conflicts", "groups of identical images in different classes"),
+    ):
+        if found.get(name):
+            lines.append(f"{title}: {len(found[name])}")
+            lines += _listing([" = ".join(item) if isinstance(item, list) else item for item in found[name]])
+    if "budget" in found:
+        lines.append(f"training skips up to {found['budget']} bad images of this set")
+    lines.append("usable" if found["usable"] else "NOT usable")
+    return "\n".join(lines)
+
+
+def _listing(items: list[str]) -> list[str]:
+    more = [f"  ... and {len(items) - _SHOWN} more (--json lists all)"] if len(items) > _SHOWN else []
+    return [f"  {item}" for item in items[:_SHOWN]] + more
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

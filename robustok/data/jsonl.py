@@ -1,0 +1,92 @@
+"""Token sequences as lines of JSON, as the authors release them: {"class_id": 3, "tokens": [17, ...]}."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from .tokens import TokenSet, TokenWriter
+
+
+def import_jsonl(
+    path: str | Path, folder: str | Path, *, codebook_size: int, num_classes: int, shard_rows: int = 65536, **note: Any
+) -> tuple[TokenSet, list[str]]:
+    """Reads `path` line by line into the token shards `folder`; ids are the line numbers, from 0.
+
+    A line that is not valid is left out and named in the list returned ("line 7: ..."); the first valid line sets the
+    number of tokens. `note` is added to the manifest. Raises UserError if no line is valid.
+    """
+    path = Path(path)
+    names = [str(label) for label in range(num_classes)]
+    about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names, "source": path.name, **note}
+    problems: list[str] = []
+    rows = _valid_rows(path, codebook_size, num_classes, problems)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{path}: no valid line; {problems[0] if problems else 'the file is empty'}")
+    writer = TokenWriter(folder, about, shard_rows=shard_rows)
+    count, chunk = 0, [first]
+    for row in rows:
+        if len(chunk) == shard_rows:
+            count = _write_chunk(writer, chunk, count)
+            chunk = []
+        chunk.append(row)
+    return writer.finish(_write_chunk(writer, chunk, count)), problems
+
+
+def export_jsonl(tokens: TokenSet, path: str | Path) -> None:
+    """Writes every row of `tokens` as a line {"class_id": ..., "tokens": [...]}, under a temporary name until whole."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "w") as file:
+        for start in range(0, len(tokens), 1024):
+            rows = slice(start, start + 1024)
+            for label, row in zip(tokens.labels[rows].tolist(), tokens.tokens[rows].tolist(), strict=True):
+                file.write(json.dumps({"class_id": label, "tokens": row}) + "\n")
+    temporary.rename(path)
+
+
+def _valid_rows(
+    path: Path, codebook_size: int, num_classes: int, problems: list[str]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(line number from 0, class, tokens) of each valid line; the others go to `problems`."""
+    shape = None
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            try:
+                label, tokens = _parse(line, codebook_size, num_classes)
+                shape = shape or tokens.shape
+                if tokens.shape != shape:
+                    raise ValueError(f"expected {shape} tokens as in the lines before, found {tokens.shape}")
+                yield number, label, tokens
+            except ValueError as error:
+                problems.append(f"line {number + 1}: {error}")
+
+
+def _parse(line: bytes, codebook_size: int, num_classes: int) -> tuple[int, np.ndarray]:
+    try:
+        record = json.loads(line)
+        label, tokens = record["class_id"], np.array(record["tokens"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'expected {{"class_id": int, "tokens": [int, ...]}}, found {line[:60]!r}') from error
+    if type(label) is not int or not 0 <= label < num_classes:
+        raise ValueError(f"class_id: expected a whole number in 0..{num_classes - 1}, found {label!r}")
+    if tokens.dtype.kind != "i" or not tokens.size:
+        raise ValueError(f"tokens: expected whole numbers, found {str(record['tokens'])[:60]}")
+    if tokens.min() < 0 or tokens.max() >= codebook_size:
+        raise ValueError(f"tokens: expected 0..{codebook_size - 1}, found {tokens.min()}..{tokens.max()}")
+    return label, tokens.astype(np.uint16)
+
+
+def _write_chunk(writer: TokenWriter, chunk: list[tuple[int, int, np.ndarray]], count: int) -> int:
+    """Writes the rows that follow row `count` as one shard, unless an earlier attempt did; returns the new count."""
+    numbers, labels, tokens = zip(*chunk, strict=True)
+    number = count // writer.shard_rows
+    if number in writer.missing(count + len(chunk)):
+        tokens = torch.from_numpy(np.stack(tokens).astype(np.int64))
+        writer.write(number, tokens, torch.tensor(labels), torch.tensor(numbers))
+    return count + len(chunk)

@@ -1,0 +1,138 @@
+"""What is in a data set and what is wrong with it: every image is read once, nothing is changed."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .decode import BadImage
+from .images import Source, bad_budget
+from .loader import prefetch
+from .tokens import TokenSet
+from .transforms import center_crop
+
+SHEET_SIDE, THUMBNAIL, CAPTION = 4, 128, 14  # images a row and column, pixels of one, pixels below it
+
+
+def survey_images(source: Source, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Reads every image of `source`; returns plain values (fit for JSON), `usable` among them.
+
+    `duplicates` are groups of names with the same bytes (SHA-256), `conflicts` those of them with several classes.
+    Not usable: more bad images than training would skip, or a class with no readable image left.
+    """
+    count = len(source.labels)
+    bad, sizes, same = [], [], defaultdict(list)
+    readable = np.zeros(len(source.class_names), np.int64)
+    for index, found in enumerate(prefetch(lambda index: _look(source, index), range(count))):
+        if isinstance(found, BadImage):
+            bad.append(str(found))
+        else:
+            size, digest = found
+            sizes.append(size)
+            same[digest].append(index)
+            readable[source.labels[index]] += 1
+        if progress is not None:
+            progress(index + 1, count)
+    groups = [group for group in same.values() if len(group) > 1]
+    conflicts = [group for group in groups if len({int(source.labels[i]) for i in group}) > 1]
+    unreadable = [name for name, left in zip(source.class_names, readable, strict=True) if not left]
+    budget = bad_budget(count)
+    return {
+        "format": source.kind,
+        "images": count,
+        "classes": dict(
+            zip(source.class_names, np.bincount(source.labels, minlength=len(readable)).tolist(), strict=True)
+        ),
+        "sizes": _size_range(sizes),
+        "bad": bad,
+        "left_out": list(source.problems),
+        "budget": budget,
+        "classes_without_images": unreadable,
+        "ignored_files": len(source.ignored),
+        "duplicates": [[source.names[i] for i in group] for group in groups],
+        "conflicts": [[source.names[i] for i in group] for group in conflicts],
+        "usable": len(bad) + len(source.problems) <= budget and not unreadable,
+    }
+
+
+def survey_tokens(tokens: TokenSet) -> dict[str, Any]:
+    """What a folder of token shards holds, as plain values; `usable` is False if an index is outside the codebook."""
+    names, size = tokens.manifest["class_names"], tokens.manifest["codebook_size"]
+    used = np.zeros(1 << 16, bool)
+    for part in tokens.tokens.parts:
+        used[np.unique(part)] = True
+    labels = tokens.labels.numpy()
+    return {
+        "format": "token shards",
+        "sequences": len(tokens),
+        "tokens": list(tokens.tokens.shape[1:]),
+        "tokenizer": tokens.manifest["tokenizer"],
+        "codebook_size": size,
+        "codes_used": int(used[:size].sum()),
+        "classes": dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True)),
+        "usable": not used[size:].any(),
+    }
+
+
+def thumbnail_sheet(source: Source) -> Image.Image:
+    """16 readable images with their class names, spread over the classes, in one RGB picture."""
+    sheet = Image.new("RGB", (SHEET_SIDE * THUMBNAIL, SHEET_SIDE * (THUMBNAIL + CAPTION)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (index, image) in enumerate(_examples(source)):
+        left, top = place % SHEET_SIDE * THUMBNAIL, place // SHEET_SIDE * (THUMBNAIL + CAPTION)
+        sheet.paste(center_crop(image, THUMBNAIL), (left, top))
+        name = source.class_names[source.labels[index]].encode("ascii", "replace").decode()  # the font has no others
+        draw.text((left + 2, top + THUMBNAIL + 1), name[:20], fill="black")
+    return sheet
+
+
+def _examples(source: Source) -> list[tuple[int, Image.Image]]:
+    """Up to 16 (index, image): classes in turn, evenly spaced where there are more than 16."""
+    order = np.argsort(source.labels, kind="stable")
+    starts = np.searchsorted(source.labels[order], np.arange(len(source.class_names) + 1))
+    wanted = SHEET_SIDE**2
+    classes = np.unique(np.linspace(0, len(starts) - 2, wanted).round().astype(int))
+    picked = []
+    for depth in range(int(np.diff(starts).max())):
+        for label in classes:
+            place = starts[label] + depth
+            if len(picked) == wanted or place >= starts[label + 1]:
+                continue
+            index = int(order[place])
+            found = _try_read(source, index)
+            if found is not None:
+                picked.append((index, found))
+        if len(picked) == wanted:
+            break
+    return sorted(picked, key=lambda pair: int(source.labels[pair[0]]))
+
+
+def _try_read(source: Source, index: int) -> Image.Image | None:
+    try:
+        return source.read(index)
+    except BadImage:
+        return None
+
+
+def _look(source: Source, index: int) -> tuple[tuple[int, int], bytes] | BadImage:
+    """((width, height), SHA-256 of the bytes) of an image, or what is wrong with it."""
+    try:
+        digest = hashlib.sha256(source.read_bytes(index)).digest()
+        return source.read(index).size, digest
+    except BadImage as error:
+        return error
+
+
+def _size_range(sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
+    """Smallest, median and largest (width, height), by shorter side."""
+    if not sizes:
+        return {}
+    ordered = sorted(sizes, key=lambda size: (min(size), max(size)))
+    return {
+        "smallest": list(ordered[0]),
+        "median": list(ordered[len(ordered) // 2]),
+        "largest": list(ordered[-1]),
+    }

@@ -1,0 +1,101 @@
+"""Images to token shards, and between token shards and lines of JSON: python -m robustok.pretokenize SRC DST [options]
+
+    python -m robustok.pretokenize PHOTOS tokens/ --tokenizer runs/demo/tokenizer --augment tencrop
+    torchrun --nproc_per_node 8 -m robustok.pretokenize PHOTOS tokens/ --tokenizer main-train.pt
+    python -m robustok.pretokenize train.jsonl tokens/ --codebook_size 4096 --num_classes 1000
+    python -m robustok.pretokenize tokens/ train.jsonl
+
+SRC: a folder of images or tar shards, "digits", a .jsonl file, or a folder of token shards. Every image of SRC is
+taken, at the tokenizer's size. The same command again resumes with the first shard that is missing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .cli import run
+from .errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Parses the options and does the conversion that SRC and DST ask for; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "robustok.pretokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help='images, "digits", a .jsonl file or token shards')
+    parser.add_argument("target", metavar="DST", type=Path, help="folder for the token shards, or a .jsonl file")
+    parser.add_argument("--tokenizer", help="our checkpoint folder or a published file; needed for images")
+    parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="which of its weights (ema)")
+    parser.add_argument("--num_heads", type=int, help="attention heads, for a published file of unusual width")
+    parser.add_argument("--augment", choices=("none", "flip", "tencrop"), default="none", help="views an image (none)")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at a time (64)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (auto: cuda where there is one)")
+    parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
+    parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
+    options = parser.parse_args(argv)
+    if options.source.endswith(".jsonl"):
+        return _import(options)
+    if options.target.suffix == ".jsonl":
+        return _export(options)
+    return _tokenize(options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from .data.jsonl import import_jsonl
+
+    if options.codebook_size is None or options.num_classes is None:
+        raise UserError(
+            f"{options.source}: a .jsonl file does not say its sizes; add --codebook_size and --num_classes"
+        )
+    tokens, problems = import_jsonl(
+        options.source, options.target, codebook_size=options.codebook_size, num_classes=options.num_classes
+    )
+    for problem in problems[:10]:
+        print(f"{options.source}: left out {problem}", file=sys.stderr)
+    more = f"; {len(problems)} lines left out" if problems else ""
+    print(f"{options.target}: {len(tokens)} sequences of {tokens.tokens.shape[1:]} tokens{more}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .data.jsonl import export_jsonl
+    from .data.tokens import open_tokens
+
+    tokens = open_tokens(options.source)
+    export_jsonl(tokens, options.target)
+    print(f"{options.target}: {len(tokens)} lines")
+    return 0
+
+
+def _tokenize(options: argparse.Namespace) -> int:
+    from .config import DataConfig
+    from .data.images import open_images
+    from .data.progress import progress_lines
+    from .data.tokenization import ImageTokens
+    from .models.load import load_tokenizer
+    from .training import distributed
+    from .training.run import resolve_device
+
+    if options.tokenizer is None:
+        raise UserError("--tokenizer is missing: images need one, a checkpoint folder of ours or a published file")
+    device = resolve_device(options.device)
+    distributed.start(device)
+    try:
+        tokenizer = load_tokenizer(options.tokenizer, weights=options.weights, num_heads=options.num_heads)
+        root = None if options.source == "digits" else options.source
+        images = open_images(DataConfig(root=root, stop=0, judge=0), tokenizer.image_size)
+        work = ImageTokens(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
+        rank, world = distributed.rank(), distributed.world()
+        progress = progress_lines("tokens") if rank == 0 else None
+        work.run(batch_size=options.batch_size, rank=rank, world=world, progress=progress)
+        distributed.barrier()
+        if rank == 0:
+            tokens = work.finish()
+            print(f"{options.target}: {len(tokens)} sequences of {tokens.tokens.shape[1:]} tokens")
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
