@@ -1,0 +1,65 @@
+"""Which backend runs an operation, and why not the others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def _nothing_missing(device: torch.device) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of all operations."""
+
+    name: str
+    forward: str  # module with nearest, neighbors, perturb, quantize
+    backward: str  # module with perturb_backward, quantize_backward
+    missing: Callable[[torch.device], str | None]  # why it cannot run there, None: it can
+
+    def load(self, backward: bool = False) -> ModuleType:
+        return import_module(self.backward if backward else self.forward, __package__)
+
+
+# In the order in which "auto" tries them.
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", ".backend_torch", ".gradients", _nothing_missing),
+        Backend("reference", ".reference", ".gradients", _nothing_missing),
+    )
+}
+
+
+def reasons(device: torch.device) -> dict[str, str | None]:
+    """For every backend, why it cannot run on the device; None: it can."""
+    return {name: backend.missing(device) for name, backend in BACKENDS.items()}
+
+
+def choose(name: str, device: torch.device) -> Backend:
+    """The backend of that name, or for "auto" the first that can run on the device.
+
+    Raises ValueError for an unknown name, and for a named backend that cannot run, with the reason.
+    """
+    if name == "auto":
+        return next(backend for backend in BACKENDS.values() if backend.missing(device) is None)
+    if name not in BACKENDS:
+        raise ValueError(f"backend: found {name!r}, expected one of {', '.join(['auto', *BACKENDS])}")
+    reason = BACKENDS[name].missing(device)
+    if reason is not None:
+        raise ValueError(f"backend: {name!r} cannot run here: {reason}; use backend='auto' to take the best that can")
+    return BACKENDS[name]
+
+
+def explain(z: Tensor | torch.device | str) -> str:
+    """Which backend "auto" takes for a tensor or on a device, and why not the ones before it. One line each."""
+    device = z.device if isinstance(z, Tensor) else torch.device(z)
+    chosen = choose("auto", device).name
+    lines = [f"{chosen}: taken for {device.type} tensors"]
+    lines += [f"{name}: {reason or 'can run, slower'}" for name, reason in reasons(device).items() if name != chosen]
+    return "\n".join(lines)

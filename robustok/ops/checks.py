@@ -1,0 +1,98 @@
+"""Checks of arguments. Each error names the argument, what was found and what was expected, before any kernel starts."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .reference import Draw
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_rows(name: str, rows: Tensor, codebook: Tensor) -> None:
+    """Rows (..., D) and a codebook (K, D): real numbers of a supported dtype, on one device, K >= 1, D >= 1."""
+    for label, tensor in ((name, rows), ("codebook", codebook)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{label}: found {type(tensor).__name__}, expected a torch.Tensor")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{label}: found dtype {tensor.dtype}, expected float32, float16 or bfloat16")
+    if codebook.ndim != 2 or 0 in codebook.shape:
+        raise ValueError(f"codebook: found shape {tuple(codebook.shape)}, expected (K, D) with K >= 1 and D >= 1")
+    if rows.ndim < 1 or rows.shape[-1] != codebook.shape[1]:
+        expected = f"(..., {codebook.shape[1]}), the width of the codebook"
+        raise ValueError(f"{name}: found shape {tuple(rows.shape)}, expected {expected}")
+    if rows.device != codebook.device:
+        raise ValueError(f"codebook: found on {codebook.device}, expected on {rows.device}, as {name}")
+
+
+def check_images(z: Tensor, codebook: Tensor) -> None:
+    check_rows("z", z, codebook)
+    if z.ndim != 3:
+        raise ValueError(f"z: found shape {tuple(z.shape)}, expected three dimensions (B, L, D)")
+
+
+def check_delta(delta: int, codebook: Tensor) -> None:
+    if isinstance(delta, bool) or not isinstance(delta, int):
+        raise TypeError(f"delta: found {type(delta).__name__}, expected int")
+    if not 1 <= delta <= len(codebook):
+        raise ValueError(f"delta: found {delta}, expected 1 to {len(codebook)}, the number of codes")
+
+
+def check_around(neighbors: str) -> None:
+    if neighbors not in ("latent", "code"):
+        raise ValueError(f"neighbors: found {neighbors!r}, expected 'latent' or 'code'")
+
+
+def count_images(batch: int, beta: float, num_images: int | None) -> int:
+    """How many images are perturbed: num_images where given, else floor(beta * B)."""
+    if isinstance(beta, bool) or not isinstance(beta, int | float):
+        raise TypeError(f"beta: found {type(beta).__name__}, expected a number")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta: found {beta}, expected a share from 0 to 1")
+    if num_images is None:
+        return math.floor(beta * batch)
+    if isinstance(num_images, bool) or not isinstance(num_images, int):
+        raise TypeError(f"num_images: found {type(num_images).__name__}, expected int or None")
+    if not 0 <= num_images <= batch:
+        raise ValueError(f"num_images: found {num_images}, expected 0 to {batch}, the images of the batch")
+    return num_images
+
+
+def scalar(name: str, value: float | int | Tensor, dtype: torch.dtype) -> Tensor:
+    """A number or a 0-d tensor as a 0-d tensor of float64 or int64. A number stays on the CPU: no copy, no wait."""
+    if isinstance(value, Tensor):
+        wrong_kind = value.is_floating_point() and dtype == torch.int64
+        if value.ndim or value.is_complex() or value.dtype == torch.bool or wrong_kind:
+            raise TypeError(f"{name}: found a tensor {tuple(value.shape)} of {value.dtype}, expected 0-d {dtype}")
+        return value.to(dtype)
+    kinds = int if dtype == torch.int64 else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name}: found {type(value).__name__}, expected a number or a 0-d tensor of {dtype}")
+    if dtype == torch.int64 and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: found {value}, expected a 64-bit integer")
+    return torch.full((), value, dtype=dtype)
+
+
+def sample_numbers(sample_ids: Tensor | None, z: Tensor) -> Tensor:
+    """sample_ids (B,) int64, or 0..B-1 for None."""
+    if sample_ids is None:
+        return torch.arange(z.shape[0], device=z.device)
+    if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
+        found = getattr(sample_ids, "dtype", type(sample_ids).__name__)
+        raise TypeError(f"sample_ids: found {found}, expected an int64 tensor")
+    if sample_ids.shape != z.shape[:1] or sample_ids.device != z.device:
+        found = f"{tuple(sample_ids.shape)} on {sample_ids.device}"
+        raise ValueError(f"sample_ids: found {found}, expected ({z.shape[0]},) on {z.device}")
+    return sample_ids
+
+
+def check_draw(draw: Draw, K: int) -> None:
+    """Ranges of alpha, delta and seed. Values on a GPU are asserted there, so that nothing waits for them."""
+    ranges = (("alpha", draw.alpha, 0, 1), ("delta", draw.delta, 1, K), ("seed", draw.seed, 0, 2**63 - 1))
+    for name, value, low, high in ranges:
+        expected = f"expected {low} to {high}"
+        if value.is_cuda:
+            torch._assert_async((value >= low) & (value <= high), f"{name}: {expected}")
+        elif not low <= value.item() <= high:
+            raise ValueError(f"{name}: found {value.item()}, {expected}")
