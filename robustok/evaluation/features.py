@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..data.transforms import from_uint8
 from ..errors import UserError
+from ..models.classifier import Classifier
 from ..models.inception import InceptionOutput, load_inception
 
 SIDE = 299
@@ -69,6 +72,30 @@ class InceptionFeatures:
         images = torch.cat([images, images.new_zeros(self.batch_size - count, *images.shape[1:])])
         output = self.network(inception_input(images, SIDE))
         return InceptionOutput(*(None if field is None else field[:count] for field in output))
+
+
+class ClassifierOutput(NamedTuple):
+    features: Tensor  # (B, F)
+    logits: Tensor  # (B, classes) with bias
+
+
+class ClassifierFeatures:
+    """Callable: uint8 images (B, 3, S, S) -> features and logits of a run's own small classifier, float32.
+
+    For data on which Inception's features mean nothing; the distance is named FD-classifier, it is no FID.
+    """
+
+    def __init__(self, classifier: Classifier, name: str, *, batch_size: int = 256):
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.batch_size = batch_size
+        self.device = next(classifier.parameters()).device
+        self.protocol = f"classifier/{name}/float32"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> ClassifierOutput:
+        parts = [self.classifier.features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
+        features = torch.cat(parts)
+        return ClassifierOutput(features, self.classifier.head(features))
 
 
 def tf1_resize(images: Tensor, side: int = SIDE) -> Tensor:

@@ -119,29 +119,31 @@ def lipschitz(tokenizer, batches: Iterable[Tensor], setting: Setting, seed: int 
 
 @torch.inference_mode()
 def latent_discrepancy(
-    tokenizer, images: Tensor, generated: Tensor, settings: Sequence[Setting], seed: int = 0
+    tokenizer, batches: Iterable[Tensor], generated: Tensor, settings: Sequence[Setting], seed: int = 0
 ) -> dict[Setting, float]:
     """Squared MMD between the codes of generated tokens and of perturbed real ones (paper, figure 6).
 
     Args:
-        images: uint8 (N, 3, H, W), real; their tokens are perturbed under each (alpha, delta).
+        batches: real images, uint8 (B, 3, H, W); their tokens are perturbed under each (alpha, delta).
         generated: int64 (M, L) tokens of a generator.
 
     Code vectors of all positions are one set; up to 4096 of each side, evenly spaced, and one width of the Gaussian
     kernel for all settings. Where the value is lowest, perturbed latents resemble the generator's best.
     """
-    device = device_of(tokenizer)
-    target = _rows(codes_of(tokenizer, generated.to(device)))
-    images = images.to(device)
-    ids = torch.arange(len(images), device=device)
-    table, sigma = {}, median_distance(target, target)
-    for setting, indices in perturbed_indices(tokenizer, images, settings, seed, ids):
-        table[setting] = mmd(target, _rows(codes_of(tokenizer, indices)), sigma=sigma)
-    return table
+    device, done = device_of(tokenizer), 0
+    perturbed: dict[Setting, list[Tensor]] = {setting: [] for setting in settings}
+    for batch in batches:
+        ids = torch.arange(done, done + len(batch), device=device)
+        for setting, indices in perturbed_indices(tokenizer, batch.to(device), settings, seed, ids):
+            perturbed[setting].append(indices)
+        done += len(batch)
+    target = _rows(tokenizer, generated.to(device))
+    sigma = median_distance(target, target)
+    return {s: mmd(target, _rows(tokenizer, torch.cat(indices)), sigma=sigma) for s, indices in perturbed.items()}
 
 
-def _rows(codes: Tensor) -> Tensor:
-    """Codes (B, L, D) -> at most 4096 of their vectors, evenly spaced."""
-    vectors = codes.flatten(0, 1)
-    kept = min(ROWS, len(vectors))
-    return vectors[torch.arange(kept, device=vectors.device) * len(vectors) // kept]
+def _rows(tokenizer, indices: Tensor) -> Tensor:
+    """Tokens (N, L) -> the codes (n, D) of at most 4096 of them, evenly spaced."""
+    flat = indices.flatten()
+    kept = min(ROWS, len(flat))
+    return codes_of(tokenizer, flat[torch.arange(kept, device=flat.device) * len(flat) // kept])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..data.transforms import from_uint8, to_uint8
 from ..ops import philox, vq_neighbors
+from ..ops.reference import compared
 from .moments import FeatureStatistics, frechet_distance
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -163,8 +164,7 @@ def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, del
 
 def codes_of(tokenizer, indices: Tensor) -> Tensor:
     """Codes (..., D) of indices (...), as they go into `decode`."""
-    codes = F.embedding(indices, tokenizer.codebook)
-    return F.normalize(codes, dim=-1) if tokenizer.normalize else codes
+    return F.embedding(indices, compared(tokenizer.codebook, tokenizer.normalize))
 
 
 def _codebook_size(tokenizer) -> int:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..formats.tensors import check_state
+from .pretrained import read_state
 
 # Modules of pytorch-fid's wrapper, `blocks.i.j`, by place; the pools between them have no weights.
 WRAPPER = {
@@ -198,31 +199,20 @@ def load_inception(path: str | Path) -> Inception:
     pytorch-fid's wrapper, which has no classifier: `fc` is None then). Raises UserError for a missing file or weights
     of another network.
     """
-    weights = {_module_name(key): value for key, value in _read(Path(path)).items()}
-    weights = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
-    network = Inception()
-    if "fc.weight" not in weights:
-        network.fc = None
-    expected = {key: v.shape for key, v in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    wrong = sorted(set(expected) ^ set(weights)) or [k for k, v in weights.items() if v.shape != expected[k]]
-    if wrong:
-        raise UserError(
-            f"{path}: not the weights of the FID Inception network ({len(wrong)} entries differ, the first is"
-            f" {wrong[0]!r}); expected pt_inception-2015-12-05-6726825d.pth or weights of that layout"
-        )
-    network.load_state_dict(weights, strict=False)  # the counters of batch norm are not used
-    return network.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+    path = Path(path)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file. Inception features need the weights of the 2015 TensorFlow graph: put"
             " pt_inception-2015-12-05-6726825d.pth (SHA-256 begins 6726825d) there, or name the place it has"
         )
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    weights = {_module_name(key): value for key, value in read_state(path).items()}
+    network = Inception()
+    if "fc.weight" not in weights:
+        network.fc = None
+    counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+    check_state(counters | weights, network.state_dict(), str(path), "the FID Inception network")
+    network.load_state_dict(counters | weights)  # the counters of batch norm are not used and may be missing
+    return network.eval().requires_grad_(False)
 
 
 def _module_name(key: str) -> str:

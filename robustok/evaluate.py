@@ -1,0 +1,177 @@
+r"""Judge images, a tokenizer or a generator: python -m robustok.evaluate WHAT ... [options]
+
+    python -m robustok.evaluate samples samples.npz --reference VIRTUAL_imagenet256_labeled.npz
+    python -m robustok.evaluate samples pictures/ --reference photos/ --size 256
+    python -m robustok.evaluate reference photos/ --size 256 --save photos-256.npz
+    python -m robustok.evaluate tokenizer main-train.pt other.pt --images photos/ --pfid quick
+    python -m robustok.evaluate generator rar_b.bin --tokenizer main-train.pt --reference photos-256.npz
+    python -m robustok.evaluate tokenizer runs/demo/tokenizer --images digits \
+        --network classifier --weights runs/demo/classifier
+
+Images are a folder, a tar file, tar shards, an .npz with arr_0 (uint8, N x H x W x 3), or "digits". A reference is any
+of these, or saved statistics: ADM's .npz or what `reference` writes. Each command prints a table and writes
+metrics.json and report.html to the folder --output. `python -m robustok.explain` says why a tokenizer scores as it does.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .cli import run
+from .config import SamplingConfig
+
+SAMPLING = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
+
+
+def main(argv: list[str]) -> None:
+    """Parses the options and runs one command."""
+    options = _parser().parse_args(argv)
+    options.command(options)
+
+
+def samples(options: argparse.Namespace) -> None:
+    """FID, sFID, Inception Score, KID, precision and recall of images."""
+    from .evaluation.inputs import open_stream
+
+    _judge(open_stream(options.images, options.size), options)
+
+
+def generator(options: argparse.Namespace) -> None:
+    """The same of class-balanced images that a generator makes."""
+    from .evaluation.inputs import GeneratedImages
+    from .models.load import check_codebooks, load_generator, load_tokenizer
+
+    model = load_generator(options.generator).to(options.device)
+    tokenizer = load_tokenizer(options.tokenizer).to(options.device)
+    check_codebooks(tokenizer, model)
+    sampling = {name: getattr(options, name) for name in SAMPLING}
+    stream = GeneratedImages(
+        model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
+    )
+    _judge(stream, options, settings=sampling | {"seed": options.seed, "per_class": options.per_class})
+
+
+def _judge(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
+    """Judges a stream against the reference and reports."""
+    from .evaluation.compare import compare, notes
+    from .evaluation.inputs import open_stream
+    from .evaluation.results import Results
+    from .evaluation.statistics import KEPT_REFERENCE, collect, load_reference
+
+    network = _network(options)
+    if Path(options.reference).suffix == ".npz":
+        reference = load_reference(options.reference, network)
+    else:
+        reference = collect(open_stream(options.reference, options.size), network, keep=KEPT_REFERENCE)
+    found = collect(stream, network)
+    metrics = compare(found, reference)
+    results = Results(options.output, f"{stream.name} against {reference.name}")
+    results.table(list(metrics.items()), ("metric", "value"), f"{found.protocol}, {found.count} images")
+    results.notes(notes(found, reference))
+    results.images(next(iter(stream))[:32], f"The first images of {stream.name}.")
+    results.add("metrics", metrics)
+    results.add("samples", found.describe() | ({"sampling": settings} if settings else {}))
+    results.add("reference", reference.describe())
+    results.save()
+
+
+def reference(options: argparse.Namespace) -> None:
+    """Statistics of images, saved to be compared with again and again."""
+    from .evaluation.inputs import open_stream
+    from .evaluation.statistics import collect, file_sha256
+
+    found = collect(open_stream(options.images, options.size), _network(options))
+    found.save(options.save)
+    print(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {file_sha256(options.save)}")
+
+
+def tokenizer(options: argparse.Namespace) -> None:
+    """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
+    from .evaluation.results import Results
+    from .evaluation.tokenizers import HEADER, judge_tokenizer, report_tokenizers
+    from .models.load import load_tokenizer
+    from .models.pretrained import load_lpips
+
+    network = _network(options)
+    perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
+    results = Results(options.output, f"Tokenizers on {options.images}")
+    judged = [
+        judge_tokenizer(
+            load_tokenizer(path).to(options.device), path, options.images, network,
+            perceptual=perceptual, pfid=options.pfid, seed=options.seed,
+        )
+        for path in options.tokenizers
+    ]  # fmt: skip
+    results.table([row.cells() for row in judged], HEADER, f"{network.protocol}, {judged[0].count} images")
+    report_tokenizers(results, judged)
+    results.add("protocol", network.protocol)
+    results.save()
+
+
+def _network(options: argparse.Namespace) -> Callable:
+    from .evaluation.networks import open_network
+
+    return open_network(options.network, options.weights, options.mode, options.device)
+
+
+def _parser() -> argparse.ArgumentParser:
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("robustok.evaluate", description=__doc__, **layout)
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+
+    def command(function: Callable) -> argparse.ArgumentParser:
+        found = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        found.set_defaults(command=function)
+        add_network_options(found)
+        return found
+
+    judge = command(samples)
+    judge.add_argument("images", help="what to judge")
+    judge.add_argument("--reference", required=True, help="images or saved statistics to judge against")
+    judge.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (as stored)")
+    save = command(reference)
+    save.add_argument("images", help="the images of the reference")
+    save.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
+    save.add_argument("--save", required=True, type=Path, help=".npz to write")
+    many = command(tokenizer)
+    many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
+    many.add_argument("--images", required=True, help="images to give back, cut to the tokenizer's size")
+    many.add_argument(
+        "--pfid", choices=("full", "quick", "none"), default="full", help="15 settings, 3, or none (full)"
+    )
+    many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16")
+    drive = command(generator)
+    drive.add_argument("generator", help="checkpoint of this package or a released file")
+    drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens it makes")
+    drive.add_argument("--reference", required=True, help="images or saved statistics to judge against")
+    drive.add_argument("--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (as stored)")
+    drive.add_argument("--per_class", type=int, default=50, help="images of each class (50)")
+    for name in SAMPLING:
+        default = getattr(SamplingConfig, name)
+        drive.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
+    return parser
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that compares features."""
+    from .evaluation.networks import INCEPTION_WEIGHTS, NETWORKS
+
+    parser.add_argument("--network", choices=NETWORKS, default="inception", help="whose features (inception)")
+    parser.add_argument("--weights", default=INCEPTION_WEIGHTS, help=f"its weights ({INCEPTION_WEIGHTS})")
+    parser.add_argument("--mode", choices=("exact", "fast"), default="exact", help="of inception (exact)")
+    add_common_options(parser)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"where to compute ({device})")
+    parser.add_argument("--output", default="evaluation", help="folder for metrics.json, report.html, pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of perturbation or sampling (0)")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

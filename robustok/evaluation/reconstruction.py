@@ -1,0 +1,69 @@
+"""How well a tokenizer gives images back: rFID, PSNR, SSIM, LPIPS and codebook usage, in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.transforms import from_uint8, to_uint8
+from .inputs import ImageStream, device_of
+from .latents import Usage, usage_of
+from .moments import FeatureStatistics, frechet_distance
+from .progress import track
+from .quality import psnr, ssim
+
+
+class Reconstruction(NamedTuple):
+    """Result of `judge_reconstruction`; means over the images."""
+
+    rfid: float
+    psnr: float  # dB; images given back exactly are left out of the mean
+    ssim: float
+    lpips: float | None  # None without its weights
+    usage: Usage
+    count: int
+
+
+@torch.inference_mode()
+def judge_reconstruction(
+    tokenizer, stream: ImageStream, network: Callable, perceptual: Callable | None = None
+) -> Reconstruction:
+    """rFID and image quality of a tokenizer's plain reconstructions.
+
+    Original and reconstruction come from one transform (the stream's) in one pass, so no crop can differ between them.
+
+    Args:
+        stream: uint8 batches at the tokenizer's image size.
+        network: uint8 (B, 3, H, W) -> `.features` (B, F).
+        perceptual: LPIPS: two batches in [-1, 1] -> (B,) distances.
+
+    rFID compares with the very images that were encoded, gFID with a reference set: the two are not comparable.
+    """
+    device = device_of(tokenizer)
+    sides: list[FeatureStatistics] = []
+    figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
+    counts = torch.zeros(len(tokenizer.codebook), dtype=torch.int64)
+    for batch in track(stream, len(stream), f"reconstructing {stream.name}"):
+        original = batch.to(device)
+        tokens = tokenizer.tokenize(from_uint8(original))
+        counts += torch.bincount(tokens.flatten(), minlength=len(counts)).cpu()
+        restored = to_uint8(tokenizer.detokenize(tokens))
+        features = [network(images).features for images in (restored, original)]
+        sides = sides or [FeatureStatistics(f.shape[1], f.device) for f in features]
+        for side, values in zip(sides, features, strict=True):
+            side.update(values)
+        figures["psnr"].append(psnr(restored, original).cpu())
+        figures["ssim"].append(ssim(restored, original).cpu())
+        if perceptual is not None:
+            figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
+    means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
+    return Reconstruction(rfid=frechet_distance(*sides), usage=usage_of(counts), count=sides[0].count, **means)
+
+
+def _finite_mean(values: Tensor) -> float:
+    """Mean of the finite entries; infinity where there is none (every image was given back exactly)."""
+    finite = values[values.isfinite()]
+    return float(finite.mean()) if len(finite) else float("inf")

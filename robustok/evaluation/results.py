@@ -1,0 +1,79 @@
+"""What an evaluation leaves behind: a table on the terminal, metrics.json, pictures, and one report.html."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from .page import Page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Results:
+    """Collects what one command finds; `save` writes it into `folder`."""
+
+    def __init__(self, folder: str | Path, title: str):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.page = Page(title)
+        self.record: dict = {"title": title, "versions": {"robustok": __version__, "torch": torch.__version__}}
+
+    def add(self, name: str, value: object) -> None:
+        """Puts a value into metrics.json; `name` is its key."""
+        self.record[name] = value
+
+    def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], caption: str = "") -> None:
+        """Shows a table on the terminal and in the report."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header, title=caption or None, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        Console().print(table)
+        self.page.table(rows, header, caption)
+
+    def figure(self, name: str, figure: Figure, caption: str) -> None:
+        """Saves a figure as NAME.png and shows it in the report."""
+        figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        self.page.figure(figure, caption)
+
+    def images(self, images: Tensor, caption: str, columns: int = 8) -> None:
+        """Shows a grid of uint8 images (N, 3, H, W) in the report."""
+        self.page.images(images.cpu(), caption, columns=columns)
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """What a reader must know before comparing the figures: on the terminal, in the record and in the report."""
+        self.record.setdefault("notes", []).extend(notes)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+            self.page.note(note)
+
+    def save(self) -> None:
+        """Writes metrics.json and report.html."""
+        text = json.dumps(self.record, indent=2, default=_plain)
+        (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        self.page.save(self.folder / "report.html")
+        print(f"written: {self.folder / 'metrics.json'}, {self.folder / 'report.html'}")
+
+
+def table_record(table: Mapping[tuple[float, int], float]) -> list[dict]:
+    """{(alpha, delta): value} as JSON can hold it."""
+    return [{"alpha": alpha, "delta": delta, "value": value} for (alpha, delta), value in table.items()]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} in metrics.json")

@@ -1,0 +1,124 @@
+"""The benchmark table of tokenizers: one row each, with what it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .inputs import open_stream
+from .latents import perturbed_reconstructions
+from .pfid import ALPHAS, CLEAN, PFID, Setting, delta_set, pfid, quick_pfid
+from .plots import settings_figure
+from .progress import progress_bar
+from .reconstruction import Reconstruction, judge_reconstruction
+from .results import Results, table_record
+
+HEADER = ("tokenizer", "K", "rFID", "pFID", "PSNR", "SSIM", "LPIPS", "used", "perplexity")
+STRIP = 6  # images shown
+
+
+@dataclass
+class TokenizerRow:
+    """What was found about one tokenizer."""
+
+    name: str
+    codebook_size: int
+    transform: str
+    plain: Reconstruction
+    perturbed: PFID | None  # None: not asked for
+    quick: bool
+    strips: dict[Setting, Tensor]
+    originals: Tensor
+
+    @property
+    def count(self) -> int:
+        return self.plain.count
+
+    def cells(self) -> tuple:
+        plain, missing = self.plain, "not measured"
+        mean = missing if self.perturbed is None else self.perturbed.mean
+        lpips = missing if plain.lpips is None else plain.lpips
+        usage = (f"{plain.usage.used:.1%}", plain.usage.perplexity)
+        return (self.name, self.codebook_size, plain.rfid, mean, plain.psnr, plain.ssim, lpips, *usage)
+
+    def record(self) -> dict:
+        """For metrics.json."""
+        plain, perturbed = self.plain, self.perturbed
+        return {
+            "name": self.name,
+            "codebook_size": self.codebook_size,
+            "images": plain.count,
+            "transform": self.transform,
+            "rfid": plain.rfid,
+            "psnr": plain.psnr,
+            "ssim": plain.ssim,
+            "lpips": plain.lpips,
+            "codes_used": plain.usage.used,
+            "perplexity": plain.usage.perplexity,
+            "pfid": None if perturbed is None else perturbed.mean,
+            "pfid_settings": None if perturbed is None else table_record(perturbed.table),
+            "pfid_images": None if perturbed is None else perturbed.count,
+            "pfid_is_quick_estimate": self.quick,
+        }
+
+
+def judge_tokenizer(
+    tokenizer,
+    name: str,
+    images: str,
+    network: Callable,
+    *,
+    perceptual: Callable | None = None,
+    pfid: str = "full",
+    seed: int = 0,
+) -> TokenizerRow:
+    """One row: reconstruction of `images` (a path, see `open_stream`) and pFID ("full", "quick" or "none")."""
+    stream = open_stream(images, tokenizer.image_size)
+    plain = judge_reconstruction(tokenizer, stream, network, perceptual)
+    perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
+    originals = next(iter(stream))[:STRIP]
+    settings = [CLEAN, *((alpha, delta_set(len(tokenizer.codebook))[-1]) for alpha in ALPHAS[::-2])]
+    strips = perturbed_reconstructions(tokenizer, originals, settings, seed)
+    return TokenizerRow(
+        name, len(tokenizer.codebook), stream.transform, plain, perturbed, pfid == "quick", strips, originals
+    )
+
+
+def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:
+    judge = quick_pfid if quick else pfid
+    with progress_bar(min(len(stream), 5000) if quick else len(stream), f"perturbing {stream.name}") as show:
+        return judge(tokenizer, stream, network, seed=seed, progress=show)
+
+
+def report_tokenizers(results: Results, rows: Sequence[TokenizerRow]) -> None:
+    """Adds every row's record, its pFID cells and its reconstructions under rising alpha."""
+    results.add("tokenizers", [row.record() for row in rows])
+    results.notes(_notes(rows))
+    for number, row in enumerate(rows):
+        results.page.heading(row.name)
+        if row.perturbed is not None:
+            deltas = sorted({delta for _, delta in row.perturbed.table})
+            cells = [
+                (f"alpha {alpha}", *(row.perturbed.table.get((alpha, delta), "not measured") for delta in deltas))
+                for alpha in sorted({alpha for alpha, _ in row.perturbed.table})
+            ]
+            results.table(cells, ("", *(f"delta {delta}" for delta in deltas)), f"{row.name}: the cells of pFID")
+            figure = settings_figure(row.perturbed.table, "FID against the input images")
+            results.figure(f"pfid-{number}", figure, "FID of perturbed reconstructions.")
+        shown = torch.cat([row.originals.cpu(), *(images.cpu() for images in row.strips.values())])
+        settings = ", ".join(f"alpha {alpha} delta {delta}" for alpha, delta in row.strips if (alpha, delta) != CLEAN)
+        results.images(shown, f"Rows: originals, plain reconstructions, then {settings}.", columns=len(row.originals))
+
+
+def _notes(rows: Sequence[TokenizerRow]) -> list[str]:
+    notes = ["rFID compares with the images that were encoded, gFID with a reference set: the two are not comparable"]
+    if rows[0].count < 50_000:
+        notes.append(f"{rows[0].count} images; published rFID and pFID use 50,000, and FID falls with their number")
+    if len({(row.transform, row.count) for row in rows}) > 1:
+        notes.append("the tokenizers saw different transforms or numbers of images: their rows are not comparable")
+    if rows[0].quick:
+        notes.append("pFID is the quick estimate (3 settings, at most 5,000 images): compare it only with its like")
+    return notes
