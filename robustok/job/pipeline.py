@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..models.classifier import Classifier
 from ..models.load import load_generator, load_tokenizer
+from ..models.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
 from ..models.tokenizer import Tokenizer
 from ..ops.philox import derive_seed
 from ..training import checkpoints, distributed
@@ -39,20 +40,37 @@ class Pipeline:
 
     @cached_property
     def frozen(self) -> FrozenNetworks:
-        """The networks that losses and distances look through; trains the classifier on first use."""
+        """The networks that losses and distances look through: those of the files named, else the run's classifier."""
+        paths, shape, device = self.config.frozen, self.config.tokenizer, self.run.device
+        networks = from_classifier(self._classifier(), f"FD-{self._data_name}")
+        if paths.dinov2:
+            networks = replace(networks, teacher=load_teacher(paths.dinov2, shape).to(device))
+        if paths.lpips:
+            networks = replace(networks, perceptual=load_lpips(paths.lpips).to(device))
+        if paths.dino:
+            networks = replace(networks, backbone=load_backbone(paths.dino).to(device))
+        return networks
+
+    def _classifier(self) -> Classifier:
         if not self.run.is_finished("classifier"):
             fit(ClassifierStage(self.run, self.images), self.run)
         folder = self._result("classifier")
         model = Classifier(**checkpoints.read_json(folder / "config.json")["config"])
         model.load_state_dict(checkpoints.load(folder, "ema")[0])
-        data = "digits" if self.config.data.root is None else Path(self.config.data.root).name
-        return from_classifier(model.to(self.run.device), f"FD-{data}")
+        return model.to(self.run.device)
+
+    @property
+    def _data_name(self) -> str:
+        return "digits" if self.config.data.root is None else Path(self.config.data.root).resolve().name
 
     def tokenizer(self) -> None:
         if self.run.is_finished("tokenizer"):
             return
         torch.manual_seed(self.config.seed)
-        model = Tokenizer(self.config.tokenizer).to(self.run.device)
+        model = Tokenizer(self.config.tokenizer)
+        if self.config.frozen.dinov2:
+            start_from_dinov2(model, self.config.frozen.dinov2)
+        model.to(self.run.device)
         fit(TokenizerStage(self.run, self.images, self.frozen, model), self.run)
 
     def generator(self) -> None:
