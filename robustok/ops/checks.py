@@ -1,4 +1,4 @@
-"""Checks of arguments. Each error names the argument, what was found and what was expected, before any kernel starts."""
+"""Checks of arguments: each error names the argument, what was found and what was expected, before a kernel starts."""
 
 import math
 
