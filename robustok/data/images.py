@@ -1,5 +1,6 @@
 """The images of a run: one source (digits, folder or tar shards), split by a fixed seed into train, stop and judge."""
 
+import hashlib
 import math
 import threading
 import warnings
@@ -71,6 +72,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def fingerprint(self) -> str:
+        """Which images these are: SHA-256 over their names and labels in order (not over their pixels)."""
+        names = "\0".join(self.source.names[index] for index in self.ids.tolist())
+        return hashlib.sha256(names.encode(errors="surrogateescape") + self.labels.numpy().tobytes()).hexdigest()
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
         """The images at positions `rows` (n,) of this split, uint8 (n, 3, S, S).

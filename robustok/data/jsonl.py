@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +12,16 @@ from .tokens import TokenSet, TokenWriter
 
 
 def import_jsonl(
-    path: str | Path, folder: str | Path, *, codebook_size: int, num_classes: int, shard_rows: int = 65536, **note: Any
+    path: str | Path, folder: str | Path, *, codebook_size: int, num_classes: int, shard_rows: int = 65536
 ) -> tuple[TokenSet, list[str]]:
     """Reads `path` line by line into the token shards `folder`; ids are the line numbers, from 0.
 
     A line that is not valid is left out and named in the list returned ("line 7: ..."); the first valid line sets the
-    number of tokens. `note` is added to the manifest. Raises UserError if no line is valid.
+    number of tokens. Raises UserError if no line is valid.
     """
     path = Path(path)
     names = [str(label) for label in range(num_classes)]
-    about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names, "source": path.name, **note}
+    about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names}
     problems: list[str] = []
     rows = _valid_rows(path, codebook_size, num_classes, problems)
     first = next(rows, None)

@@ -1,8 +1,7 @@
 """Images to token shards, once, so that a generator never sees a pixel. Resumable, and shared out over processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ class ImageTokens:
     """The work of tokenising `split` with `tokenizer` (on its device) into the folder `folder`.
 
     Row r of the tokens is view r mod V of image r // V of the split, V = VIEWS[augment] (see
-    `transforms.fixed_views`). `note` is added to the manifest. Raises UserError for a folder begun with other
-    settings, or with another tokenizer.
+    `transforms.fixed_views`). Raises UserError for a folder that was begun with another tokenizer, other images or
+    other settings.
     """
 
     def __init__(
@@ -29,7 +28,6 @@ class ImageTokens:
         *,
         augment: str = "none",
         images_per_shard: int = 4096,
-        **note: Any,
     ) -> None:
         self.tokenizer, self.split, self.augment = tokenizer, split, augment
         self.views = VIEWS[augment]
@@ -39,8 +37,7 @@ class ImageTokens:
             "codebook_size": len(tokenizer.codebook),
             "class_names": split.source.class_names,
             "augment": augment,
-            "images": len(split),
-            **note,
+            "images": split.fingerprint(),
         }
         self.writer = TokenWriter(folder, about, shard_rows=images_per_shard * self.views)
 
@@ -73,7 +70,7 @@ class ImageTokens:
         rows = self.writer.shard_range(number, self.count)
         return torch.arange(rows.start // self.views, rows.stop // self.views)
 
-    def _tokenize(self, batches: tuple[Tensor, ...]):
+    def _tokenize(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
         """The tokens (n * V, L) of each batch of rows, images loaded ahead by threads."""
         device = self.tokenizer.codebook.device
         for views in prefetch(lambda i: self.split.load_views(batches[i], self.augment), range(len(batches))):
