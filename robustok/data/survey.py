@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -90,24 +91,13 @@ def thumbnail_sheet(source: Source) -> Image.Image:
 
 
 def _examples(source: Source) -> list[tuple[int, Image.Image]]:
-    """Up to 16 (index, image): classes in turn, evenly spaced where there are more than 16."""
-    order = np.argsort(source.labels, kind="stable")
-    starts = np.searchsorted(source.labels[order], np.arange(len(source.class_names) + 1))
+    """Up to 16 readable (index, image), by class: the first of each class, the second, ...; of many classes 16."""
     wanted = SHEET_SIDE**2
-    classes = np.unique(np.linspace(0, len(starts) - 2, wanted).round().astype(int))
-    picked = []
-    for depth in range(int(np.diff(starts).max())):
-        for label in classes:
-            place = starts[label] + depth
-            if len(picked) == wanted or place >= starts[label + 1]:
-                continue
-            index = int(order[place])
-            found = _try_read(source, index)
-            if found is not None:
-                picked.append((index, found))
-        if len(picked) == wanted:
-            break
-    return sorted(picked, key=lambda pair: int(source.labels[pair[0]]))
+    classes = np.unique(np.linspace(0, len(source.class_names) - 1, wanted).round())
+    groups = [np.flatnonzero(source.labels == label) for label in classes]
+    in_turn = (int(index) for row in zip_longest(*groups) for index in row if index is not None)
+    readable = ((index, image) for index in in_turn if (image := _try_read(source, index)) is not None)
+    return sorted(islice(readable, wanted), key=lambda pair: int(source.labels[pair[0]]))
 
 
 def _try_read(source: Source, index: int) -> Image.Image | None:
