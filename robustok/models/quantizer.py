@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import vq_nearest, vq_perturb, vq_quantize
+from ..ops.reference import compared
 
 
 class Perturbation(NamedTuple):
@@ -64,10 +65,7 @@ class VectorQuantizer(nn.Module):
 
     def unit(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) on the scale of the codes: l2-normalised, or unchanged where codes are not normalised."""
-        if not self.normalize:
-            return vectors
-        norm = vectors.double().norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return (vectors / norm).float()
+        return compared(vectors, self.normalize)
 
     @torch.no_grad()
     def set_codebook(self, codes: Tensor) -> None:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..config import TokenizerConfig
 from .quantizer import NO_PERTURBATION, Perturbation, VectorQuantizer
@@ -184,7 +183,7 @@ class Tokenizer(nn.Module):
         return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
 
     def _continuous(self, z: Tensor) -> TokenizerOutput:
-        z = F.normalize(z, dim=-1) if self.normalize else z
+        z = self.quantizer.unit(z)
         nearest = self.quantizer.nearest(z.detach())
         usage = torch.bincount(nearest.flatten(), minlength=len(self.codebook))
         zero = z.new_zeros(())
