@@ -46,7 +46,7 @@ def batches(
     augment: bool = True,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch from number `start` on, prefetched by `threads` (default: cores, at most 8).
+    """The batches of one epoch from number `start` on, prefetched by `threads` (`default_threads`).
 
     `batch_size` counts images over all `world` processes; process `rank` gets the `rank`-th contiguous part of each
     global batch. An incomplete last batch is dropped. With `augment` an image is augmented by (seed, epoch, its id),
@@ -69,9 +69,15 @@ def batches(
     return prefetch(load, range(start, len(split) // batch_size), threads)
 
 
+def default_threads() -> int:
+    """This process's share of the machine's cores, 1 to 16: image decoding and resizing run outside Python's lock."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    return max(1, min((os.cpu_count() or 1) // processes, 16))
+
+
 def prefetch(load: Callable[[int], T], numbers: Iterable[int], threads: int | None = None) -> Iterator[T]:
     """load(n) for each n in order, computed ahead by a pool; leaving the loop early cancels what has not begun."""
-    threads = threads or min(os.cpu_count() or 1, 8)
+    threads = threads or default_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
     try:
         ahead: deque[Future[T]] = deque()

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+MAX_ASPECT = 8  # longer side over shorter side
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] (clamped), any float dtype and shape, to uint8: round((x + 1) * 127.5). No gradient."""
@@ -76,7 +78,15 @@ def fixed_views(image: Image.Image, size: int, augment: str) -> list[Image.Image
 
 
 def resize_shorter(image: Image.Image, side: int) -> Image.Image:
-    """The image with its shorter side at `side` pixels and its shape kept (longer side rounded)."""
+    """The image with its shorter side at `side` pixels and its shape kept (longer side rounded).
+
+    Of an image longer than `MAX_ASPECT` : 1 only the middle of that shape is resized: a strip of 1 x 10,000 pixels
+    would otherwise grow to gigabytes.
+    """
+    width, height = (min(length, MAX_ASPECT * min(image.size)) for length in image.size)
+    if (width, height) != image.size:
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
