@@ -101,17 +101,21 @@ class Discriminator(nn.Module):
         return torch.cat([head(tap).flatten(1) for head, tap in zip(self.heads, taps, strict=True)], dim=1)
 
 
-def diff_augment(images: Tensor, *, translation: float = 0.125, cutout: float = 0.2) -> Tensor:
+def diff_augment(
+    images: Tensor, draws: Tensor | None = None, *, translation: float = 0.125, cutout: float = 0.2
+) -> Tensor:
     """Differentiable augmentation of what the discriminator sees (DiffAug, arXiv 2006.10738): colour, shift, cutout.
 
     Args:
-        images: (B, 3, H, W) in [-1, 1]; each gets draws of its own from torch's generator of the device.
+        images: (B, 3, H, W) in [-1, 1].
+        draws: (7, B) uniform in (0, 1), what each image's augmentation is made from; None: torch's generator.
         translation: largest shift as a share of the side; uncovered pixels are 0.
         cutout: side of the square set to 0, as a share of the image's side.
 
     Returns: (B, 3, H, W), not clamped; differentiable.
     """
-    draws = torch.rand(7, len(images), 1, 1, 1, device=images.device)
+    draws = torch.rand(7, len(images), device=images.device) if draws is None else draws
+    draws = draws[..., None, None, None]
     images = images + (draws[0] - 0.5)  # brightness
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (2 * draws[1])  # saturation

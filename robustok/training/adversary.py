@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, LossConfig
 from ..models.discriminator import Discriminator, diff_augment
-from .loop import Player, bare
+from ..ops.philox import AUGMENT, derive_seed, keyed_words, to_uniform
 from .losses import LeCAM, adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
 from .run import Run
 from .schedules import cosine_rate
+from .stage import Player, Terms, When, bare
 from .stages import make_player
 
 
@@ -39,24 +40,25 @@ class Adversary:
 
         self.player: Player = make_player("discriminator", self.discriminator, learning, settings, run, rate)
         self._learning = learning
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seed = derive_seed(run.config.seed, "diff_augment")
+        self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def is_active(self, epoch: float) -> bool:
         return self.losses.adversarial > 0 and epoch >= self.start
 
-    def join(self, pixel_loss: Tensor, decoded: Tensor, images: Tensor, last_layer: Tensor, offset: int):
+    def join(self, pixel_loss: Tensor, decoded: Tensor, images: Tensor, last_layer: Tensor, ids: Tensor, when: When):
         """The objective of `pixel_loss` plus the weighted adversarial term, and the terms to log.
 
-        Args: pixel_loss: scalar, a function of `decoded` (b, 3, H, W); images: the real ones; last_layer: the
-        decoder's; offset: of this micro-batch, under which the images are kept for the discriminator's own step.
+        Args: pixel_loss: scalar, a function of `decoded` (b, 3, H, W); images: the real ones, their ids (b,);
+        last_layer: the decoder's; when: the micro-batch, kept under its offset for the discriminator's own step.
         """
-        self._seen[offset] = (decoded.detach(), images)
+        self._seen[when.offset] = (decoded.detach(), images, ids)
         for p in self._learning:
             p.requires_grad_(False)
-        adversarial = hinge_generator_loss(bare(self.player.module)(diff_augment(decoded)).float())
+        adversarial = hinge_generator_loss(self._logits(bare(self.player.module), decoded, ids, when.step, 0))
         for p in self._learning:
             p.requires_grad_(True)
-        (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded, retain_graph=False)
+        (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded)
         (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
         at_last_layer = [
             torch.autograd.grad(decoded, last_layer, grad, retain_graph=True)[0].float()
@@ -67,11 +69,17 @@ class Adversary:
         objective = (decoded * (pixel_grad + weight.to(pixel_grad.dtype) * adversarial_grad)).sum()
         return objective, {"adversarial": adversarial, "adaptive_weight": adaptive}
 
-    def objective(self, player: Player, offset: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss on the micro-batch that `join` saw last at `offset`, fake images first."""
-        fake, real = self._seen.pop(offset)
-        fake_logits = player.module(diff_augment(fake)).float()
-        real_logits = player.module(diff_augment(real)).float()
+    def objective(self, player: Player, when: When) -> tuple[Tensor, Terms]:
+        """The discriminator's loss on the micro-batch that `join` saw last at this offset, fake images first."""
+        fake, real, ids = self._seen.pop(when.offset)
+        fake_logits = self._logits(player.module, fake, ids, when.step, 1)
+        real_logits = self._logits(player.module, real, ids, when.step, 2)
         hinge = hinge_discriminator_loss(real_logits, fake_logits)
         loss = self.losses.adversarial * (hinge + self.losses.lecam * self.lecam(real_logits, fake_logits))
         return loss, {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
+
+    def _logits(self, discriminator: nn.Module, images: Tensor, ids: Tensor, step: int, use: int) -> Tensor:
+        """Logits of augmented images; an image's augmentation depends on (seed, step, use, its id) alone."""
+        pair = torch.arange(2, device=ids.device)[:, None]
+        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * step + use, pair))
+        return discriminator(diff_augment(images, to_uniform(words[:7]))).float()

@@ -84,10 +84,10 @@ def steps(stage_folder: Path) -> list[Path]:
     return sorted(stage_folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def keep_newest(stage_folder: Path, count: int, also: Path | None = None) -> None:
-    """Deletes all but the newest `count` checkpoints (and `also`, the best one)."""
+def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None:
+    """Deletes all but the newest `count` checkpoints (and the one named `also`, the best)."""
     for path in steps(stage_folder)[:-count]:
-        if path != also:
+        if path.name != also:
             shutil.rmtree(path)
 
 

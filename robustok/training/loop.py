@@ -1,4 +1,4 @@
-"""The one training loop. A stage says which networks learn, on what data and from which losses.
+"""The one training loop: steps, averages, logs, checks, checkpoints. What is learned is the stage's affair.
 
 Every random draw of a step comes from (seed, stage, step, process), so a resumed run repeats an uninterrupted one to
 the bit on one kind of machine, and the only generator state a checkpoint needs is the step.
@@ -7,100 +7,22 @@ the bit on one kind of machine, and the only generator state a checkpoint needs 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import StoppingConfig, TrainingConfig
-from ..data.images import Split
 from ..data.loader import Batch, batches
 from ..ops.philox import derive_seed
-from . import checkpoints, distributed
+from . import checkpoints, distributed, stage_state
 from .ema import EMA
 from .guard import FiniteGuard, InterruptGuard
 from .progress import Progress
 from .run import Run
-
-
-@dataclass
-class Player:
-    """One network that learns: what is called in training (`module`), its optimiser, its rate at a step."""
-
-    name: str
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    clip_norm: float | None = None
-
-
-@dataclass(frozen=True)
-class When:
-    """The place of a micro-batch: optimiser step, time in epochs, and the number of images of the step before it."""
-
-    step: int
-    epoch: float
-    offset: int
-
-
-class Stage(ABC):
-    """What differs between stages."""
-
-    name: str  # folder of the run and name in the log
-    sections: str  # key of run.SECTIONS
-    kind: str  # of model that a checkpoint holds: tokenizer, rar, classifier
-    model: nn.Module
-    training: TrainingConfig
-    split: Split
-    players: list[Player]
-    augment: bool = True
-    stopping: StoppingConfig | None = None
-
-    @abstractmethod
-    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, dict[str, Tensor]]:
-        """(scalar to differentiate, loss terms to watch and log) of one micro-batch for one player."""
-
-    @abstractmethod
-    def model_config(self) -> dict:
-        """Settings from which `load_*` rebuilds the model."""
-
-    def active(self, when: When) -> list[Player]:
-        """The players that move at this step, in order."""
-        return self.players
-
-    def begin_step(self, when: When) -> list[str]:
-        """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
-        return []
-
-    def statistics(self) -> dict[str, float]:
-        """Figures for the log beside the loss terms."""
-        return {}
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors beside modules and optimisers that a resumed run needs; they are loaded in place."""
-        return {}
-
-    def score(self) -> float:
-        """Held-out score of the model as it stands, lower is better; called where `stopping` is set."""
-        raise NotImplementedError
-
-
-def wrap(module: nn.Module, run: Run) -> nn.Module:
-    """The module as the loop calls it: blocks compiled where asked, gradients averaged where processes are several."""
-    if run.config.compile:
-        for name, blocks in module.named_modules():
-            if name.rpartition(".")[2] == "blocks":  # one compiled block serves all of its kind
-                for block in blocks:
-                    block.compile()
-    if distributed.world() == 1:
-        return module
-    # buffers are the same on all processes already: they change only with the parameters
-    return DistributedDataParallel(module, broadcast_buffers=False)
+from .stage import Player, Stage, Terms, When
 
 
 def fit(stage: Stage, run: Run) -> Path:
@@ -109,181 +31,147 @@ def fit(stage: Stage, run: Run) -> Path:
     Raises RunError on a non-finite loss or gradient (before any checkpoint is written) and KeyboardInterrupt after
     Ctrl-C (with the state saved).
     """
-    return _Fit(stage, run).run_to_end()
+    return Fit(stage, run).run_to_end()
 
 
-class _Fit:
+class Fit:
+    """One stage on its way to its end."""
+
     def __init__(self, stage: Stage, run: Run):
         self.stage, self.run = stage, run
-        self.folder = run.folder / stage.name
-        self.ema = EMA(stage.model, stage.training.ema)
         self.steps_per_epoch = len(stage.split) // stage.training.batch_size
         self.total = max(1, round(stage.training.epochs * self.steps_per_epoch))
-        self.best: dict = {"best": None, "score": None, "checked": None}
-        self.seconds_before = 0.0
-        self.step = self._resume()
-        self.started = time.monotonic()
+        self.ema = EMA(stage.model, stage.training.ema)
+        self.state = stage_state.resume(stage, self.ema, run)
+        self.guard = FiniteGuard(stage.name)
+        self.last_time = time.monotonic()
+        run.forget_log_after(stage.name, self.state.step)
 
     def run_to_end(self) -> Path:
-        stage, run = self.stage, self.run
-        guard = FiniteGuard(stage.name)
-        with InterruptGuard() as interrupt, Progress(stage.name, self.step, self.total) as progress:
+        state, total = self.state, self.total
+        with InterruptGuard() as interrupt, Progress(self.stage.name, state.step, total) as progress:
             for batch in self._batches():
                 terms = self._take_step(batch)
-                guard.watch(terms, self.step)
-                self.step += 1
-                last = self.step == self.total
-                if last or self.step % run.config.log_every == 0:
-                    guard.check()
+                self.guard.watch(terms, state.step)
+                state.step += 1
+                last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
+                if last or at_interval:
                     self._log(terms, progress)
-                stop = self._check_stopping(guard, last)
-                interrupted = (
-                    distributed.any_process(interrupt.caught, run.device)
-                    if run.device.type == "cpu" or (self.step % run.config.log_every == 0)
-                    else False
-                )
-                if last or stop or interrupted or self.step % stage.training.save_every == 0:
-                    guard.check()
+                self._check_score(last)
+                # asking all processes costs a collective: not at every step of a fast device
+                ask = at_interval or self.run.device.type == "cpu"
+                interrupted = ask and distributed.any_process(interrupt.caught, self.run.device)
+                if last or state.stopped or interrupted or state.step % self.stage.training.save_every == 0:
                     self._save()
                 if interrupted:
-                    raise KeyboardInterrupt(
-                        f"stopped: {stage.name} is saved at step {self.step}; the same command resumes"
-                    )
-                if stop:
-                    break
+                    raise KeyboardInterrupt(f"stopped: {self.stage.name} is saved at step {state.step} of {total}")
         return self._finish()
 
     def _batches(self) -> Iterator[Batch]:
-        """This process's part of every global batch from the current step to the last one."""
-        while self.step < self.total:
-            yield from batches(
+        """This process's part of every global batch, from the current step to the last one or an early stop."""
+        while self.state.step < self.total and not self.state.stopped:
+            epoch, start = divmod(self.state.step, self.steps_per_epoch)
+            for batch in batches(
                 self.stage.split,
                 batch_size=self.stage.training.batch_size,
                 seed=derive_seed(self.run.config.seed, self.stage.name, "order"),
-                epoch=self.step // self.steps_per_epoch,
-                start=self.step % self.steps_per_epoch,
+                epoch=epoch,
+                start=start,
                 rank=distributed.rank(),
                 world=distributed.world(),
                 augment=self.stage.augment,
-            )
+            ):
+                yield batch
+                if self.state.step == self.total or self.state.stopped:
+                    return
 
-    def _take_step(self, batch: Batch) -> dict[str, Tensor]:
+    def _take_step(self, batch: Batch) -> Terms:
         """One optimiser step of every active player; returns the terms, averaged over micro-batches."""
-        stage, count = self.stage, self.stage.training.accumulate
-        torch.manual_seed(derive_seed(self.run.config.seed, stage.name, self.step, distributed.rank()))
-        local = stage.training.batch_size // distributed.world()
-        micro = local // count
-        places = [
-            When(self.step, self.step / self.steps_per_epoch, distributed.rank() * local + m * micro)
-            for m in range(count)
-        ]
-        parts = [batch.part(m * micro, (m + 1) * micro).to(self.run.device) for m in range(count)]
+        stage, step = self.stage, self.state.step
+        torch.manual_seed(derive_seed(self.run.config.seed, stage.name, step, distributed.rank()))
+        micro_batches = self._micro_batches(batch)
+        when = micro_batches[0][1]
         stage.model.train()
-        self.ema.restart(stage.model, stage.begin_step(places[0]))
-        terms: dict[str, Tensor] = {}
-        for player in stage.active(places[0]):
+        self.ema.restart(stage.model, stage.begin_step(when))
+        terms: Terms = {}
+        for player in stage.active(when):
             for group in player.optimizer.param_groups:
-                group["lr"] = player.rate(self.step)
+                group["lr"] = player.rate(step)
             player.optimizer.zero_grad(set_to_none=True)
-            for m, (part, when) in enumerate(zip(parts, places, strict=True)):
-                wait = m + 1 < count and isinstance(player.module, DistributedDataParallel)
-                with player.module.no_sync() if wait else nullcontext():
-                    with self.run.autocast():
-                        objective, found = stage.objective(player, part, when)
-                    (objective / count).backward()
-                for name, value in found.items():
-                    terms[name] = terms.get(name, 0.0) + value.detach().float() / count
+            self._accumulate(player, micro_batches, terms)
             parameters = [p for group in player.optimizer.param_groups for p in group["params"]]
             terms[f"{player.name}_grad_norm"] = nn.utils.clip_grad_norm_(parameters, player.clip_norm or float("inf"))
             player.optimizer.step()
         self.ema.update()
         return terms
 
-    def _log(self, terms: dict[str, Tensor], progress: Progress) -> None:
+    def _micro_batches(self, batch: Batch) -> list[tuple[Batch, When]]:
+        step, count = self.state.step, self.stage.training.accumulate
+        size = len(batch.ids) // count
+        first = distributed.rank() * len(batch.ids)
+        return [
+            (
+                batch.part(m * size, (m + 1) * size).to(self.run.device),
+                When(step, step / self.steps_per_epoch, first + m * size),
+            )
+            for m in range(count)
+        ]
+
+    def _accumulate(self, player: Player, micro_batches: list[tuple[Batch, When]], terms: Terms) -> None:
+        """Gradients of the mean objective over the micro-batches; its terms are added to `terms`."""
+        count = len(micro_batches)
+        for m, (batch, when) in enumerate(micro_batches):
+            wait = m + 1 < count and isinstance(player.module, DistributedDataParallel)
+            with player.module.no_sync() if wait else nullcontext():
+                with self.run.autocast():
+                    objective, found = self.stage.objective(player, batch, when)
+                (objective / count).backward()
+            for name, value in found.items():
+                terms[name] = terms.get(name, 0.0) + value.detach().float() / count
+
+    def _log(self, terms: Terms, progress: Progress) -> None:
+        self.guard.check()
         values = distributed.mean(torch.stack([value.double() for value in terms.values()])).tolist()
         record = dict(zip(terms, values, strict=True)) | self.stage.statistics()
         record["lr"] = self.stage.players[0].optimizer.param_groups[0]["lr"]
-        record["epoch"] = self.step / self.steps_per_epoch
-        record["images_per_second"] = progress.rate(self.step) * self.stage.training.batch_size
-        self.run.log(self.stage.name, self.step, record)
-        progress.show(self.step, record)
+        record["epoch"] = self.state.step / self.steps_per_epoch
+        record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
+        self.run.log(self.stage.name, self.state.step, record)
+        progress.show(self.state.step, record)
 
-    def _check_stopping(self, guard: FiniteGuard, last: bool) -> bool:
-        """Scores the averaged weights now and then; True when the best score is `patience` checks old."""
-        stopping = self.stage.stopping
+    def _check_score(self, last: bool) -> None:
+        """Now and then scores the averaged weights, saves the best, and stops when it is `patience` checks old."""
+        stopping, state = self.stage.stopping, self.state
         if stopping is None:
-            return False
+            return
         every = max(1, round(stopping.every_epochs * self.steps_per_epoch))
-        if not last and self.step % every:
-            return False
-        guard.check()
+        if not last and state.step % every:
+            return
         with self.ema.applied_to(self.stage.model):
-            score = self.stage.score()
-        self.run.log(self.stage.name, self.step, {"score": score})
-        self.best["checked"] = self.step
-        if self.best["score"] is None or score < self.best["score"]:
-            self.best |= {"score": score, "best": f"step-{self.step}"}
+            score = distributed.mean(torch.tensor(self.stage.score(), dtype=torch.float64)).item()
+        self.run.log(self.stage.name, state.step, {"score": score})
+        if state.score is None or score < state.score:
+            state.score, state.best = score, f"step-{state.step}"
             self._save()
-        return self.step - int(self.best["best"].removeprefix("step-")) >= stopping.patience * every
+        state.stopped = state.step - int(state.best.removeprefix("step-")) >= stopping.patience * every
 
     def _save(self) -> None:
-        if distributed.is_main():
-            stage = self.stage
-            training = {f"extra.{k}": v for k, v in stage.extra_state().items()}
-            for player in stage.players:
-                training |= checkpoints.optimizer_tensors(player.optimizer, f"optimizer.{player.name}")
-                if player is not stage.players[0]:  # the first player's weights are the model
-                    training |= {f"module.{player.name}.{k}": v for k, v in bare(player.module).state_dict().items()}
-            state = {
-                "step": self.step,
-                "seconds": self._seconds(),
-                "settings": self.run.settings(stage.sections),
-                **self.best,
-            }
-            target = self.folder / f"step-{self.step}"
-            checkpoints.save(
-                target,
-                {"model": stage.model.state_dict(), "ema": self.ema.state_dict(stage.model), "training": training},
-                {"config": {"kind": stage.kind, "config": stage.model_config()}, "state": state},
-            )
-            best = self.folder / self.best["best"] if self.best["best"] else None
-            checkpoints.keep_newest(self.folder, 2, also=best)
-        distributed.barrier()
-
-    def _resume(self) -> int:
-        """Loads the newest checkpoint of the stage, if there is one, and returns its step."""
-        found = checkpoints.steps(self.folder)
-        step = 0
-        if found:
-            newest = found[-1]
-            checkpoints.verify(newest)
-            state = checkpoints.read_json(newest / "state.json")
-            checkpoints.refuse_other_settings(state["settings"], self.run.settings(self.stage.sections), newest)
-            model, ema, training = checkpoints.load(newest, "model", "ema", "training")
-            self.stage.model.load_state_dict(model)
-            self.ema.load(ema)
-            for player in self.stage.players:
-                checkpoints.load_optimizer_tensors(player.optimizer, training, f"optimizer.{player.name}")
-                if player is not self.stage.players[0]:
-                    bare(player.module).load_state_dict(checkpoints.under(training, f"module.{player.name}."))
-            for name, tensor in self.stage.extra_state().items():
-                tensor.copy_(training[f"extra.{name}"])
-            self.best = {key: state[key] for key in self.best}
-            self.seconds_before, step = state["seconds"], state["step"]
-        self.run.forget_log_after(self.stage.name, step)
-        return step
-
-    def _seconds(self) -> float:
-        return round(self.seconds_before + time.monotonic() - self.started, 2)
+        self.guard.check()
+        self._count_seconds()
+        stage_state.save(self.stage, self.ema, self.state, self.run)
 
     def _finish(self) -> Path:
-        chosen = self.best["best"] or checkpoints.steps(self.folder)[-1].name
+        self._count_seconds()
+        folder = self.run.folder / self.stage.name
+        chosen = self.state.best or checkpoints.steps(folder)[-1].name
         settings = self.run.settings(self.stage.sections)
-        self.run.update_stage(self.stage.name, finished=True, best=chosen, seconds=self._seconds(), settings=settings)
+        self.run.update_stage(
+            self.stage.name, finished=True, best=chosen, seconds=round(self.state.seconds, 2), settings=settings
+        )
         distributed.barrier()
-        return self.folder / chosen
+        return folder / chosen
 
-
-def bare(module: nn.Module) -> nn.Module:
-    """The network inside a DistributedDataParallel wrapper."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.state.seconds += now - self.last_time
+        self.last_time = now

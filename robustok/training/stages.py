@@ -13,9 +13,9 @@ from ..data.tokens import TokenSet
 from ..data.transforms import from_uint8
 from ..models.classifier import Classifier
 from ..models.rar import RAR
-from .loop import Player, Stage, When, wrap
 from .run import Run
 from .schedules import cosine_rate, random_order_share
+from .stage import Player, Stage, Terms, When, wrap
 
 
 def make_player(
@@ -62,7 +62,7 @@ class ClassifierStage(Stage):
     def model_config(self) -> dict:
         return self._shape
 
-    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         logits = player.module(from_uint8(batch.inputs)).float()
         loss = F.cross_entropy(logits, batch.labels)
         return loss, {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
@@ -97,7 +97,7 @@ class GeneratorStage(Stage):
     def model_config(self) -> dict:
         return asdict(self.model.config)
 
-    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         orders = random_orders(*batch.inputs.shape, random_order_share(self.order, when.epoch), batch.inputs.device)
         dropped = torch.rand(len(batch.labels), device=batch.labels.device) < self.model.config.class_dropout
         classes = batch.labels.masked_fill(dropped, self.model.num_classes)

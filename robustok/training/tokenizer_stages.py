@@ -18,10 +18,10 @@ from ..ops.philox import derive_seed
 from . import distributed
 from .adversary import Adversary
 from .frozen import FrozenNetworks
-from .loop import Player, Stage, When
 from .losses import reconstruction_loss, semantic_loss
 from .run import Run
 from .schedules import perturbation_strength
+from .stage import Player, Stage, Terms, When
 from .stages import make_player, rate_of
 
 
@@ -43,8 +43,8 @@ class _DecoderStage(Stage):
     def extra_state(self) -> dict[str, Tensor]:
         return {"lecam": self.adversary.lecam.state}
 
-    def pixel_terms(self, decoded: Tensor, images: Tensor, when: When) -> tuple[Tensor, dict[str, Tensor]]:
-        """Objective and terms of reconstruction, perceptual and, once it is on, adversarial loss."""
+    def pixel_terms(self, decoded: Tensor, batch: Batch, images: Tensor, when: When) -> tuple[Tensor, Terms]:
+        """Objective and terms of reconstruction, perceptual and, once it is on, adversarial loss against `images`."""
         weights = self.run.config.losses
         terms = {"reconstruction": reconstruction_loss(decoded.float(), images)}
         pixel = weights.reconstruction * terms["reconstruction"]
@@ -54,7 +54,9 @@ class _DecoderStage(Stage):
         terms["psnr"] = 10.0 * torch.log10(4.0 / terms["reconstruction"].detach())  # peak to peak is 2
         if not self.adversary.is_active(when.epoch):
             return pixel, terms
-        objective, adversarial_terms = self.adversary.join(pixel, decoded, images, self.model.last_layer, when.offset)
+        objective, adversarial_terms = self.adversary.join(
+            pixel, decoded, images, self.model.last_layer, batch.ids, when
+        )
         return objective, terms | adversarial_terms
 
 
@@ -80,13 +82,13 @@ class TokenizerStage(_DecoderStage):
         set_codebook_by_kmeans(self.model, self.split, self.run)
         return [name for name, p in self.model.named_parameters() if p is self.model.codebook]
 
-    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         if player is self.adversary.player:
-            return self.adversary.objective(player, when.offset)
+            return self.adversary.objective(player, when)
         images, weights = from_uint8(batch.inputs), self.run.config.losses
         quantize = when.step >= self.run.config.codebook.continuous_steps
         out: TokenizerOutput = player.module(images, perturbation=self._perturbation(batch, when), quantize=quantize)
-        objective, terms = self.pixel_terms(out.images, images, when)
+        objective, terms = self.pixel_terms(out.images, images, batch, when)
         terms |= {"vq": out.vq_loss, "commit": out.commit_loss}
         objective = objective + weights.vq * out.vq_loss + weights.commit * out.commit_loss
         if weights.semantic:
@@ -179,11 +181,11 @@ class PostStage(_DecoderStage):
         )
         self.players = [own, self.adversary.player]
 
-    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         if player is self.adversary.player:
-            return self.adversary.objective(player, when.offset)
+            return self.adversary.objective(player, when)
         tokens = self.split.tokens[batch.rows.cpu()].to(batch.inputs.device)
-        return self.pixel_terms(player.module(tokens), from_uint8(batch.inputs), when)
+        return self.pixel_terms(player.module(tokens), from_uint8(batch.inputs), batch, when)
 
     def score(self) -> float:
         return self._score_of(self.model)

@@ -64,7 +64,7 @@ def test_other_settings_are_listed_ten_at_most():
 def test_newest_checkpoints_and_the_best_are_kept(tmp_path):
     for step in (5, 10, 15, 100):
         (tmp_path / f"step-{step}").mkdir()
-    checkpoints.keep_newest(tmp_path, 2, also=tmp_path / "step-5")
+    checkpoints.keep_newest(tmp_path, 2, also="step-5")
     assert [path.name for path in checkpoints.steps(tmp_path)] == ["step-5", "step-15", "step-100"]
 
 

@@ -1,4 +1,4 @@
-"""The losses of the authors' implementation: hinge, LeCAM, adaptive weight, and the totals before and after the start."""
+"""The losses of the authors' implementation: hinge, LeCAM, adaptive weight, totals before and after the start."""
 
 from pathlib import Path
 

@@ -1,0 +1,159 @@
+"""The main job from images to report, tiny: what it writes, that it resumes to the bit, what it refuses."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from robustok.errors import RunError, UserError
+from robustok.training import stages, tokenizer_stages
+from robustok.training.run import Run
+
+STAGES = ("classifier", "tokenizer", "generator", "post", "post-direct")
+
+
+def final_tensors(run):
+    """{stage/file/name: tensor} of every stage's last checkpoint."""
+    tensors = {}
+    for stage in STAGES:
+        newest = max((run / stage).glob("step-*"), key=lambda path: int(path.name[5:]))
+        for file in newest.glob("*.safetensors"):
+            tensors |= {f"{stage}/{newest.name}/{file.stem}/{k}": v for k, v in load_file(file).items()}
+    return tensors
+
+
+def test_main_job_writes_metrics_and_an_offline_report(job):
+    run = job()
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert metrics["distance"] == "FD-digits"
+    assert {"psnr", "codebook_usage", "rfd", "pfd"} <= metrics["tokenizer"].keys()
+    for stage in ("generator", "post", "post_direct"):
+        assert metrics[stage]["gfd"] > 0
+        assert 0 <= metrics[stage]["class_agreement"] <= 1
+    assert 0 < metrics["tokenizer"]["codebook_usage"] <= 1
+    table = metrics["tokenizer"]["pfd_table"]
+    assert len(table) == 15
+    assert metrics["tokenizer"]["pfd"] == pytest.approx(sum(row[2] for row in table) / 15)
+    assert {"classifier", "tokenizer", "generator", "pairs", "post", "evaluation"} <= metrics["seconds"].keys()
+    assert metrics["peak_memory_bytes"] > 1e8
+    report = (run / "report.html").read_text()
+    assert not re.search(r"(src|href)=['\"](?!data:)", report)
+    assert report.count("<img") >= 9
+    assert "FD-digits" in report
+    assert "not FID" in report
+    assert (run / "config.yaml").is_file()
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_a_finished_stage_is_not_run_again(job, monkeypatch):
+    run = job("tokenizer")
+    before = {path: path.stat().st_mtime_ns for path in run.glob("tokenizer/step-*/*")}
+
+    def never(*_):
+        raise AssertionError("a finished stage was trained again")
+
+    monkeypatch.setattr(tokenizer_stages.TokenizerStage, "objective", never)
+    job("tokenizer")
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("tokenizer/step-*/*")}
+
+
+def test_interrupted_in_every_stage_and_resumed_equals_uninterrupted(job, monkeypatch):
+    expected = final_tensors(job(name="whole"))
+    interrupted = set()
+
+    def interrupt_once(cls, step):
+        objective = cls.objective
+
+        def wrapped(self, player, batch, when):
+            if self.name not in interrupted and when.step == step:
+                interrupted.add(self.name)
+                os.kill(os.getpid(), signal.SIGINT)
+            return objective(self, player, batch, when)
+
+        monkeypatch.setattr(cls, "objective", wrapped)
+
+    for cls, step in (
+        (stages.ClassifierStage, 4),
+        (tokenizer_stages.TokenizerStage, 5),
+        (stages.GeneratorStage, 3),
+        (tokenizer_stages.PostStage, 2),
+    ):
+        interrupt_once(cls, step)
+    for _ in STAGES:
+        with pytest.raises(KeyboardInterrupt, match=r"to resume: python -m robustok\.train"):
+            job(name="parts")
+    found = final_tensors(job(name="parts"))
+    assert interrupted == set(STAGES)
+    assert found.keys() == expected.keys()
+    different = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    assert different == []
+
+
+def test_the_log_of_a_resumed_run_has_no_step_twice(job, monkeypatch):
+    objective = tokenizer_stages.TokenizerStage.objective
+
+    def stop_at_five(self, player, batch, when):
+        if when.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return objective(self, player, batch, when)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tokenizer_stages.TokenizerStage, "objective", stop_at_five)
+        job("tokenizer")
+    records = [json.loads(line) for line in (job("tokenizer") / "log.jsonl").read_text().splitlines()]
+    steps = [record["step"] for record in records if record["stage"] == "tokenizer"]
+    assert steps == sorted(set(steps))
+
+
+def test_a_nan_stops_before_a_checkpoint_and_names_its_term(job, monkeypatch):
+    monkeypatch.setattr(tokenizer_stages, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
+    with pytest.raises(RunError, match=r"tokenizer: reconstruction.* not finite at step 0"):
+        job("tokenizer")
+
+
+def test_no_checkpoint_holds_a_nan(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(tokenizer_stages, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
+    with pytest.raises(RunError):
+        job("tokenizer", tokenizer_training__save_every=1)
+    assert list((tmp_path / "runs/x/tokenizer").glob("step-*")) == []
+
+
+def test_another_config_is_refused_with_the_differences(job):
+    job("tokenizer")
+    with pytest.raises(UserError, match=r"belongs to another config(.|\n)*losses\.semantic: stored 0\.1, now 0\.3"):
+        job("tokenizer", losses__semantic=0.3)
+
+
+def test_a_damaged_checkpoint_is_named(job):
+    run = job("tokenizer")
+    (file,) = run.glob("tokenizer/step-*/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        job("generator")
+
+
+def test_a_folder_in_use_is_refused(job, tmp_path):
+    run = job("tokenizer")
+    from robustok.config import RunConfig
+
+    other = Run(RunConfig(runs=str(run.parent), name=run.name))
+    try:
+        with pytest.raises(UserError, match=rf"in use by process {os.getpid()}"):
+            job("tokenizer")
+    finally:
+        other.close()
+
+
+def test_starting_over_sets_the_old_run_aside(job):
+    run = job("tokenizer")
+    job("tokenizer", resume="never", losses__semantic=0.3)
+    assert (run.with_name("x.1") / "tokenizer" / "stage.json").is_file()
+
+
+def test_a_stage_out_of_order_says_what_to_run_first(job):
+    with pytest.raises(UserError, match="--stage tokenizer"):
+        job("generator")

@@ -1,0 +1,67 @@
+"""Settings and data that cannot work are refused before anything is written, with what was found and expected."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from robustok.cli import setting_names
+from robustok.errors import UserError
+from robustok.train import main
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--tokenizer.codebok_size", "5"], r"'tokenizer\.codebok_size': the nearest .* 'tokenizer\.codebook_size'"),
+        (["--perturbation.alpha", "1.5"], r"perturbation\.alpha: found 1\.5, expected a share in \[0, 1\]"),
+        (["--perturbation.beta", "-0.1"], r"perturbation\.beta: found -0\.1"),
+        (["--perturbation.delta", "0"], r"perturbation\.delta: found 0, expected 1 to"),
+        (["--perturbation.delta", "257"], r"perturbation\.delta: found 257.* 256"),
+        (["--tokenizer.image_size", "33"], r"tokenizer\.image_size: found 33, expected a multiple"),
+        (
+            ["--tokenizer_training.batch_size", "2000", "--dry_run"],
+            r"batch_size: found 2000, expected at most the 1297",
+        ),
+        (["--data.root", "/no/such/folder", "--dry_run"], r"/no/such/folder"),
+        (["--tokenizer.width", "many"], r"tokenizer\.width"),
+        (["--device", "cuda:7"], r"cuda"),
+    ],
+)
+def test_bad_settings(argv, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main(["--runs", str(tmp_path / "runs"), "--stage", "tokenizer", *argv])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_key_in_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("tokenizer:\n  widht: 64\n")
+    with pytest.raises(UserError, match=r"'tokenizer\.widht': the nearest valid setting is 'tokenizer\.width'"):
+        main(["--config", str(file), "--dry_run"])
+
+
+def test_a_batch_too_small_to_perturb_warns():
+    with pytest.warns(UserWarning, match="less than one image: no latent is perturbed"):
+        main(["--dry_run", "--tokenizer_training.batch_size", "8"])
+
+
+def test_the_default_settings_are_fine(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        main(["--dry_run"])
+    assert "1297 images to train on, 200 to stop by, 300 to judge, 10 classes" in capsys.readouterr().out
+
+
+def test_every_dotted_setting_is_an_option():
+    names = setting_names()
+    assert {"seed", "data.root", "tokenizer.codebook_size", "post_training.lr"} <= set(names)
+
+
+def test_command_line_gives_one_message_and_exit_code_2():
+    result = subprocess.run(
+        [sys.executable, "-m", "robustok.train", "--perturbation.alpha", "2"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["robustok: perturbation.alpha: found 2.0, expected a share in [0, 1]"]
