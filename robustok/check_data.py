@@ -64,7 +64,7 @@ def _describe(found: dict[str, Any]) -> str:
     for name, title in (
         ("bad", "bad images"),
         ("left_out", "left out of the index"),
-        ("classes_without_images", "classes without a readable image"),
+        ("unreadable_classes", "classes of which no image can be read"),
         ("duplicates", "groups of identical images"),
         ("conflicts", "groups of identical images in different classes"),
     ):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import UserError
 from ..ops.philox import AUGMENT, SHUFFLE, derive_seed, keyed_words
-from .decode import BadImage
+from .decode import BadImage, image_suffixes
 from .digits import Digits
 from .folder import Folder
 from .tars import TarShards
@@ -29,7 +29,7 @@ BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and
 class Source(Protocol):
     """Numbered images with labels. The number of an image is its id: it orders, shuffles and seeds everything."""
 
-    kind: str  # what was found: "digits", "folder", "flat folder", "tar shards"
+    kind: str  # what was found, in words
     class_names: list[str]
     labels: np.ndarray  # (N,) int64
     names: list[str]  # (N,) how messages call each image
@@ -188,10 +188,13 @@ def open_source(root: str | Path) -> Source:
     if root.is_file():
         return TarShards([root])
     shards = sorted(root.glob("*.tar"))
-    packed = [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]
-    if packed:
+    if packed := [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]:
         raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
-    return TarShards(shards) if shards else Folder(root)
+    if not shards:
+        return Folder(root)
+    if other := [path for path in root.iterdir() if path.is_dir() or path.suffix.lower() in image_suffixes()]:
+        raise UserError(f"data.root: {root} holds tar shards beside {other[0].name}; point data.root at one kind alone")
+    return TarShards(shards)
 
 
 def permutation(n: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it: every image is read once, nothing is changed."""
+"""What is in a data set and what is wrong with it. Nothing is changed."""
 
 import hashlib
 from collections import defaultdict
@@ -22,7 +22,7 @@ def survey_images(source: Source, progress: Callable[[int, int], None] | None = 
     """Reads every image of `source`; returns plain values (fit for JSON), `usable` among them.
 
     `duplicates` are groups of names with the same bytes (SHA-256), `conflicts` those of them with several classes.
-    Not usable: more bad images than training would skip, or a class with no readable image left.
+    Not usable: more bad images than training would skip, or a class none of whose images can be read.
     """
     count = len(source.labels)
     bad, sizes, same = [], [], defaultdict(list)
@@ -39,19 +39,20 @@ def survey_images(source: Source, progress: Callable[[int, int], None] | None = 
             progress(index + 1, count)
     groups = [group for group in same.values() if len(group) > 1]
     conflicts = [group for group in groups if len({int(source.labels[i]) for i in group}) > 1]
-    unreadable = [name for name, left in zip(source.class_names, readable, strict=True) if not left]
+    per_class = np.bincount(source.labels, minlength=len(readable))
+    unreadable = [
+        name for name, all_bad in zip(source.class_names, (readable == 0) & (per_class > 0), strict=True) if all_bad
+    ]
     budget = bad_budget(count)
     return {
         "format": source.kind,
         "images": count,
-        "classes": dict(
-            zip(source.class_names, np.bincount(source.labels, minlength=len(readable)).tolist(), strict=True)
-        ),
+        "classes": dict(zip(source.class_names, per_class.tolist(), strict=True)),
         "sizes": _size_range(sizes),
         "bad": bad,
         "left_out": list(source.problems),
         "budget": budget,
-        "classes_without_images": unreadable,
+        "unreadable_classes": unreadable,
         "ignored_files": len(source.ignored),
         "duplicates": [[source.names[i] for i in group] for group in groups],
         "conflicts": [[source.names[i] for i in group] for group in conflicts],

@@ -13,6 +13,15 @@ from robustok.data.transforms import from_uint8
 from robustok.models.classifier import Classifier
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So small a network gains nothing from a second thread, and loses much where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def train(model: Classifier, split, epochs: int, batch_size: int = 64) -> None:
     """The recipe of the docstring."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)

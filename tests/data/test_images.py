@@ -139,6 +139,7 @@ def _add_class_of_other_case(root: Path) -> None:
         (lambda root: (root / "fox").mkdir(), r"class folder .*fox holds no image"),
         (lambda root: (root / "1.jpg").write_bytes(b""), "beside folders"),
         (_add_class_of_other_case, "differ only in case"),
+        (lambda root: (root / "shard.tar").write_bytes(b""), "tar shards beside"),
         (lambda root: (root / "shards.tar.gz").write_bytes(b""), "compressed"),
     ],
 )

@@ -69,7 +69,7 @@ def test_check_data_fails_where_training_would(photos, capsys):
     for path in (photos / "cat").iterdir():
         path.write_bytes(b"")
     code, found = survey(capsys, photos)
-    assert (code, found["usable"], found["classes_without_images"]) == (1, False, ["cat"])
+    assert (code, found["usable"], found["unreadable_classes"]) == (1, False, ["cat"])
     assert run(check_data.main, [str(photos / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
