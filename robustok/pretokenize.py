@@ -40,6 +40,11 @@ def main(argv: list[str]) -> int:
     return _tokenize(options)
 
 
+def _size(tokens) -> str:
+    """A TokenSet in words: 1000 sequences of 256 tokens (of 64 x 2 where there are two codebooks)."""
+    return f"{len(tokens)} sequences of {' x '.join(map(str, tokens.tokens.shape[1:]))} tokens"
+
+
 def _import(options: argparse.Namespace) -> int:
     from .data.jsonl import import_jsonl
 
@@ -53,7 +58,7 @@ def _import(options: argparse.Namespace) -> int:
     for problem in problems[:10]:
         print(f"{options.source}: left out {problem}", file=sys.stderr)
     more = f"; {len(problems)} lines left out" if problems else ""
-    print(f"{options.target}: {len(tokens)} sequences of {tokens.tokens.shape[1:]} tokens{more}")
+    print(f"{options.target}: {_size(tokens)}{more}")
     return 0
 
 
@@ -72,10 +77,15 @@ def _tokenize(options: argparse.Namespace) -> int:
     from .data.images import open_images
     from .data.progress import progress_lines
     from .data.tokenization import ImageTokens
+    from .data.tokens import is_token_folder
     from .models.load import load_tokenizer
     from .training import distributed
     from .training.run import resolve_device
 
+    if is_token_folder(options.source):
+        raise UserError(
+            f"{options.source} holds token shards already; name a DST that ends in .jsonl to write them out"
+        )
     if options.tokenizer is None:
         raise UserError("--tokenizer is missing: images need one, a checkpoint folder of ours or a published file")
     device = resolve_device(options.device)
@@ -91,7 +101,7 @@ def _tokenize(options: argparse.Namespace) -> int:
         distributed.barrier()
         if rank == 0:
             tokens = work.finish()
-            print(f"{options.target}: {len(tokens)} sequences of {tokens.tokens.shape[1:]} tokens")
+            print(f"{options.target}: {_size(tokens)}")
     finally:
         distributed.stop()
     return 0
