@@ -10,7 +10,7 @@ r"""Judge images, a tokenizer or a generator: python -m robustok.evaluate WHAT .
 
 Images are a folder, a tar file, tar shards, an .npz with arr_0 (uint8, N x H x W x 3), or "digits". A reference is any
 of these, or saved statistics: ADM's .npz or what `reference` writes. Each command prints a table and writes
-metrics.json and report.html to the folder --output. `python -m robustok.explain` says why a tokenizer scores as it does.
+metrics.json and report.html to the folder --output. `python -m robustok.explain` shows why a tokenizer scores so.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _judge(stream, options: argparse.Namespace, settings: dict | None = None) ->
     from .evaluation.results import Results
     from .evaluation.statistics import KEPT_REFERENCE, collect, load_reference
 
-    network = _network(options)
+    network = network_of(options)
     if Path(options.reference).suffix == ".npz":
         reference = load_reference(options.reference, network)
     else:
@@ -81,11 +81,12 @@ def _judge(stream, options: argparse.Namespace, settings: dict | None = None) ->
 def reference(options: argparse.Namespace) -> None:
     """Statistics of images, saved to be compared with again and again."""
     from .evaluation.inputs import open_stream
-    from .evaluation.statistics import collect, file_sha256
+    from .evaluation.statistics import collect
+    from .formats.folder import sha256
 
-    found = collect(open_stream(options.images, options.size), _network(options))
+    found = collect(open_stream(options.images, options.size), network_of(options))
     found.save(options.save)
-    print(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {file_sha256(options.save)}")
+    print(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     from .models.load import load_tokenizer
     from .models.pretrained import load_lpips
 
-    network = _network(options)
+    network = network_of(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     results = Results(options.output, f"Tokenizers on {options.images}")
     judged = [
@@ -111,7 +112,8 @@ def tokenizer(options: argparse.Namespace) -> None:
     results.save()
 
 
-def _network(options: argparse.Namespace) -> Callable:
+def network_of(options: argparse.Namespace) -> Callable:
+    """The network that `add_network_options` asks for."""
     from .evaluation.networks import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..data.transforms import from_uint8
 from ..errors import UserError
+from ..formats.folder import sha256
 from ..models.classifier import Classifier
 from ..models.inception import InceptionOutput, load_inception
 
@@ -127,8 +127,7 @@ def normalize(images: Tensor) -> Tensor:
 
 def check_hash(path: Path) -> str:
     """SHA-256 of a weights file. Raises UserError where its name promises the published hash and its bytes differ."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if PUBLISHED_HASH in path.name and not digest.startswith(PUBLISHED_HASH):
         raise UserError(f"{path}: SHA-256 begins {digest[:8]}, expected {PUBLISHED_HASH}: damaged, download it again")
     return digest

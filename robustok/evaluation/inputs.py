@@ -6,7 +6,6 @@ holds its images: memory does not grow with their number.
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from torch import Tensor
 from ..data.decode import BadImage
 from ..data.digits import Digits
 from ..data.images import Source, open_source
-from ..data.loader import _prefetch
-from ..data.transforms import center_crop, from_uint8, to_array, to_uint8
+from ..data.loader import prefetch
+from ..data.transforms import center_crop, to_array, to_uint8
 from ..errors import UserError
 
 BATCH = 50
@@ -59,7 +58,7 @@ class ImageFiles:
     def __iter__(self) -> Iterator[Tensor]:
         shape = None
         starts = range(0, len(self.source.labels), BATCH)
-        for images in _prefetch(self._read, starts, threads=min(os.cpu_count() or 1, 8)):
+        for images in prefetch(self._read, starts):
             for array in images:
                 shape = shape or array.shape
                 if array.shape != shape:
@@ -95,17 +94,20 @@ class ImageFiles:
 class NpzImages:
     """Array `arr_0` uint8 (N, H, W, 3) of an .npz file, and labels `arr_1` (N,) where it has them.
 
-    Read piece by piece, whatever its size; object arrays (pickles) are refused unread. Raises UserError.
+    Read piece by piece, whatever its size; object arrays (pickles) are refused unread. `size`: what H and W must be,
+    None: anything. Raises UserError.
     """
 
     transform = "as stored"
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, size: int | None = None):
         self.path, self.name = Path(path), str(path)
         self.shape, dtype = npz_header(path, "arr_0")
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3:
             hint = " (floating-point images: scale to 0..255 and round first)" if dtype.kind == "f" else ""
             raise UserError(f"{path}: arr_0 is {dtype} {self.shape}, expected uint8 (N, H, W, 3) in 0..255{hint}")
+        if size is not None and self.shape[1:3] != (size, size):
+            raise UserError(f"{path}: images of {self.shape[1]} x {self.shape[2]} pixels, expected {size} x {size}")
         self.labels: np.ndarray | None = None
         if "arr_1" in npz_names(path):
             with np.load(path, allow_pickle=False) as file:
@@ -157,29 +159,6 @@ def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-class Reconstructions:
-    """The images of another stream, encoded and decoded by a tokenizer."""
-
-    labels = None
-
-    def __init__(self, tokenizer, images: ImageStream):
-        self.tokenizer, self.images = tokenizer, images
-        self.name, self.transform = f"reconstructions of {images.name}", images.transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.images:
-            yield reconstruct(self.tokenizer, batch)
-
-
-@torch.inference_mode()
-def reconstruct(tokenizer, batch: Tensor) -> Tensor:
-    """uint8 images (B, 3, H, W) -> their plain reconstructions, uint8, on the tokenizer's device."""
-    return to_uint8(tokenizer.reconstruct(from_uint8(batch.to(device_of(tokenizer)))))
-
-
 class GeneratedImages:
     """Class-balanced samples of a generator: `per_class` of each class, classes in turn, decoded by its tokenizer.
 
@@ -198,12 +177,17 @@ class GeneratedImages:
         return len(self.labels)
 
     @torch.inference_mode()
-    def __iter__(self) -> Iterator[Tensor]:
+    def tokens(self) -> Iterator[Tensor]:
+        """Batches (B, L) of generated tokens."""
         device = device_of(self.tokenizer)
         classes = torch.from_numpy(self.labels).to(device)
         ids = torch.arange(len(self), device=device)
         for part, sample_ids in zip(classes.split(BATCH), ids.split(BATCH), strict=True):
-            tokens = self.generator.generate(part, seed=self.seed, sample_ids=sample_ids, **self.sampling)
+            yield self.generator.generate(part, seed=self.seed, sample_ids=sample_ids, **self.sampling)
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[Tensor]:
+        for tokens in self.tokens():
             yield to_uint8(self.tokenizer.detokenize(tokens))
 
 
@@ -212,7 +196,7 @@ def open_stream(path: str | Path, size: int | None = None) -> ImageStream:
     if str(path) == "digits":
         return ImageFiles(Digits(), "digits", size)
     if Path(path).suffix == ".npz":
-        return NpzImages(path)
+        return NpzImages(path, size)
     return ImageFiles(open_source(path), str(path), size)
 
 

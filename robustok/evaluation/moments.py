@@ -62,6 +62,25 @@ class FeatureStatistics:
         self._scatter += other._scatter.to(device)
         return self._join(other.count, other._mean.to(device), self._scatter.new_zeros(0, self.dim))
 
+    def merge_processes(self) -> FeatureStatistics:
+        """Merges the rows of all processes of torch.distributed, in the order of their ranks: every one gets the same.
+
+        Returns self; alone, or outside of a process group, nothing changes. All processes must call it.
+        """
+        if not torch.distributed.is_initialized():
+            return self
+        state = torch.cat([self._mean.new_tensor([self.count]), self._mean, self._scatter.flatten()])
+        parts = [torch.empty_like(state) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, state)
+        merged = FeatureStatistics(self.dim, self._mean.device)
+        for part in parts:
+            other = FeatureStatistics(self.dim, part.device)
+            other.count, other._mean = int(part[0]), part[1 : 1 + self.dim]
+            other._scatter = part[1 + self.dim :].view(self.dim, self.dim)
+            merged.merge(other)
+        self.count, self._mean, self._scatter, self._root = merged.count, merged._mean, merged._scatter, None
+        return self
+
     def _join(self, count: int, mean: Tensor, centred: Tensor) -> FeatureStatistics:
         """Joins a part of `count` rows; its scatter is centred^T centred plus what the caller has added already."""
         if self.count is None:

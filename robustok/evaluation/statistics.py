@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..formats.folder import sha256
 from .inputs import ImageStream, NpzImages, npz_header, npz_names
 from .moments import FeatureStatistics
 from .progress import track
@@ -68,7 +69,7 @@ class ImageStatistics:
                 about |= {k: v for k, v in json.loads(str(file["about"])).items() if k in (*about, "duplicates")}
             if "features" in names:
                 features = torch.from_numpy(file["features"])
-        return cls(pool=pool, spatial=spatial, features=features, file_hash=file_sha256(path), **about)
+        return cls(pool=pool, spatial=spatial, features=features, file_hash=sha256(Path(path)), **about)
 
 
 def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> ImageStatistics:
@@ -140,8 +141,3 @@ def evenly(count: int, keep: int) -> Tensor:
     """`keep` of 0..count-1 at equal distances, or all where there are fewer: a set sorted by class stays balanced."""
     kept = min(count, keep)
     return torch.arange(kept) * count // max(kept, 1)
-
-
-def file_sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,204 @@
+r"""Why a tokenizer scores as it does: python -m robustok.explain WHAT ... [options]
+
+    python -m robustok.explain codebook main-train.pt --images photos/
+    python -m robustok.explain strips main-train.pt --images photos/
+    python -m robustok.explain lipschitz main-train.pt other.pt --images photos/
+    python -m robustok.explain mmd main-train.pt --images photos/ --generator rar_b.bin
+    python -m robustok.explain elbow --images photos/ --size 224 --network dinov2 --weights dinov2.pth
+    python -m robustok.explain correlation benchmark.json
+
+Each command prints a table, saves its pictures as PNG, and writes metrics.json and report.html to the folder --output.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from .cli import run
+from .errors import UserError
+from .evaluate import add_common_options, add_network_options, network_of
+
+
+def main(argv: list[str]) -> None:
+    """Parses the options and runs one command."""
+    from .evaluation.results import Results
+
+    options = _parser().parse_args(argv)
+    results = Results(options.output, f"{options.command.__doc__.split('.')[0]}")
+    options.command(options, results)
+    results.save()
+
+
+def codebook(options: argparse.Namespace, results) -> None:
+    """How a codebook is used and laid out. Usage, perplexity and a t-SNE map by usage (figures 7, 9 and 13)."""
+    from .evaluation.latents import codebook_map, codebook_usage
+    from .evaluation.plots import map_figure, usage_figure
+
+    tokenizer, stream = _tokenizer(options, options.tokenizer), _stream(options)
+    usage = codebook_usage(tokenizer, stream)
+    found = {"used": usage.used, "perplexity": usage.perplexity, "top": usage.top}
+    results.table(list(found.items()), ("codebook", "value"), f"{len(usage.counts)} codes, {len(stream)} images")
+    results.figure("usage", usage_figure(usage), "How often each code is the nearest one.")
+    results.figure("map", map_figure(codebook_map(tokenizer, seed=options.seed), usage), "t-SNE of the codes.")
+    results.add("usage", found | {"counts": usage.counts.tolist()})
+
+
+def strips(options: argparse.Namespace, results) -> None:
+    """Reconstructions under rising alpha and delta (figure 3)."""
+    from .evaluation.latents import perturbed_reconstructions
+    from .evaluation.pfid import ALPHAS, CLEAN, delta_set
+
+    tokenizer = _tokenizer(options, options.tokenizer)
+    images = next(iter(_stream(options)))[: options.count]
+    results.images(images, "Originals.", columns=options.count)
+    for delta in delta_set(len(tokenizer.codebook)):
+        settings = [CLEAN, *((alpha, delta) for alpha in sorted(ALPHAS))]
+        for (alpha, _), shown in perturbed_reconstructions(tokenizer, images, settings, options.seed).items():
+            results.images(shown, f"delta {delta}, alpha {alpha}", columns=options.count)
+
+
+def lipschitz(options: argparse.Namespace, results) -> None:
+    """How far a decoder's pixels move for each unit of latent (section 3)."""
+    from .evaluation import latents
+    from .evaluation.pfid import delta_set
+    from .evaluation.plots import lipschitz_figure
+
+    found = {}
+    for path in options.tokenizers:
+        tokenizer = _tokenizer(options, path)
+        setting = (0.7, delta_set(len(tokenizer.codebook))[1])
+        found[path] = latents.lipschitz(tokenizer, _first(options), setting, options.seed)
+    rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
+    results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")
+    results.figure("lipschitz", lipschitz_figure(found), "Smaller: the decoder stands wrong tokens better.")
+    results.add("lipschitz", {path: {"mean": e.mean, "maximum": e.maximum} for path, e in found.items()})
+
+
+def mmd(options: argparse.Namespace, results) -> None:
+    """Which perturbation resembles a generator's latents. MMD over alpha and delta (figure 6)."""
+    from .evaluation.inputs import GeneratedImages
+    from .evaluation.latents import latent_discrepancy
+    from .evaluation.pfid import ALPHAS, delta_set
+    from .evaluation.plots import settings_figure
+    from .evaluation.results import table_record
+    from .models.load import check_codebooks, load_generator
+
+    tokenizer = _tokenizer(options, options.tokenizer)
+    generator = load_generator(options.generator).to(options.device)
+    check_codebooks(tokenizer, generator)
+    generated = GeneratedImages(
+        generator, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator,
+        guidance_scale=options.guidance_scale,
+    )  # fmt: skip
+    middle = delta_set(len(tokenizer.codebook))
+    deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
+    settings = [(alpha, delta) for alpha in (0.1, 0.3, *sorted(ALPHAS), 1.0) for delta in deltas]
+    table = latent_discrepancy(tokenizer, _first(options), torch.cat([*generated.tokens()]), settings, options.seed)
+    alpha, delta = min(table, key=table.get)
+    results.table([("lowest at", f"alpha {alpha}, delta {delta}", table[alpha, delta])], ("", "setting", "squared MMD"))
+    results.figure("mmd", settings_figure(table, "squared MMD to generated latents"), "Lower: more alike.")
+    results.add("mmd", table_record(table))
+
+
+def elbow(options: argparse.Namespace, results) -> None:
+    """How many codes pay. K-means of image features over numbers of clusters (table 6)."""
+    from .evaluation import latents
+    from .evaluation.plots import elbow_figure
+    from .evaluation.statistics import collect
+
+    features = collect(_stream(options), network_of(options)).features
+    spread = latents.elbow(features, options.clusters, options.seed)
+    results.table(list(spread.items()), ("clusters", "mean squared distance"), f"{len(features)} images")
+    results.figure("elbow", elbow_figure(spread), "Where the curve bends, more codes stop to pay.")
+    results.add("elbow", spread)
+
+
+def correlation(options: argparse.Namespace, results) -> None:
+    """Whether rFID or pFID ranks tokenizers as gFID does, within one codebook size (figure 5)."""
+    from .evaluation.plots import correlation_figure
+    from .evaluation.ranking import rank_correlation
+
+    rows = read_benchmark(options.benchmark)
+    sizes, gfid = [row["codebook_size"] for row in rows], [row["gfid"] for row in rows]
+    found = {}
+    for name in ("rfid", "pfid"):
+        found[name] = rank_correlation([row[name] for row in rows], gfid, sizes, seed=options.seed)
+        results.figure(name, correlation_figure(rows, name, "gfid"), f"{name} against gfid, one point a tokenizer.")
+    table = [(name, f.tau, f"{f.low:.2f} to {f.high:.2f}", f.pairs) for name, f in found.items()]
+    results.table(table, ("metric", "Kendall's tau with gFID", "95 %", "pairs"), f"{len(rows)} tokenizers")
+    results.add("correlation", {name: f._asdict() for name, f in found.items()})
+
+
+def read_benchmark(path: Path) -> list[dict]:
+    """Rows of a benchmark: a JSON list of {"name", "codebook_size", "rfid", "pfid", "gfid"}. Raises UserError."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    needed = {"name", "codebook_size", "rfid", "pfid", "gfid"}
+    for number, row in enumerate(rows if isinstance(rows, list) else [{}]):
+        if missing := sorted(needed - row.keys()):
+            raise UserError(f"{path}: entry {number} lacks {', '.join(missing)}; expected {sorted(needed)} in each")
+    return rows
+
+
+def _tokenizer(options: argparse.Namespace, path: str):
+    from .models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(path).to(options.device)
+    options.size = tokenizer.image_size
+    return tokenizer
+
+
+def _stream(options: argparse.Namespace):
+    from .evaluation.inputs import open_stream
+
+    return open_stream(options.images, options.size)
+
+
+def _first(options: argparse.Namespace):
+    """Batches with (about) the first --limit images."""
+    from .evaluation.inputs import BATCH
+
+    return islice(_stream(options), -(-options.limit // BATCH))
+
+
+def _parser() -> argparse.ArgumentParser:
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("robustok.explain", description=__doc__, **layout)
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+
+    def command(function: Callable, subject: str, images: bool = True, **form) -> argparse.ArgumentParser:
+        found = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        found.set_defaults(command=function)
+        if subject:
+            found.add_argument(subject, **form)
+        if images:
+            found.add_argument("--images", required=True, help='folder, tar, shards, .npz or "digits"')
+        (add_network_options if function is elbow else add_common_options)(found)
+        return found
+
+    command(codebook, "tokenizer")
+    command(strips, "tokenizer").add_argument("--count", type=int, default=6, help="images a strip (6)")
+    several = command(lipschitz, "tokenizers", nargs="+")
+    against = command(mmd, "tokenizer")
+    for found in (several, against):
+        found.add_argument("--limit", type=int, default=1000, help="images at most (1000)")
+    against.add_argument("--generator", required=True, help="whose latents are compared")
+    against.add_argument("--per_class", type=int, default=1, help="generated images of each class (1)")
+    against.add_argument("--guidance_scale", type=float, default=1.0, help="of sampling (1: no guidance)")
+    clusters = command(elbow, "")
+    clusters.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
+    sizes = [512, 1024, 2048, 4096, 8192, 16384]
+    clusters.add_argument("--clusters", type=int, nargs="+", default=sizes, help="numbers of clusters (512 ... 16384)")
+    command(correlation, "benchmark", images=False, type=Path, help="JSON list of tokenizers with rfid, pfid, gfid")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,140 @@
+"""Streams of images to judge: what they give, and what they refuse."""
+
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustok.errors import UserError
+from robustok.evaluation import inputs
+from robustok.evaluation.inputs import GeneratedImages, open_stream
+
+
+@pytest.fixture
+def arrays():
+    return np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, arrays):
+    root = tmp_path / "samples"
+    root.mkdir()
+    for number, array in enumerate(arrays):
+        Image.fromarray(array).save(root / f"{number:04}.png")
+    return root
+
+
+def pixels_of(stream) -> np.ndarray:
+    batches = list(stream)
+    assert all(batch.dtype == torch.uint8 and batch.ndim == 4 for batch in batches)
+    return torch.cat(batches).permute(0, 2, 3, 1).numpy()
+
+
+def test_a_folder_is_read_as_stored_in_order(folder, arrays):
+    stream = open_stream(folder)
+    assert len(stream) == 120
+    assert np.array_equal(pixels_of(stream), arrays)
+    assert np.array_equal(pixels_of(stream), arrays)  # more than once
+    assert stream.transform == "as stored"
+
+
+def test_a_tar_is_the_same(folder, arrays, tmp_path):
+    with tarfile.open(tmp_path / "samples.tar", "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    assert np.array_equal(pixels_of(open_stream(tmp_path / "samples.tar")), arrays)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_is_read_piece_by_piece(tmp_path, arrays, save, monkeypatch):
+    save(tmp_path / "s.npz", arrays, np.arange(120) % 10)
+    monkeypatch.setattr(inputs, "BATCH", 7)
+    stream = open_stream(tmp_path / "s.npz")
+    assert len(stream) == 120
+    assert stream.labels.tolist() == [i % 10 for i in range(120)]
+    assert np.array_equal(pixels_of(stream), arrays)
+    assert max(len(batch) for batch in stream) == 7
+
+
+def test_digits_are_cut_to_size():
+    stream = open_stream("digits", 32)
+    assert len(stream) == 1797
+    assert next(iter(stream)).shape == (50, 3, 32, 32)
+    assert "centre crop 32" in stream.transform
+
+
+def test_mixed_sizes_are_refused_unless_a_size_is_asked_for(folder):
+    Image.new("RGB", (20, 16)).save(folder / "9999.png")
+    with pytest.raises(UserError, match=r"different sizes \(16 x 16 and 16 x 20"):
+        list(open_stream(folder))
+    assert pixels_of(open_stream(folder, 8)).shape == (121, 8, 8, 3)
+
+
+def test_unreadable_images_are_named_and_stop_beyond_the_budget(folder, monkeypatch):
+    (folder / "0005.png").write_bytes((folder / "0005.png").read_bytes()[:100])
+    with (
+        pytest.warns(UserWarning, match=r"0005\.png"),
+        pytest.raises(UserError, match=r"1 unreadable.*more than 0\.1 %"),
+    ):
+        list(open_stream(folder))
+    monkeypatch.setattr(inputs, "BAD_SHARE", 0.01)
+    stream = open_stream(folder)
+    with pytest.warns(UserWarning, match=r"left out: .*0005\.png"):
+        assert len(pixels_of(stream)) == 119
+    assert len(stream) == 119
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array 'arr_0', found .'images'."),
+        ({"arr_0": np.array([{"a": 1}], dtype=object)}, "Python objects"),
+        ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, r"float32 .*expected uint8 .*scale to 0\.\.255"),
+        ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"\(2, 3, 4, 4\), expected uint8 \(N, H, W, 3\)"),
+    ],
+)
+def test_other_npz_files_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.raises(UserError, match=message):
+        open_stream(tmp_path / "bad.npz")
+
+
+def test_damaged_and_missing_npz_files_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UserError, match=r"not an \.npz file"):
+        open_stream(tmp_path / "text.npz")
+    with pytest.raises(UserError, match="no such file"):
+        open_stream(tmp_path / "none.npz")
+
+
+def test_an_npz_of_another_size_is_refused(tmp_path, arrays):
+    np.savez(tmp_path / "s.npz", arrays)
+    with pytest.raises(UserError, match="16 x 16 pixels, expected 32 x 32"):
+        open_stream(tmp_path / "s.npz", 32)
+
+
+class Generator:
+    """Tokens that say which class and which image they are of."""
+
+    num_classes = 3
+
+    def generate(self, classes, *, seed, sample_ids, guidance_scale):
+        return torch.stack([classes, sample_ids, torch.full_like(classes, seed)], dim=1) * int(guidance_scale)
+
+
+class Decoder:
+    codebook = torch.zeros(1)
+
+    def detokenize(self, tokens):
+        return (tokens.float() / 127.5 - 1)[:, :, None, None].expand(-1, 3, 2, 2)
+
+
+def test_generated_images_are_balanced_and_keyed_by_their_number(monkeypatch):
+    monkeypatch.setattr(inputs, "BATCH", 4)
+    stream = GeneratedImages(Generator(), Decoder(), per_class=5, seed=9, name="g", guidance_scale=1.0)
+    images = torch.cat(list(stream))[:, :, 0, 0]
+    assert len(stream) == 15
+    assert images.tolist() == [[i // 5, i, 9] for i in range(15)]
+    assert np.bincount(stream.labels).tolist() == [5, 5, 5]

@@ -1,0 +1,120 @@
+"""pFID against the definition written out, setting by setting, with vq_perturb."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+from robustok import vq_perturb
+from robustok.data.transforms import from_uint8, to_uint8
+from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, pfid, quick_pfid
+from robustok.evaluation.pfid import ALPHAS, codes_of, perturbed_indices, quick_settings
+
+
+def distance(restored, images, features) -> float:
+    sides = [FeatureStatistics(12).update(features(x).features) for x in (restored, images)]
+    return frechet_distance(*sides)
+
+
+@pytest.mark.parametrize(
+    ("size", "deltas"),
+    [
+        (16384, (200, 280, 360)),
+        (8192, (100, 140, 180)),
+        (4096, (50, 70, 90)),
+        (1024, (10, 15, 20)),
+        (2048, (25, 35, 45)),
+        (32768, (400, 560, 720)),
+        (256, (3, 4, 6)),
+        (16, (1, 1, 1)),
+    ],
+)
+def test_neighbour_sets_scale_with_the_codebook(size, deltas):
+    assert delta_set(size) == deltas
+
+
+@pytest.mark.parametrize("neighbors", ["latent", "code"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_indices_are_those_of_vq_perturb_at_every_setting(tokenizer, images, neighbors, normalize):
+    tokenizer.normalize = normalize
+    ids = torch.arange(1000, 1060)
+    settings = [(0.0, 1), (0.9, 3), (0.5, 20), (1.0, 48), (0.3, 1)]
+    latents = tokenizer.encode(from_uint8(images))
+    found = dict(perturbed_indices(tokenizer, images, settings, 7, ids, neighbors))
+    assert list(found) == settings
+    for (alpha, delta), indices in found.items():
+        same = vq_perturb(
+            latents, tokenizer.codebook, alpha=alpha, beta=1.0, delta=delta, seed=7, sample_ids=ids,
+            neighbors=neighbors, normalize=normalize,
+        )  # fmt: skip
+        assert torch.equal(indices, same.indices), (alpha, delta)
+    assert not torch.equal(found[0.9, 3], found[0.0, 1])
+
+
+def test_memory_for_neighbours_only_splits_the_work(tokenizer, images, monkeypatch):
+    ids = torch.arange(60)
+    whole = dict(perturbed_indices(tokenizer, images, [(0.8, 9)], 0, ids))
+    module = import_module("robustok.evaluation.pfid")  # the package exports the function of that name
+    monkeypatch.setattr(module, "NEIGHBOR_BYTES", 8 * 16 * 9 * 7)
+    assert torch.equal(dict(perturbed_indices(tokenizer, images, [(0.8, 9)], 0, ids))[0.8, 9], whole[0.8, 9])
+
+
+def test_every_cell_is_the_distance_of_its_reconstructions(tokenizer, images, pixels):
+    found = pfid(tokenizer, images, pixels, deltas=(5, 12), seed=3, batch_size=25)
+    assert set(found.table) == {(alpha, delta) for alpha in ALPHAS for delta in (5, 12)}
+    latents = tokenizer.encode(from_uint8(images))
+    for (alpha, delta), value in found.table.items():
+        moved = vq_perturb(latents, tokenizer.codebook, alpha=alpha, beta=1.0, delta=delta, seed=3)
+        restored = to_uint8(tokenizer.decode(codes_of(tokenizer, moved.indices)))
+        assert value == pytest.approx(distance(restored, images, pixels), rel=1e-9)
+    clean = to_uint8(tokenizer.decode(codes_of(tokenizer, moved.nearest)))
+    assert found.rfid == pytest.approx(distance(clean, images, pixels), rel=1e-9)
+    assert found.mean == pytest.approx(sum(found.table.values()) / 10)
+    assert found.count == 60
+
+
+def test_the_protocol_has_15_settings_and_encodes_once(tokenizer, images, pixels):
+    found = pfid(tokenizer, images, pixels, deltas=(2, 5, 9))
+    assert len(found.table) == 15
+    assert tokenizer.encoded == 60
+
+
+def test_batches_of_any_size_give_the_same(tokenizer, images, pixels):
+    seen = []
+    whole = pfid(tokenizer, images, pixels, alphas=(0.9,), deltas=(9,), batch_size=60)
+    parts = pfid(tokenizer, images.split([1, 30, 29]), pixels, alphas=(0.9,), deltas=(9,), progress=seen.append)
+    assert parts.mean == pytest.approx(whole.mean, rel=1e-9)
+    assert seen == [1, 31, 60]
+
+
+def test_stronger_perturbation_scores_worse(tokenizer, images, pixels):
+    codes = codes_of(tokenizer, tokenizer.tokenize(from_uint8(images)))
+    images = to_uint8(tokenizer.decode(codes))  # which it gives back exactly
+    found = pfid(tokenizer, images, pixels, alphas=(0.1, 1.0), deltas=(2, 48))
+    assert found.rfid == pytest.approx(0, abs=1e-6)
+    assert found.rfid < found.table[0.1, 2] < found.table[1.0, 2] < found.table[1.0, 48]
+
+
+def test_quick_estimate_takes_three_balanced_settings_of_the_first_images(tokenizer, images, pixels):
+    assert quick_settings(16384) == ((0.9, 200), (0.7, 280), (0.5, 360))
+    quick = quick_pfid(tokenizer, images, pixels, max_images=40, batch_size=25)
+    assert quick.count == 40
+    full = pfid(tokenizer, images[:40], pixels)
+    for setting, value in quick.table.items():
+        assert value == pytest.approx(full.table[setting], rel=1e-9)
+
+
+def test_the_global_generator_is_untouched(tokenizer, images, pixels):
+    state = torch.get_rng_state()
+    pfid(tokenizer, images[:10], pixels, alphas=(0.5,), deltas=(3,))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_cannot_be_judged_is_refused(tokenizer, images, pixels):
+    with pytest.raises(ValueError, match="found 1, expected at least two"):
+        pfid(tokenizer, images[:1], pixels)
+    with pytest.raises(ValueError, match="neighbors: found 'far'"):
+        pfid(tokenizer, images, pixels, neighbors="far")
+    del tokenizer.codebook
+    with pytest.raises(ValueError, match="needs a tokenizer with a codebook"):
+        pfid(tokenizer, images, pixels)

@@ -1,0 +1,115 @@
+"""Inception Score, KID, MMD, precision and recall, against recorded numbers of public code and brute force."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from robustok.evaluation import inception_score, kernel_distance, mmd, precision_recall, scores
+from robustok.evaluation.discrepancy import gaussian, polynomial
+
+
+@pytest.fixture
+def generated(recorded):
+    return torch.from_numpy(recorded["features_generated"])
+
+
+@pytest.fixture
+def real(recorded):
+    return torch.from_numpy(recorded["features_real"])
+
+
+@pytest.mark.parametrize("splits", [1, 7, 10])
+@pytest.mark.parametrize("seed", [2020, None])
+def test_inception_score_is_the_recorded_one(recorded, expected, splits, seed):
+    value = expected["inception_score"][f"torch_fidelity_splits{splits}_shuffle{seed is not None}_seed2020"]
+    mean, spread = inception_score(torch.from_numpy(recorded["logits"]), splits, seed)
+    assert mean == pytest.approx(value["inception_score_mean"], rel=1e-9)
+    assert spread == pytest.approx(value["inception_score_std"], rel=1e-9, abs=1e-12)
+
+
+def test_inception_score_of_the_two_extremes():
+    assert inception_score(torch.zeros(100, 50))[0] == pytest.approx(1, abs=1e-12)
+    assert inception_score(1e3 * torch.eye(50).repeat(4, 1), 1)[0] == pytest.approx(50, rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (10, 300)])
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("poly3_default", polynomial),
+        ("poly2_gamma0.02_coef0.5", partial(polynomial, degree=2, gamma=0.02, coef0=0.5)),
+        ("rbf_sigma10", partial(gaussian, sigma=10.0)),
+        ("rbf_sigma3", partial(gaussian, sigma=3.0)),
+    ],
+)
+def test_kernel_distance_is_the_recorded_one(generated, real, expected, sizes, name, kernel):
+    subsets, size = sizes
+    value = expected["kid"][f"torch_fidelity_{name}_subsets{subsets}_size{size}_float64"]
+    mean, spread = kernel_distance(generated, real, subsets, size, kernel=kernel)
+    assert mean == pytest.approx(value["kernel_inception_distance_mean"], rel=1e-7)
+    assert spread == pytest.approx(value["kernel_inception_distance_std"], rel=1e-7)
+
+
+def test_mmd_estimators_are_the_recorded_ones(generated, real, expected):
+    value = expected["kid"]["mmd2_estimators_first100_rows_poly3_float64"]
+    x, y = generated[:100], real[:100]
+    assert mmd(x, y, kernel=polynomial) == pytest.approx(value["biased"], rel=1e-7)
+    assert mmd(x, y, kernel=polynomial, unbiased=True) == pytest.approx(value["unbiased"], rel=1e-7)
+
+
+def test_mmd_is_the_double_sum_whatever_the_tiles(generated, real, monkeypatch):
+    monkeypatch.setattr("robustok.evaluation.discrepancy.TILE", 64)
+    x, y = generated[:130].double().numpy(), real[:70].double().numpy()
+
+    def k(a, b):
+        return np.exp(-np.square(a[:, None] - b[None]).sum(-1) / (2 * 4.0**2)).mean()
+
+    assert mmd(generated[:130], real[:70], sigma=4.0) == pytest.approx(k(x, x) + k(y, y) - 2 * k(x, y), rel=1e-9)
+
+
+def test_mmd_is_zero_for_equal_sets_and_grows_with_distance(generated):
+    assert mmd(generated, generated) == pytest.approx(0, abs=1e-15)
+    near, far = mmd(generated, generated + 0.1, sigma=5.0), mmd(generated, generated + 1, sigma=5.0)
+    assert 0 < near < far
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("tile", [2048, 97])
+def test_precision_and_recall_are_the_recorded_ones(generated, real, expected, k, tile, monkeypatch):
+    monkeypatch.setattr(scores, "TILE", tile)
+    value = expected["precision_recall"][f"torch_fidelity_k{k}_full"]
+    assert precision_recall(real, generated, k) == pytest.approx((value["precision"], value["recall"]), rel=1e-6)
+
+
+def test_radii_are_adms(recorded):
+    radii = scores.kth_distances(torch.from_numpy(recorded["features_real"]), 3)
+    np.testing.assert_allclose(radii, recorded["adm_radii_real_k3_float32"], rtol=2e-5)
+
+
+def test_points_on_the_rim_count(generated, expected):
+    value = expected["precision_recall"]["torch_fidelity_k3_first_half_vs_all_of_generated"]
+    found = precision_recall(generated, generated[:300])
+    assert found == pytest.approx((value["precision"], value["recall"]), rel=1e-6)
+    assert precision_recall(generated, generated) == (1, 1)
+    assert precision_recall(generated, generated + 100) == (0, 0)
+
+
+def test_a_collapsed_generator_is_precise_and_recalls_nothing():
+    draw = torch.Generator().manual_seed(0)
+    real = torch.randn(400, 4, generator=draw)
+    collapsed = 0.01 * torch.randn(300, 4, generator=draw)
+    precision, recall = precision_recall(real, collapsed)
+    assert precision > 0.95 and recall < 0.05
+
+
+def test_too_few_rows_are_refused(generated, real):
+    with pytest.raises(ValueError, match="subset_size 1000"):
+        kernel_distance(generated, real)
+    with pytest.raises(ValueError, match="more than 3 rows"):
+        precision_recall(real[:3], generated)
+    with pytest.raises(ValueError, match="10 splits"):
+        inception_score(torch.zeros(9, 4))
+    with pytest.raises(ValueError, match=r"\(500, 64\) and \(600, 63\)"):
+        precision_recall(real, generated[:, 1:])
