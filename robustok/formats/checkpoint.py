@@ -44,14 +44,18 @@ class Checkpoint:
         return self.weights[weights]
 
 
-def open_checkpoint(path: Path, num_heads: int | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, num_heads: int | None = None, kind: str | None = None) -> Checkpoint:
     """Open a folder of ours, or a file of a released layout.
 
-    `num_heads`: attention heads of a released tokenizer whose width is no standard ViT.
-    Raises: UserError for what is missing, damaged or of no known layout; UnsafeFileError for a pickle that runs code.
+    Args:
+        num_heads: attention heads of a released tokenizer whose width is no standard ViT.
+        kind: "tokenizer" or "rar" where only one will do.
+
+    Raises: UserError for what is missing, damaged, of no known layout or another kind; UnsafeFileError for a pickle
+    that would run code.
     """
     if path.is_dir():
-        return _open_folder(find_checkpoint(path))
+        return _open_folder(find_checkpoint(path), kind)
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a checkpoint folder or file")
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
@@ -59,20 +63,25 @@ def open_checkpoint(path: Path, num_heads: int | None = None) -> Checkpoint:
         raise UserError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
     weights = {name: content[name] for name in WEIGHTS if isinstance(content.get(name), dict) and content[name]}
     if not weights:
-        weights = {name: content for name in WEIGHTS}  # a plain state dict
+        weights = {"ema": content}  # a plain state dict: one set of weights, that for use
     states = list(weights.values())
     if any(not isinstance(tensor, Tensor) for state in states for tensor in state.values()):
         raise UserError(f"{path}: no known layout: found {_some(content)}; expected tensors, or 'model' and 'ema'")
     if robustok_release.recognises(states[0]):
+        _expect(kind, "tokenizer", path, robustok_release.LAYOUT)
         return _released_tokenizer(path, content, weights, num_heads)
     if rar_release.recognises(states[0]):
-        config = rar_release.config_of(states[0], str(path))
-        layout = f"{rar_release.LAYOUT} (it has {rar_release.MARK})"
-        return Checkpoint(path, "rar", layout, config, weights)
+        _expect(kind, "rar", path, rar_release.LAYOUT)
+        return Checkpoint(path, "rar", rar_release.LAYOUT, rar_release.config_of(states[0], str(path)), weights)
     raise UserError(
-        f"{path}: no known layout: found {_some(states[0])}; expected encoder.latent_tokens and decoder.mask_token "
-        f"({robustok_release.LAYOUT}) or {rar_release.MARK} ({rar_release.LAYOUT})"
+        f"{path}: no known layout: found {_some(states[0])}; expected {' and '.join(robustok_release.MARKS)} (released "
+        f"tokenizer) or {rar_release.MARK} (released generator)"
     )
+
+
+def _expect(expected: str | None, found: str, path: Path, layout: str) -> None:
+    if expected not in (None, found):
+        raise UserError(f"{path} is a {layout}; expected a {expected}")
 
 
 def read_safetensors(path: Path) -> State:
@@ -83,17 +92,18 @@ def read_safetensors(path: Path) -> State:
         raise UserError(f"{path} cannot be read as safetensors ({error}); it is truncated or damaged") from error
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path, expected: str | None) -> Checkpoint:
     document = read_json(folder / "config.json")
     kind = document.get("kind") if isinstance(document, dict) else None
     if kind not in CONFIGS:
         raise UserError(f"{folder / 'config.json'}: kind must be one of {', '.join(CONFIGS)}, found {kind!r}")
-    known = {f.name for f in fields(CONFIGS[kind])}
-    unknown = sorted(set(document["config"]) - known)
+    layout = f"{kind} checkpoint of this package (config.json says so)"
+    _expect(expected, kind, folder, layout)
+    settings = document.get("config", {})
+    unknown = sorted(set(settings) - {f.name for f in fields(CONFIGS[kind])})
     if unknown:
         raise UserError(f"{folder / 'config.json'}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
-    config = CONFIGS[kind](**document["config"])
-    verify(folder, [name for name in ("model.safetensors", "ema.safetensors")])
+    verify(folder, ["model.safetensors", "ema.safetensors"])
     states = {name: folder / f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
     tensors = {name: read_safetensors(path) for name, path in states.items() if path.is_file()}
     weights = {name: tensors[name] for name in WEIGHTS if name in tensors}
@@ -101,8 +111,8 @@ def _open_folder(folder: Path) -> Checkpoint:
     return Checkpoint(
         folder,
         kind,
-        f"{kind} checkpoint of this package (config.json says so)",
-        config,
+        layout,
+        CONFIGS[kind](**settings),
         weights,
         tensors.get("teacher", {}),
         tensors.get("discriminator", {}),
@@ -115,11 +125,13 @@ def _released_tokenizer(path: Path, content: dict[str, Any], weights: dict[str, 
     first = next(iter(weights.values()))
     args = content.get("args")
     args = args if isinstance(args, Namespace) else None
-    teacher = {k.removeprefix(robustok_release.TEACHER): v for k, v in first.items() if k.startswith("semantic_model.")}
+    teacher = {
+        k.removeprefix(robustok_release.TEACHER): v for k, v in first.items() if k.startswith(robustok_release.TEACHER)
+    }
     return Checkpoint(
         path,
         "tokenizer",
-        f"{robustok_release.LAYOUT} (it has encoder.latent_tokens and decoder.mask_token)",
+        robustok_release.LAYOUT,
         robustok_release.config_of(first, args or Namespace(), num_heads, str(path)),
         {name: robustok_release.from_released(state) for name, state in weights.items()},
         teacher,

@@ -54,7 +54,8 @@ def read_pickled(path: Path) -> Any:
     except Exception as error:  # a hostile or damaged pickle can make the unpickler raise anything
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         if forbidden:
-            raise _unsafe(path, forbidden[1]) from None
+            name = forbidden[1] if "." in forbidden[1] else f"builtins.{forbidden[1]}"  # torch leaves that away
+            raise _unsafe(path, name) from None
         raise UserError(
             f"{path} cannot be read as a torch checkpoint ({type(error).__name__}: {str(error)[:200]}); it is "
             "truncated, damaged or another kind of file: compare its size with the source's and fetch it again"

@@ -3,11 +3,10 @@
 from torch import Tensor
 
 from ..config import RARConfig
-from ..errors import UserError
-from .tensors import block_count
+from .tensors import block_count, require
 
-LAYOUT = "released RAR generator"
 MARK = "target_aware_pos_embed"  # no other known layout has this table
+LAYOUT = f"released RAR generator (it has {MARK})"
 EXTRA_POSITIONS = 1024  # the position tables hold this many rows more than there are image tokens
 
 
@@ -19,9 +18,7 @@ def recognises(keys) -> bool:
 def config_of(state: dict[str, Tensor], where: str) -> RARConfig:
     """Sizes of the generator in `state`. Raises UserError when the tensors that tell them are missing."""
     needed = ("blocks.0.attn.q_norm.weight", "blocks.0.mlp.fc1.weight", "embeddings.weight", "lm_head.weight")
-    missing = [key for key in needed if key not in state]
-    if missing:
-        raise UserError(f"{where}: recognised as {LAYOUT} (it has {MARK}), but {', '.join(missing)} is missing")
+    require(state, needed, where, LAYOUT)
     width = state[MARK].shape[-1]
     codes = state["lm_head.weight"].shape[0]
     return RARConfig(

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..config import TokenizerConfig
 from ..errors import UserError
-from .tensors import attention_heads, block_count
+from .tensors import attention_heads, block_count, require
 
-LAYOUT = "released RobusTok tokenizer"
+MARKS = ("encoder.latent_tokens", "decoder.mask_token")  # no other known layout has them
+LAYOUT = f"released RobusTok tokenizer (it has {' and '.join(MARKS)})"
 DROP_PATH = 0.1  # of the released training script; the file does not store it
 TEACHER = "semantic_model."
 
@@ -32,12 +33,20 @@ PREFIXES = {
 }
 # Buffers that follow from the sizes (level index of each token) or belong to a running count, and the frozen teacher.
 IGNORED = ("encoder.lvl1LC", "decoder.lvl1LC", "quantize.ema_vocab_hit_SV", TEACHER)
+SIZES = (
+    "encoder.model.patch_embed.proj.weight",
+    "encoder.model.cls_token",
+    "encoder.model.pos_embed",
+    "encoder.model.blocks.0.mlp.fc1.weight",
+    "decoder.model.cls_token",
+    "quantize.embedding.weight",
+)
 CONVOLUTIONS = ("quant_conv.weight", "post_quant_conv.weight")  # 1x1 there, linear layers here
 
 
 def recognises(keys) -> bool:
     """Whether a state dict with these keys is a tokenizer of this family."""
-    return {"encoder.latent_tokens", "decoder.mask_token"} <= set(keys)
+    return set(MARKS) <= set(keys)
 
 
 def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, where: str) -> TokenizerConfig:
@@ -46,7 +55,8 @@ def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, 
     `num_heads`: attention heads of encoder and decoder; needed only for a width that is no standard ViT.
     Raises: UserError for variants of the family that this package does not hold, and for unknown heads.
     """
-    _refuse_variants(state, args, where)
+    _refuse_variants(state, where)
+    require(state, SIZES, where, LAYOUT)
     patch = state["encoder.model.patch_embed.proj.weight"].shape[-1]
     width, depth = _size(state, "encoder.model.")
     decoder_width, decoder_depth = _size(state, "decoder.model.")
@@ -110,8 +120,8 @@ def _size(state: dict[str, Tensor], prefix: str) -> tuple[int, int]:
     return state[prefix + "cls_token"].shape[-1], block_count(state, prefix)
 
 
-def _refuse_variants(state: dict[str, Tensor], args: Namespace, where: str) -> None:
-    if "quantize.embedding.weight" not in state:
+def _refuse_variants(state: dict[str, Tensor], where: str) -> None:
+    if any(key.startswith("quantizes.") or ".quant_resi." in key for key in state):
         raise UserError(f"{where}: {LAYOUT} with product or residual codebooks; one codebook was expected")
     if any(".lora_A." in key for key in state):
         raise UserError(f"{where}: {LAYOUT} with LoRA adapters; merge them into the weights first")

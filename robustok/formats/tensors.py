@@ -1,6 +1,7 @@
 """What every layout needs: counting blocks and comparing a state dict with the one a model expects."""
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -28,6 +29,13 @@ def attention_heads(width: int, num_heads: int | None, where: str) -> int:
     if width % heads:
         raise UserError(f"{where}: num_heads must divide the width {width}, found {heads}")
     return heads
+
+
+def require(state: dict[str, Tensor], keys: Iterable[str], where: str, layout: str) -> None:
+    """Raise UserError naming those of `keys`, which tell a model's sizes, that are missing."""
+    missing = [key for key in keys if key not in state]
+    if missing:
+        raise UserError(f"{where}: recognised as {layout}, but {len(missing)} missing: {_first(missing)}")
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: str, layout: str) -> None:

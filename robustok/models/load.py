@@ -28,20 +28,12 @@ def load_tokenizer(path: str | Path, weights: str = "ema", num_heads: int | None
     Raises: UserError for a path or file that is missing, damaged, of no known layout or another kind of model, and
     UnsafeFileError (a UserError) for a pickle that would run code, naming what it refers to.
     """
-    return build(open_as(path, "tokenizer", num_heads), weights)
+    return build(open_checkpoint(locate(path), num_heads, "tokenizer"), weights)
 
 
 def load_generator(path: str | Path, weights: str = "ema") -> RAR:
     """Load a generator, on the CPU, in float32 and evaluation mode; arguments and errors as `load_tokenizer`."""
-    return build(open_as(path, "rar"), weights)
-
-
-def open_as(path: str | Path, kind: str, num_heads: int | None = None) -> Checkpoint:
-    """Open a checkpoint that must hold a model of this kind."""
-    checkpoint = open_checkpoint(locate(path), num_heads)
-    if checkpoint.kind != kind:
-        raise UserError(f"{checkpoint.path} is a {checkpoint.layout}; expected a {kind}")
-    return checkpoint
+    return build(open_checkpoint(locate(path), kind="rar"), weights)
 
 
 def build(checkpoint: Checkpoint, weights: str = "ema") -> nn.Module:

@@ -57,8 +57,8 @@ def test_small_images(lpips, golden, pair, near):
     near(lpips.per_stage(x, y), reference["lpips_64_per_layer"], 1e-5)
     distance.mean().backward()
     difference = (y.grad[:, :, 3::7, 5::7] - reference["lpips_64_grad_s7"]).abs()
-    # rounding turns single ReLUs and poolings the other way, which moves the gradient of a few pixels
-    assert difference.quantile(0.9) < 1e-4 * reference["lpips_64_grad_s7"].abs().max()
+    # rounding turns a few ReLUs and poolings the other way, which moves the gradient of the pixels that they see
+    assert difference.median() < 1e-5 * reference["lpips_64_grad_s7"].abs().max()
     assert y.grad.norm().item() == pytest.approx(reference["lpips_64_grad_norm"].item(), rel=1e-3)
 
 

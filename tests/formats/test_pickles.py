@@ -1,0 +1,177 @@
+"""Pickled checkpoints: released ones are read, tensors mapped; nothing in a hostile or damaged file runs."""
+
+import argparse
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustok.errors import UserError
+from robustok.formats.pickles import UnsafeFileError, read_pickled
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def as_zip(path: Path, data: bytes) -> Path:
+    """A torch zip checkpoint around a hand-written pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/byteorder", b"little")
+    return path
+
+
+def test_released_checkpoint_equals_torch_load():
+    path = GOLDEN / "tokenizer_ckpt.pt"
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        expected = torch.load(path, weights_only=True)
+    found = read_pickled(path)
+    assert found.keys() == expected.keys() and found["args"] == expected["args"]
+    for weights in ("model", "ema"):
+        assert found[weights].keys() == expected[weights].keys()
+        for name, tensor in expected[weights].items():
+            assert found[weights][name].dtype == tensor.dtype and torch.equal(found[weights][name], tensor)
+
+
+def test_yaml_values_become_plain_numbers_and_lists():
+    args = vars(read_pickled(GOLDEN / "args_roundtrip_yaml.pt")["args"])
+    assert args["lr"] == 3e-5 and args["v_patch_nums"] == [16] and args["disc_weight_decay"] == 5e-4
+
+    def kinds(value):
+        return {type(value)} | {kind for item in (value if isinstance(value, list) else ()) for kind in kinds(item)}
+
+    assert set().union(*map(kinds, args.values())) <= {bool, int, float, str, list, type(None)}
+
+
+def test_every_kind_of_tensor(tmp_path):
+    """Views, transposes, shared storages, empty and scalar tensors, all dtypes, parameters."""
+    base = torch.arange(24.0).reshape(4, 6)
+    content = {
+        "view": base[1:3, ::2],
+        "transposed": base.T,
+        "same": base,
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "nested": {"list": [torch.ones(1)], "tuple": (1, None, True, "x")},
+        "ordered": OrderedDict(a=1),
+        "big": 2**70,
+    }
+    dtypes = ("float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    content |= {name: torch.tensor([0, 1, 2]).to(getattr(torch, name)) for name in dtypes}
+    path = tmp_path / "all.pt"
+    torch.save(content, path)
+    found = read_pickled(path)
+    for name, value in content.items():
+        if isinstance(value, torch.Tensor):
+            assert found[name].dtype == value.dtype and torch.equal(found[name], value.detach()), name
+    assert found["nested"]["tuple"] == (1, None, True, "x") and found["ordered"] == {"a": 1} and found["big"] == 2**70
+
+
+def test_tensors_are_mapped_and_writing_them_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "mapped.pt"
+    torch.save({"x": torch.zeros(1000)}, path)
+    before = path.read_bytes()
+    read_pickled(path)["x"].add_(1)
+    assert path.read_bytes() == before and read_pickled(path)["x"].sum() == 0
+
+
+FORBIDDEN = [
+    "os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "builtins.getattr",
+    "builtins.open", "builtins.__import__", "importlib.import_module", "runpy.run_path", "shutil.rmtree",
+    "operator.attrgetter", "functools.partial", "types.FunctionType", "torch.load", "torch.hub.load", "numpy.load",
+    "pickle.loads", "codecs.decode", "argparse.ArgumentParser", "ruamel.yaml.main.YAML", "collections.defaultdict",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.parametrize("form", ["zip", "protocol 4", "plain file"])
+def test_forbidden_globals_are_named_and_nothing_runs(name, form, tmp_path):
+    canary = tmp_path / "canary"
+    module, _, attribute = name.rpartition(".")
+    argument = b"X" + len(f"touch {canary}").to_bytes(4, "little") + f"touch {canary}".encode()
+    if form == "protocol 4":
+        texts = b"".join(b"\x8c" + bytes([len(t)]) + t.encode() for t in (module, attribute))
+        data = b"\x80\x04" + texts + b"\x93" + argument + b"\x85R."
+    else:
+        data = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + argument + b"\x85R."
+    path = tmp_path / "hostile.pt"
+    if form == "plain file":
+        path.write_bytes(data)
+    else:
+        as_zip(path, data)
+    with pytest.raises(UnsafeFileError) as error:
+        read_pickled(path)
+    assert name in str(error.value) and str(path) in str(error.value)
+    assert not canary.exists()
+
+
+class Hostile:
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hostile_object_inside_the_argument_namespace(zipped, tmp_path):
+    path, canary = tmp_path / "hostile.pt", tmp_path / "canary"
+    args = argparse.Namespace(lr=1e-3, extra=[Hostile(f"touch {canary}")])
+    torch.save({"model": {"x": torch.ones(3)}, "args": args}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnsafeFileError, match=r"(posix|nt)\.system|argparse"):
+        read_pickled(path)
+    assert not canary.exists()
+
+
+def test_setting_attributes_of_an_allowed_class_does_not_last(tmp_path):
+    """A BUILD opcode applied to the class itself instead of an instance."""
+    data = b"\x80\x02cargparse\nNamespace\n(N}X\x08\x00\x00\x00poisonedK\x01s\x86b0}."
+    stream = data.replace(b"(N}", b"N}")
+    assert pickle.load(io.BytesIO(stream.replace(b"argparse\nNamespace", b"unittest.mock\nMagicMock"))) == {}
+    assert read_pickled(as_zip(tmp_path / "poison.pt", stream)) == {}
+    assert not hasattr(argparse.Namespace, "poisoned")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+def test_truncated_files(share, tmp_path):
+    content = (GOLDEN / "rar" / "pytorch_model.bin").read_bytes()
+    path = tmp_path / "cut.bin"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"cut\.bin cannot be read as a torch checkpoint"):
+        read_pickled(path)
+
+
+def test_storage_that_lies_about_its_size(tmp_path):
+    """A tensor that claims more elements than its record holds is refused, not read from beyond."""
+    path, forged = tmp_path / "true.pt", tmp_path / "forged.pt"
+    torch.save({"x": torch.ones(100)}, path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(forged, "w") as target:
+        for info in source.infolist():
+            data = source.read(info)
+            if info.filename.endswith("data.pkl"):
+                assert data.count(b"Kd") >= 2  # the storage's length, the tensor's size
+                data = data.replace(b"Kd", b"K\xff")
+            target.writestr(info.filename, data)
+    with pytest.raises(UserError, match="400 bytes stored, 1020 expected"):
+        read_pickled(forged)
+
+
+def test_no_other_way_to_unpickle_in_the_package():
+    """torch.load is always called with weights_only=True; pickle's own loaders and allow_pickle=True never are."""
+    import ast
+
+    for file in sorted((Path(__file__).parents[2] / "robustok").rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func)
+            options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+            assert name not in ("pickle.load", "pickle.loads", "yaml.load", "eval", "exec", "os.system"), file
+            assert name != "torch.load" or options.get("weights_only") == "True", file
+            assert options.get("allow_pickle", "False") == "False", file
