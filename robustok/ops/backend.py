@@ -8,6 +8,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from . import backend_cpp
+
 
 def _nothing_missing(device: torch.device) -> None:
     return None
@@ -30,6 +32,7 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
+        Backend("cpp", ".backend_cpp", ".gradients", backend_cpp.missing),
         Backend("torch", ".backend_torch", ".gradients", _nothing_missing),
         Backend("reference", ".reference", ".gradients", _nothing_missing),
     )

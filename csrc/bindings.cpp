@@ -1,0 +1,55 @@
+// Python bindings: addresses of contiguous float32 / int32 / int64 arrays go in as integers; Python has checked them.
+#include <pybind11/pybind11.h>
+
+#include "host.h"
+#include "philox.h"
+
+namespace py = pybind11;
+using namespace robustok;
+
+namespace {
+
+template <class T>
+T* at(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+void draw_ranks(uintptr_t ids, int64_t images, int64_t tokens, int64_t threshold, int64_t delta, uint64_t seed,
+                uintptr_t out, int threads) {
+    const Draw draw = {threshold, delta, seed};
+    parallel(threads, images, [=](int64_t b) {
+        for (int64_t t = 0; t < tokens; ++t) at<int32_t>(out)[b * tokens + t] = draw_rank(draw, at<int64_t>(ids)[b], t);
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    const auto released = py::call_guard<py::gil_scoped_release>();
+    m.def("instruction_set", [] { return best_scorer().name; });
+    m.def("draw_ranks", &draw_ranks, released);
+    m.def("unit_rows",
+          [](uintptr_t in, uintptr_t out, int64_t rows, int D, int threads) {
+              unit_rows(at<float>(in), at<float>(out), rows, D, threads);
+          },
+          released);
+    m.def("select",
+          [](uintptr_t u, int64_t N, uintptr_t codes, int K, int D, uintptr_t ranks, uintptr_t nearest,
+             uintptr_t chosen, int threads) {
+              select(at<float>(u), N, at<float>(codes), K, D, at<int32_t>(ranks), at<int64_t>(nearest),
+                     at<int64_t>(chosen), threads);
+          },
+          released);
+    m.def("neighbors",
+          [](uintptr_t u, int64_t N, uintptr_t codes, int K, int D, int delta, uintptr_t out, int threads) {
+              neighbors(at<float>(u), N, at<float>(codes), K, D, delta, at<int64_t>(out), threads);
+          },
+          released);
+    m.def("finish",
+          [](uintptr_t u, int64_t N, int D, uintptr_t codes, uintptr_t nearest, uintptr_t indices, uintptr_t z_q,
+             uintptr_t z_q_clean, uintptr_t usage, int threads) {
+              return finish(at<float>(u), N, D, at<float>(codes), at<int64_t>(nearest), at<int64_t>(indices),
+                            at<float>(z_q), at<float>(z_q_clean), at<int64_t>(usage), threads);
+          },
+          released);
+}

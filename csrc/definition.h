@@ -1,0 +1,45 @@
+// The definition of distance, and how far a float32 score may be from it.
+#pragma once
+
+#include "shared.h"
+
+namespace robustok {
+
+constexpr double kMinNorm = 1e-12;
+
+// Sums in the order of the coordinates and without fused multiply-add, so that a distance has one value everywhere.
+// (The host is compiled with -ffp-contract=off.)
+ROBUSTOK_SHARED double add_square(double sum, double x) {
+#if defined(__CUDA_ARCH__)
+    return __dadd_rn(sum, __dmul_rn(x, x));
+#else
+    return sum + x * x;
+#endif
+}
+
+// Squared distance of two rows in float64; what is not finite counts as infinite.
+ROBUSTOK_SHARED double squared_distance(const float* u, const float* e, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; ++d) sum = add_square(sum, double(u[d]) - double(e[d]));
+    return sum < INFINITY ? sum : INFINITY;
+}
+
+// Length of a row, at least kMinNorm; NaN where the row has one.
+ROBUSTOK_SHARED double row_norm(const float* row, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; ++d) sum = add_square(sum, double(row[d]));
+    return sum < kMinNorm * kMinNorm ? kMinNorm : sqrt(sum);
+}
+
+// Largest error of a score u.e - |e|^2 / 2 computed from operands with the given relative rounding, in float32 sums of
+// any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the thresholds a few more.
+// The last term covers underflow. NaN for a row that is not finite, infinite where float32 overflows: then the score
+// says nothing. `longest_code` is the length of the longest finite code.
+ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, double operand_roundoff) {
+    if (!(row_norm < INFINITY)) return NAN;
+    const double magnitude = row_norm * longest_code + longest_code * longest_code / 2;
+    const double roundoff = (D + 8) * 0x1p-24 + 2.01 * operand_roundoff;
+    return float(1.01 * (roundoff * magnitude + (D + 2) * 0x1p-126));
+}
+
+}  // namespace robustok

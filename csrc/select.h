@@ -1,0 +1,141 @@
+// The code of a given rank in the order (distance, index) of one token, from its scores.
+//
+// A score is the true one up to `error`. So the score at a rank, found among the computed ones, is within `error` of the
+// true score at that rank, and the code wanted has a computed score within 2 * error of it. The scores are bisected
+// until few remain; those are ordered by the definition. Nothing is sorted and no list of neighbours is kept.
+//
+// A Team is who works on the token: one host thread, or one warp. It has lane(), size(), sync(); reductions sum, least,
+// most over its lanes; before(flag), how many lower lanes have the flag; and passes over a row of scores:
+// at_least(scores, K, x), how many are >= x; range(scores, K, low, high), their least and greatest;
+// collect(scores, K, low, high, list), which puts the first kListed indices with a score in [low, high] in ascending
+// order in the list and returns how many there are and how many lie above.
+#pragma once
+
+#include "definition.h"
+
+namespace robustok {
+
+constexpr int kListed = 32;  // candidates that are ordered directly, one for each lane of a warp
+constexpr int kEnough = 8;   // bisection stops here: one more pass costs more than ordering these
+
+struct Token {
+    const float* row;     // (D), as compared
+    const float* codes;   // (K, D), as compared
+    const float* scores;  // (K)
+    int D;
+    int K;
+    float error;
+};
+
+struct Candidates {  // of one team; in shared memory on a GPU
+    int code[kListed];
+    double distance[kListed];
+};
+
+struct Counts {
+    int inside;
+    int above;
+};
+
+ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // ordered as the distances are, for these are not negative
+    uint64_t bits;
+    memcpy(&bits, &distance, sizeof bits);
+    return bits;
+}
+
+// The listed candidate that `rank` others precede.
+template <class Team>
+ROBUSTOK_SHARED int rank_listed(const Team& team, const Token& token, int listed, int rank, Candidates& list) {
+    for (int i = team.lane(); i < listed; i += team.size())
+        list.distance[i] = squared_distance(token.row, token.codes + int64_t(list.code[i]) * token.D, token.D);
+    team.sync();
+    int winner = -1;
+    for (int i = team.lane(); i < listed; i += team.size()) {
+        int preceding = 0;
+        for (int j = 0; j < listed; ++j)  // the list ascends by code
+            preceding += list.distance[j] < list.distance[i] || (list.distance[j] == list.distance[i] && j < i);
+        if (preceding == rank) winner = list.code[i];
+    }
+    team.sync();
+    return team.most(winner);
+}
+
+// The same for any number of candidates: bisects the distances, which are computed again in each pass.
+template <class Team>
+struct Crowd {
+    const Team& team;
+    const Token& token;
+    float low, high;
+
+    ROBUSTOK_METHOD bool inside(int k) const { return !(token.scores[k] < low) && !(token.scores[k] > high); }
+
+    ROBUSTOK_METHOD uint64_t distance(int k) const {
+        return bits_of(squared_distance(token.row, token.codes + int64_t(k) * token.D, token.D));
+    }
+
+    ROBUSTOK_METHOD int up_to(uint64_t limit) const {
+        int count = 0;
+        for (int k = team.lane(); k < token.K; k += team.size()) count += inside(k) && distance(k) <= limit;
+        return team.sum(count);
+    }
+
+    ROBUSTOK_METHOD uint64_t distance_at(int rank) const {
+        uint64_t least = UINT64_MAX, most = 0;
+        for (int k = team.lane(); k < token.K; k += team.size()) {
+            if (!inside(k)) continue;
+            const uint64_t d = distance(k);
+            least = d < least ? d : least;
+            most = d > most ? d : most;
+        }
+        least = team.least(least), most = team.most(most);
+        if (up_to(least) > rank) return least;  // duplicates of the nearest are the common crowd
+        while (least < most) {
+            const uint64_t middle = least + (most - least) / 2;
+            if (up_to(middle) > rank)
+                most = middle;
+            else
+                least = middle + 1;
+        }
+        return least;
+    }
+
+    ROBUSTOK_METHOD int code_at(int rank) const {
+        const uint64_t wanted = distance_at(rank);
+        int left = wanted ? rank - up_to(wanted - 1) : rank;  // among the equally distant, by index
+        for (int base = 0; base < token.K; base += team.size()) {
+            const int k = base + team.lane();
+            const bool equal = k < token.K && inside(k) && distance(k) == wanted;
+            const int found = team.sum(int(equal));
+            if (left < found) return team.most(equal && team.before(equal) == left ? k : -1);
+            left -= found;
+        }
+        return -1;  // not reached: there are more candidates than the rank
+    }
+};
+
+// Index of the code at `rank` in [0, K).
+template <class Team>
+ROBUSTOK_SHARED int select_rank(const Team& team, const Token& token, int rank, Candidates& list) {
+    if (token.error != token.error) return rank;  // no distance is finite: the order is by index
+    if (token.error == INFINITY) return Crowd<Team>{team, token, -INFINITY, INFINITY}.code_at(rank);
+    float low, high;
+    team.range(token.scores, token.K, low, high);
+    if (rank == 0) low = high;
+    int at_least_low = token.K, at_least_high = 0;  // scores >= low are more than `rank`, scores > high are not
+    while (at_least_low - at_least_high > kEnough) {
+        const float middle = low + (high - low) / 2;
+        if (!(low < middle && middle < high)) break;
+        const int count = team.at_least(token.scores, token.K, middle);
+        if (count > rank)
+            low = middle, at_least_low = count;
+        else
+            high = middle, at_least_high = count;
+    }
+    low -= 2 * token.error, high += 2 * token.error;
+    const Counts counts = team.collect(token.scores, token.K, low, high, list.code);
+    if (counts.inside == 1) return list.code[0];
+    if (counts.inside > kListed) return Crowd<Team>{team, token, low, high}.code_at(rank - counts.above);
+    return rank_listed(team, token, counts.inside, rank - counts.above, list);
+}
+
+}  // namespace robustok

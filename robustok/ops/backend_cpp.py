@@ -1,0 +1,130 @@
+"""The compiled host backend (csrc/): vectorised for the machine's instruction set, on torch.get_num_threads() threads.
+
+Rows go in as contiguous float32 in blocks, so that 16-bit and strided inputs cost one block more and no copy of z.
+"""
+
+import torch
+from torch import Tensor
+
+from .gradients import blocks
+from .reference import Draw, Perturbed, Quantized
+
+try:
+    from robustok import _C
+except ImportError as error:
+    _C, IMPORT_ERROR = None, error
+
+_BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB
+
+
+def missing(device: torch.device) -> str | None:
+    if _C is None:
+        return f"the compiled extension is not there ({IMPORT_ERROR}); it is built where pip finds a C++ compiler"
+    if device.type != "cpu":
+        return f"it computes on the CPU, the tensors are on {device.type}"
+    return None
+
+
+def compared(rows: Tensor, normalize: bool) -> Tensor:
+    """`reference.compared` of rows (R, D): contiguous float32."""
+    rows = rows.float().contiguous()
+    if not normalize:
+        return rows
+    out = torch.empty_like(rows)
+    _C.unit_rows(rows.data_ptr(), out.data_ptr(), *rows.shape, torch.get_num_threads())
+    return out
+
+
+def row_blocks(z: Tensor, normalize: bool):
+    """Block by block of z (B, L, D): its slices and its rows (R, D) as compared."""
+    for block in blocks(z.shape, max(1, _BLOCK_ELEMENTS // z.shape[2])):
+        yield block, compared(z[block].reshape(-1, z.shape[2]), normalize)
+
+
+def select_rows(u: Tensor, codes: Tensor, ranks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Nearest codes and codes at int32 ranks (R,) of float32 rows (R, D), as int64; the same ones without ranks."""
+    nearest = torch.empty(len(u), dtype=torch.int64)
+    chosen = nearest if ranks is None else torch.empty_like(nearest)
+    _C.select(
+        u.data_ptr(),
+        len(u),
+        codes.data_ptr(),
+        *codes.shape,
+        0 if ranks is None else ranks.data_ptr(),
+        nearest.data_ptr(),
+        0 if ranks is None else chosen.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return nearest, chosen
+
+
+def neighbor_rows(u: Tensor, codes: Tensor, delta: int) -> Tensor:
+    """The delta nearest codes (R, delta) int64 of float32 rows (R, D)."""
+    out = torch.empty(len(u), delta, dtype=torch.int64)
+    _C.neighbors(u.data_ptr(), len(u), codes.data_ptr(), *codes.shape, delta, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def draw_ranks(draw: Draw, block: tuple[slice, slice], shape: torch.Size) -> Tensor:
+    """Ranks int32 (R,) of a block's tokens, as `reference.draw_ranks`; 0 in the images that are not perturbed."""
+    images, tokens = block
+    ids = draw.sample_ids[images].contiguous()
+    ranks = torch.zeros(len(ids), shape[1], dtype=torch.int32)
+    perturbed = max(0, min(len(ids), draw.num_images - images.start))
+    numbers = (int(draw.alpha.item() * 2.0**32), draw.delta.item(), draw.seed.item())
+    _C.draw_ranks(ids.data_ptr(), perturbed, shape[1], *numbers, ranks.data_ptr(), torch.get_num_threads())
+    return ranks[:, tokens].flatten()
+
+
+def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, around: str) -> tuple[Tensor, Tensor]:
+    """Nearest and perturbed codes (R,) int64 of float32 rows (R, D) with ranks (R,) int32."""
+    if around == "latent":
+        return select_rows(u, codes, ranks)
+    nearest, _ = select_rows(u, codes)
+    chosen = nearest.clone()
+    rows = ranks.nonzero()[:, 0]
+    if len(rows) > len(codes):  # then a table of every code's neighbours is less work than one selection a token
+        table = neighbor_rows(codes, codes, int(ranks.max()) + 1)
+        chosen[rows] = table[nearest[rows], ranks[rows].long()]
+    else:
+        _, chosen[rows] = select_rows(codes[nearest[rows]], codes, ranks[rows])
+    return nearest, chosen
+
+
+def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+    codes = compared(codebook, normalize)
+    out = torch.empty(z.shape[:2], dtype=torch.int64)
+    for block, u in row_blocks(z, normalize):
+        out[block] = select_rows(u, codes)[0].view(z[block].shape[:2])
+    return out
+
+
+def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+    codes = compared(codebook, normalize)
+    out = torch.empty(*query.shape[:2], delta, dtype=torch.int64)
+    for block, u in row_blocks(query, normalize):
+        out[block] = neighbor_rows(u, codes, delta).view(out[block].shape)
+    return out
+
+
+def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
+    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+
+
+def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
+    codes = compared(codebook, normalize)
+    z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
+    indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64) for _ in range(2))
+    usage = torch.zeros(len(codes), dtype=torch.int64)
+    total = 0.0
+    for block, u in row_blocks(z, normalize):
+        nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape), around)
+        outputs = torch.empty_like(u), torch.empty_like(u)
+        pointers = [tensor.data_ptr() for tensor in (nearest, chosen, *outputs, usage)]
+        total += _C.finish(u.data_ptr(), *u.shape, codes.data_ptr(), *pointers, torch.get_num_threads())
+        for out, rows in zip((z_q, z_q_clean), outputs, strict=True):
+            out[block] = rows.view(z[block].shape)
+        for out, rows in ((indices, chosen), (clean, nearest)):
+            out[block] = rows.view(z[block].shape[:2])
+    loss = torch.tensor(total / max(1, z.numel()), dtype=torch.float32)
+    return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)
