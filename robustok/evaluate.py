@@ -92,7 +92,7 @@ def reference(options: argparse.Namespace) -> None:
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
     from .evaluation.results import Results
-    from .evaluation.tokenizers import HEADER, judge_tokenizer, report_tokenizers
+    from .evaluation.tokenizers import judge_tokenizer, report_tokenizers
     from .models.load import load_tokenizer
     from .models.pretrained import load_lpips
 
@@ -106,7 +106,7 @@ def tokenizer(options: argparse.Namespace) -> None:
         )
         for path in options.tokenizers
     ]  # fmt: skip
-    results.table([row.cells() for row in judged], HEADER, f"{network.protocol}, {judged[0].count} images")
+    results.table([row.cells() for row in judged], judged[0].header(), f"{network.protocol}, {judged[0].count} images")
     report_tokenizers(results, judged)
     results.add("protocol", network.protocol)
     results.save()

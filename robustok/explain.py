@@ -71,7 +71,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
     found = {}
     for path in options.tokenizers:
         tokenizer = _tokenizer(options, path)
-        setting = (0.7, delta_set(len(tokenizer.codebook))[1])
+        setting = (0.7, max(2, delta_set(len(tokenizer.codebook))[1]))  # one neighbour is the nearest code itself
         found[path] = latents.lipschitz(tokenizer, _first(options), setting, options.seed)
     rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
     results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")

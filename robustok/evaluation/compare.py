@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import UserError
 from .discrepancy import kernel_distance
+from .features import distance_name
 from .moments import frechet_distance
 from .scores import inception_score, precision_recall
 from .statistics import KEPT_REFERENCE, ImageStatistics, evenly
@@ -14,6 +15,8 @@ KID_ROWS = 1000  # rows of a subset
 def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float]:
     """FID, sFID, Inception Score, KID, precision and recall: those that both sides have what it takes for.
 
+    "fid" is Inception's; the distance of other features is called "fd".
+
     Raises UserError where the two sides come from other features.
     """
     if samples.pool.dim != reference.pool.dim or (reference.protocol not in (None, samples.protocol)):
@@ -21,7 +24,7 @@ def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, f
             f"{reference.name}: reference of {reference.pool.dim} features ({reference.protocol}), but the samples have"
             f" {samples.pool.dim} ({samples.protocol}): make the reference again with `evaluate reference`"
         )
-    metrics = {"fid": frechet_distance(samples.pool, reference.pool)}
+    metrics = {distance_name(samples.protocol).lower(): frechet_distance(samples.pool, reference.pool)}
     if samples.spatial is not None and reference.spatial is not None:
         metrics["sfid"] = frechet_distance(samples.spatial, reference.spatial)
     if samples.logits is not None:

@@ -18,6 +18,11 @@ SIDE = 299
 PUBLISHED_HASH = "6726825d"  # first digits of the SHA-256 of the released weights, part of their file names
 
 
+def distance_name(protocol: str) -> str:
+    """What a Fréchet distance of these features may be called: "FID" is Inception's alone, any other is "FD"."""
+    return "FID" if protocol.startswith("inception-v3-tf2015") else "FD"
+
+
 class InceptionFeatures:
     """Callable: uint8 images (B, 3, H, W) of any size -> `InceptionOutput` (float32, on `device`).
 

@@ -46,6 +46,7 @@ def usage_of(counts: Tensor) -> Usage:
     return Usage(counts, float((counts > 0).double().mean()), float(perplexity), float(p.max()))
 
 
+@torch.inference_mode()
 def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tensor:
     """t-SNE of the codes as they are compared (K, D) -> (K, 2) float32 (paper, figures 7 and 13)."""
     from sklearn.manifold import TSNE

@@ -17,7 +17,7 @@ INCEPTION_WEIGHTS = "weights/pt_inception-2015-12-05-6726825d.pth"
 
 
 def open_network(kind: str, weights: str | Path, mode: str, device: str) -> Callable:
-    """Callable: uint8 images -> features. kind "inception" (FID), "dinov2" (FD-DINOv2) or "classifier" (a run's own).
+    """Callable: uint8 images -> features. kind "inception" (FID), "dinov2" or "classifier" (a run's own).
 
     `mode` is Inception's, "exact" or "fast". Raises UserError for missing or foreign weights.
     """
@@ -25,7 +25,7 @@ def open_network(kind: str, weights: str | Path, mode: str, device: str) -> Call
         return InceptionFeatures(weights, mode, device=device)
     if kind == "dinov2":
         return DinoFeatures(weights, device=device)
-    folder = find_checkpoint(Path(weights))
+    folder = find_checkpoint(Path(weights).resolve())
     verify(folder)
     classifier = Classifier(**read_json(folder / "config.json")["config"])
     classifier.load_state_dict(load_file(folder / "ema.safetensors"))

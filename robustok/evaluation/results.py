@@ -33,10 +33,11 @@ class Results:
 
     def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], caption: str = "") -> None:
         """Shows a table on the terminal and in the report."""
+        from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*header, title=caption or None, title_justify="left")
+        table = Table(*header, title=caption or None, title_justify="left", box=SIMPLE, padding=(0, 0))
         for column in table.columns[1:]:
             column.justify = "right"
         for row in rows:

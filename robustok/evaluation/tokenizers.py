@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .features import distance_name
 from .inputs import open_stream
 from .latents import perturbed_reconstructions
 from .pfid import ALPHAS, CLEAN, PFID, Setting, delta_set, pfid, quick_pfid
@@ -16,7 +17,6 @@ from .progress import progress_bar
 from .reconstruction import Reconstruction, judge_reconstruction
 from .results import Results, table_record
 
-HEADER = ("tokenizer", "K", "rFID", "pFID", "PSNR", "SSIM", "LPIPS", "used", "perplexity")
 STRIP = 6  # images shown
 
 
@@ -25,6 +25,7 @@ class TokenizerRow:
     """What was found about one tokenizer."""
 
     name: str
+    distance: str  # "FID", or "FD" for other features than Inception's
     codebook_size: int
     transform: str
     plain: Reconstruction
@@ -37,31 +38,45 @@ class TokenizerRow:
     def count(self) -> int:
         return self.plain.count
 
+    def header(self) -> tuple[str, ...]:
+        return (
+            "tokenizer",
+            "K",
+            f"r{self.distance}",
+            f"p{self.distance}",
+            "PSNR",
+            "SSIM",
+            "LPIPS",
+            "used",
+            "perplexity",
+        )
+
     def cells(self) -> tuple:
-        plain, missing = self.plain, "not measured"
-        mean = missing if self.perturbed is None else self.perturbed.mean
-        lpips = missing if plain.lpips is None else plain.lpips
-        usage = (f"{plain.usage.used:.1%}", plain.usage.perplexity)
-        return (self.name, self.codebook_size, plain.rfid, mean, plain.psnr, plain.ssim, lpips, *usage)
+        """One row of the table; "-" is not measured."""
+        plain, usage = self.plain, self.plain.usage
+        mean = "-" if self.perturbed is None else self.perturbed.mean
+        lpips = "-" if plain.lpips is None else plain.lpips
+        figures = (plain.rfid, mean, plain.psnr, plain.ssim, lpips)
+        return (self.name, self.codebook_size, *figures, f"{usage.used:.1%}", f"{usage.perplexity:.1f}")
 
     def record(self) -> dict:
         """For metrics.json."""
-        plain, perturbed = self.plain, self.perturbed
+        plain, perturbed, distance = self.plain, self.perturbed, self.distance.lower()
         return {
             "name": self.name,
             "codebook_size": self.codebook_size,
             "images": plain.count,
             "transform": self.transform,
-            "rfid": plain.rfid,
+            f"r{distance}": plain.rfid,
             "psnr": plain.psnr,
             "ssim": plain.ssim,
             "lpips": plain.lpips,
             "codes_used": plain.usage.used,
             "perplexity": plain.usage.perplexity,
-            "pfid": None if perturbed is None else perturbed.mean,
-            "pfid_settings": None if perturbed is None else table_record(perturbed.table),
-            "pfid_images": None if perturbed is None else perturbed.count,
-            "pfid_is_quick_estimate": self.quick,
+            f"p{distance}": None if perturbed is None else perturbed.mean,
+            f"p{distance}_settings": None if perturbed is None else table_record(perturbed.table),
+            f"p{distance}_images": None if perturbed is None else perturbed.count,
+            f"p{distance}_is_quick_estimate": self.quick,
         }
 
 
@@ -82,8 +97,9 @@ def judge_tokenizer(
     originals = next(iter(stream))[:STRIP]
     settings = [CLEAN, *((alpha, delta_set(len(tokenizer.codebook))[-1]) for alpha in ALPHAS[::-2])]
     strips = perturbed_reconstructions(tokenizer, originals, settings, seed)
+    distance = distance_name(network.protocol)
     return TokenizerRow(
-        name, len(tokenizer.codebook), stream.transform, plain, perturbed, pfid == "quick", strips, originals
+        name, distance, len(tokenizer.codebook), stream.transform, plain, perturbed, pfid == "quick", strips, originals
     )
 
 
@@ -105,9 +121,11 @@ def report_tokenizers(results: Results, rows: Sequence[TokenizerRow]) -> None:
                 (f"alpha {alpha}", *(row.perturbed.table.get((alpha, delta), "not measured") for delta in deltas))
                 for alpha in sorted({alpha for alpha, _ in row.perturbed.table})
             ]
-            results.table(cells, ("", *(f"delta {delta}" for delta in deltas)), f"{row.name}: the cells of pFID")
-            figure = settings_figure(row.perturbed.table, "FID against the input images")
-            results.figure(f"pfid-{number}", figure, "FID of perturbed reconstructions.")
+            results.table(
+                cells, ("", *(f"delta {delta}" for delta in deltas)), f"{row.name}: the cells of p{row.distance}"
+            )
+            figure = settings_figure(row.perturbed.table, f"{row.distance} against the input images")
+            results.figure(f"pfid-{number}", figure, f"{row.distance} of perturbed reconstructions.")
         shown = torch.cat([row.originals.cpu(), *(images.cpu() for images in row.strips.values())])
         settings = ", ".join(f"alpha {alpha} delta {delta}" for alpha, delta in row.strips if (alpha, delta) != CLEAN)
         results.images(shown, f"Rows: originals, plain reconstructions, then {settings}.", columns=len(row.originals))
@@ -119,6 +137,8 @@ def _notes(rows: Sequence[TokenizerRow]) -> list[str]:
         notes.append(f"{rows[0].count} images; published rFID and pFID use 50,000, and FID falls with their number")
     if len({(row.transform, row.count) for row in rows}) > 1:
         notes.append("the tokenizers saw different transforms or numbers of images: their rows are not comparable")
+    if rows[0].distance != "FID":
+        notes.append("these distances are not FID: they are of other features than Inception's")
     if rows[0].quick:
         notes.append("pFID is the quick estimate (3 settings, at most 5,000 images): compare it only with its like")
     return notes

@@ -1,0 +1,137 @@
+"""The verbs evaluate and explain as a user runs them, on small random models."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from robustok import cli, evaluate, explain
+from robustok.config import RARConfig, TokenizerConfig
+from robustok.models.classifier import Classifier
+from robustok.models.rar import RAR
+from robustok.models.tokenizer import Tokenizer
+from robustok.training import checkpoints
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A folder with a tokenizer, a generator, a classifier and .npz images, all small and random."""
+    root = tmp_path_factory.mktemp("room")
+    torch.manual_seed(0)
+    shape = TokenizerConfig(image_size=SIZE, patch_size=8, width=32, depth=1, heads=2, codebook_size=64, code_width=4)
+    order = RARConfig(width=32, depth=1, heads=2, mlp_width=64, codebook_size=64, num_classes=3, num_tokens=4)
+    looks = {"num_classes": 3, "image_size": SIZE}
+    for kind, model, config in (
+        ("tokenizer", Tokenizer(shape), asdict(shape)),
+        ("rar", RAR(order), asdict(order)),
+        ("classifier", Classifier(**looks), looks),
+    ):
+        weights = {"model": model.state_dict(), "ema": model.state_dict()}
+        checkpoints.save(root / kind / "step-1", weights, {"config": {"kind": kind, "config": config}})
+    draw = np.random.default_rng(0)
+    for name in ("images", "others"):
+        np.savez(root / f"{name}.npz", draw.integers(0, 256, (70, SIZE, SIZE, 3), np.uint8))
+    return root
+
+
+@pytest.fixture
+def run(room, tmp_path, monkeypatch):
+    """run(verb, arguments) -> metrics.json; every {x} in the arguments is a path in the room."""
+    monkeypatch.chdir(room)
+
+    def call(verb, arguments: str, code: int = 0) -> dict:
+        output = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+        assert cli.run(verb.main, arguments.split() + output) == code
+        written = tmp_path / "out" / "metrics.json"
+        return json.loads(written.read_text()) if written.is_file() else {}
+
+    return call
+
+
+CLASSIFIER = " --network classifier --weights classifier"
+
+
+def test_tokenizers_get_one_row_each_and_a_report(run, tmp_path, capsys):
+    found = run(evaluate, "tokenizer tokenizer tokenizer/step-1 --images images.npz --pfid quick" + CLASSIFIER)
+    first, second = found["tokenizers"]
+    assert {k: v for k, v in first.items() if k != "name"} == {k: v for k, v in second.items() if k != "name"}
+    assert first["images"] == 70 and first["codebook_size"] == 64
+    assert first["pfd"] == pytest.approx(np.mean([cell["value"] for cell in first["pfd_settings"]]))
+    assert first["pfd_is_quick_estimate"] and len(first["pfd_settings"]) == 3
+    assert first["rfd"] > 0 and first["lpips"] is None and "rfid" not in first
+    printed = capsys.readouterr()
+    assert "pFD" in printed.out and "PSNR" in printed.out
+    assert "not FID" in printed.err and "not comparable" in printed.err
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("<img") == 4 and "pFD" in report
+
+
+def test_samples_against_images_and_against_their_saved_statistics(run, tmp_path):
+    plain = run(evaluate, "samples images.npz --reference others.npz" + CLASSIFIER)
+    run(evaluate, f"reference others.npz --save {tmp_path}/others-fd.npz" + CLASSIFIER)
+    saved = run(evaluate, f"samples images.npz --reference {tmp_path}/others-fd.npz" + CLASSIFIER)
+    assert saved["metrics"] == pytest.approx(plain["metrics"], rel=1e-9)
+    assert plain["metrics"]["fd"] > 0 and 0 <= plain["metrics"]["precision"] <= 1
+    assert saved["samples"]["count"] == 70 and saved["samples"]["protocol"] == saved["reference"]["protocol"]
+    assert len(saved["reference"]["file_hash"]) == 64
+    assert saved["notes"]
+
+
+def test_a_generator_is_driven_class_balanced(run):
+    found = run(
+        evaluate,
+        "generator rar --tokenizer tokenizer --reference images.npz --per_class 8 --guidance_scale 1.5" + CLASSIFIER,
+    )
+    assert found["samples"]["count"] == 24
+    assert found["samples"]["sampling"]["guidance_scale"] == 1.5
+    assert found["metrics"]["fd"] > 0
+
+
+def test_inception_is_the_default_network(run, inception_path, room):
+    np.savez(room / "three.npz", np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8))
+    found = run(evaluate, f"samples three.npz --reference three.npz --weights {inception_path}")
+    assert found["metrics"]["fid"] == pytest.approx(0, abs=1e-3)
+    assert found["samples"]["protocol"] == "inception-v3-tf2015/tf1-bilinear-299/exact-float32"
+    assert {"sfid", "inception_score", "kid"} <= set(found["metrics"])
+    assert any("3 images for 2048 features" in note for note in found["notes"])
+
+
+def test_missing_weights_are_one_message_and_exit_code_2(run, capsys):
+    run(evaluate, "samples images.npz --reference others.npz", code=2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "weights/pt_inception-2015-12-05-6726825d.pth" in said and "SHA-256" in said
+
+
+def test_codebook_and_strips_and_lipschitz(run, tmp_path):
+    usage = run(explain, "codebook tokenizer --images images.npz")["usage"]
+    assert sum(usage["counts"]) == 70 * 4 and 0 < usage["used"] <= 1
+    assert run(explain, "lipschitz tokenizer --images images.npz")["lipschitz"]["tokenizer"]["mean"] > 0
+    run(explain, "strips tokenizer --images images.npz --count 3")
+    pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert {"usage.png", "map.png", "lipschitz.png"} <= pictures
+    assert (tmp_path / "out" / "report.html").read_text().count("<img") == 1 + 6  # originals, and one grid per alpha
+
+
+def test_mmd_over_alpha_and_delta(run):
+    cells = run(explain, "mmd tokenizer --images images.npz --generator rar --per_class 5")["mmd"]
+    assert len({cell["alpha"] for cell in cells}) == 8
+    assert all(cell["value"] >= 0 for cell in cells)
+
+
+def test_elbow_of_features(run):
+    spread = run(explain, "elbow --images images.npz --clusters 1 4 16" + CLASSIFIER)["elbow"]
+    assert spread["1"] > spread["4"] > spread["16"]
+
+
+def test_correlation_of_a_benchmark(run, tmp_path):
+    rows = [{"name": f"t{i}", "codebook_size": 8, "rfid": -i, "pfid": i, "gfid": 10 + i} for i in range(5)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    found = run(explain, f"correlation {tmp_path}/rows.json")["correlation"]
+    assert (found["pfid"]["tau"], found["rfid"]["tau"], found["pfid"]["pairs"]) == (1, -1, 10)
+    del rows[3]["gfid"]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run(explain, f"correlation {tmp_path}/rows.json", code=2)
