@@ -56,10 +56,12 @@ def strips(options: argparse.Namespace, results) -> None:
     tokenizer = _tokenizer(options, options.tokenizer)
     images = next(iter(_stream(options)))[: options.count]
     results.images(images, "Originals.", columns=options.count)
+    alphas = sorted(ALPHAS)
     for delta in delta_set(len(tokenizer.codebook)):
-        settings = [CLEAN, *((alpha, delta) for alpha in sorted(ALPHAS))]
-        for (alpha, _), shown in perturbed_reconstructions(tokenizer, images, settings, options.seed).items():
-            results.images(shown, f"delta {delta}, alpha {alpha}", columns=options.count)
+        settings = [CLEAN, *((alpha, delta) for alpha in alphas)]
+        rows = perturbed_reconstructions(tokenizer, images, settings, options.seed).values()
+        caption = f"delta {delta}; rows: not perturbed, then alpha {', '.join(map(str, alphas))}"
+        results.images(torch.cat(list(rows)), caption, columns=options.count)
 
 
 def lipschitz(options: argparse.Namespace, results) -> None:

@@ -113,7 +113,7 @@ def test_codebook_and_strips_and_lipschitz(run, tmp_path):
     run(explain, "strips tokenizer --images images.npz --count 3")
     pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert {"usage.png", "map.png", "lipschitz.png"} <= pictures
-    assert (tmp_path / "out" / "report.html").read_text().count("<img") == 1 + 6  # originals, and one grid per alpha
+    assert (tmp_path / "out" / "report.html").read_text().count("<img") == 1 + 3  # originals, and a grid for each delta
 
 
 def test_mmd_over_alpha_and_delta(run):
