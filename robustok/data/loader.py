@@ -8,16 +8,29 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..ops.philox import derive_seed
-from .images import Split, permutation
+from .images import permutation
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+class Loadable(Protocol):
+    """What `batches` draws from: an `images.Split`, or anything else with rows to load."""
+
+    labels: Tensor  # (N,) int64
+    ids: Tensor  # (N,) int64
+
+    def __len__(self) -> int: ...
+
+    def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
+        """The inputs at positions `rows`, (n, ...); augmented by (seed, id) unless `seed` is None."""
 
 
 class Batch(NamedTuple):
@@ -35,7 +48,7 @@ class Batch(NamedTuple):
 
 
 def batches(
-    split: Split,
+    split: Loadable,
     *,
     batch_size: int,
     seed: int,
@@ -75,14 +88,17 @@ def default_threads() -> int:
     return max(1, min((os.cpu_count() or 1) // processes, 16))
 
 
-def prefetch(load: Callable[[int], T], numbers: Iterable[int], threads: int | None = None) -> Iterator[T]:
-    """load(n) for each n in order, computed ahead by a pool; leaving the loop early cancels what has not begun."""
+def prefetch(load: Callable[[S], T], items: Iterable[S], threads: int | None = None) -> Iterator[T]:
+    """load(item) for each item in order, computed ahead by a pool; leaving the loop cancels what has not begun.
+
+    prefetch(split.load, torch.arange(len(split)).split(128)) goes through a split as evaluation does.
+    """
     threads = threads or default_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
     try:
         ahead: deque[Future[T]] = deque()
-        for number in numbers:
-            ahead.append(pool.submit(load, number))
+        for item in items:
+            ahead.append(pool.submit(load, item))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:

@@ -63,9 +63,7 @@ def survey_images(source: Source, progress: Callable[[int, int], None] | None = 
 def survey_tokens(tokens: TokenSet) -> dict[str, Any]:
     """What a folder of token shards holds, as plain values; `usable` is False if an index is outside the codebook."""
     names, size = tokens.manifest["class_names"], tokens.manifest["codebook_size"]
-    used = np.zeros(1 << 16, bool)
-    for part in tokens.tokens.parts:
-        used[np.unique(part)] = True
+    used = tokens.code_counts() > 0
     labels = tokens.labels.numpy()
     return {
         "format": "token shards",

@@ -73,5 +73,5 @@ class ImageTokens:
     def _tokenize(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
         """The tokens (n * V, L) of each batch of rows, images loaded ahead by threads."""
         device = self.tokenizer.codebook.device
-        for views in prefetch(lambda i: self.split.load_views(batches[i], self.augment), range(len(batches))):
+        for views in prefetch(lambda rows: self.split.load_views(rows, self.augment), batches):
             yield self.tokenizer.tokenize(from_uint8(views.flatten(0, 1).to(device))).cpu()

@@ -68,6 +68,10 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def code_counts(self) -> np.ndarray:
+        """How often each index 0..65535 occurs, int64 (65536,); reads shard by shard."""
+        return sum(np.bincount(part.ravel(), minlength=MAX_CODES) for part in self.tokens.parts)
+
 
 class TokenWriter:
     """Writes a folder of token shards, shard by shard, in any order and from any number of processes.
