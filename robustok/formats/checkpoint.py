@@ -14,6 +14,7 @@ from ..errors import UserError
 from . import rar_release, robustok_release
 from .folder import find_checkpoint, read_json, verify
 from .pickles import read_pickled
+from .tensors import merge_adapters
 
 State = dict[str, Tensor]
 CONFIGS = {"tokenizer": TokenizerConfig, "rar": RARConfig}
@@ -106,7 +107,7 @@ def _open_folder(folder: Path, expected: str | None) -> Checkpoint:
     verify(folder, ["model.safetensors", "ema.safetensors"])
     states = {name: folder / f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
     tensors = {name: read_safetensors(path) for name, path in states.items() if path.is_file()}
-    weights = {name: tensors[name] for name in WEIGHTS if name in tensors}
+    weights = {name: merge_adapters(tensors[name]) for name in WEIGHTS if name in tensors}
     upstream = read_json(folder / "upstream.json") if (folder / "upstream.json").is_file() else {}
     return Checkpoint(
         folder,

@@ -55,3 +55,18 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: st
 
 def _first(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+
+
+def merge_adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose linear layers have LoRA adapters (peft's names, alpha = rank) -> one without: W + B A."""
+    merged = {}
+    for key, tensor in state.items():
+        layer, found, name = key.partition(".base_layer.")
+        if found and name == "weight":
+            low, high = (state[f"{layer}.lora_{part}.default.weight"] for part in "AB")
+            merged[f"{layer}.weight"] = tensor + high @ low
+        elif found:
+            merged[f"{layer}.{name}"] = tensor
+        elif ".lora_" not in key:
+            merged[key] = tensor
+    return merged
