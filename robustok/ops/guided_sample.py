@@ -16,7 +16,7 @@ def guide(logits: Tensor, count: int, scale: Tensor, temperature: float) -> Tens
     """Guided logits (count, K) in float32: (u + scale (c - u)) / temperature.
 
     logits (2 * count, K) holds the conditional rows c first, then the unconditional rows u; with (count, K) there is
-    no guidance. scale: 0-d.
+    no guidance. scale: broadcasts to (count, 1).
     """
     logits = logits.float()
     if len(logits) == count:
@@ -40,7 +40,7 @@ def keep_likely(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def gumbel_noise(seed: Tensor | int, sample_ids: Tensor, step: Tensor | int, size: int) -> Tensor:
-    """Standard Gumbel noise (B, size) in float32 for images sample_ids (B,) at a step.
+    """Standard Gumbel noise (B, size) in float32 for images sample_ids (B,) at `step`, which broadcasts to (B, 1).
 
     Entry v takes word v % 4 of Philox at (seed, stream SAMPLE, sample id, step, v // 4).
     """
@@ -49,17 +49,24 @@ def gumbel_noise(seed: Tensor | int, sample_ids: Tensor, step: Tensor | int, siz
     return -(-to_uniform(torch.stack(words, -1)).flatten(1)[:, :size].log()).log()
 
 
-def guided_sample(logits: Tensor, scale: Tensor, temperature: float, top_k: int, top_p: float, seed: Tensor | int,
-                  sample_ids: Tensor, step: Tensor | int) -> Tensor:  # fmt: skip
+def guided_sample(logits: Tensor, scale: Tensor, temperature: float, top_k: int, top_p: float, seed: Tensor,
+                  sample_ids: Tensor, step: Tensor) -> Tensor:  # fmt: skip
     """Draws one token an image from softmax of its guided, filtered logits, by arg-max of logits + Gumbel noise.
 
     Args:
         logits: (2B, K), conditional rows first, or (B, K) without guidance.
-        scale: 0-d float32, the guidance scale of this step.
+        scale: float32 (B,) or (1,), the guidance scale of this step.
         temperature: > 0.   top_k: 0 keeps all.   top_p: in (0, 1].
-        seed: int or 0-d int64.   sample_ids: int64 (B,).   step: int or 0-d int64, 0..L-1.
+        seed: int64 ().   sample_ids: int64 (B,).   step: int64 (B,) or (1,), 0..L-1.
 
-    Returns: int64 (B,).
+    Returns: int64 (B,). On a GPU one Triton kernel does all of it, with the same noise.
     """
-    guided = keep_likely(guide(logits, len(sample_ids), scale, temperature), top_k, top_p)
-    return (guided + gumbel_noise(seed, sample_ids, step, guided.shape[-1])).argmax(-1)
+    if logits.is_cuda:
+        from ..kernels.sampling import guided_sample as kernel
+
+        many = sample_ids.shape
+        return kernel(
+            logits, scale.expand(many), temperature, top_k, top_p, seed, sample_ids, step.expand(many), SAMPLE
+        )
+    guided = keep_likely(guide(logits, len(sample_ids), scale[:, None], temperature), top_k, top_p)
+    return (guided + gumbel_noise(seed, sample_ids, step[:, None], guided.shape[-1])).argmax(-1)

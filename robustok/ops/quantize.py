@@ -30,7 +30,7 @@ def vq_quantize(
         z_q_clean (B, L, D): the same without perturbation, straight-through;
         vq_loss: 0-d float32, mean (e - stop u)^2 over the clean latents: its gradient reaches the codebook only;
         commit_loss: 0-d float32, mean (stop e - u)^2: its gradient reaches z only (METHOD.md section 2, unweighted);
-        usage (K,) int64: how often each code is the nearest. All losses are 0 for an empty batch, NaN where z is.
+        usage (K,) int64: how often each code is the nearest. Losses are 0 for an empty batch and finite only if z is.
     """
     draw = prepare_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
     return Quantized(*_quantize(z, codebook, *draw, neighbors, normalize, backend))

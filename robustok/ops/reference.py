@@ -80,14 +80,14 @@ def ordered_codes(query: Tensor, codes: Tensor) -> Tensor:
 
 def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
     """Index (B, L) int64 of the nearest code."""
-    return neighbors(z, codebook, 1, normalize)[..., 0]
+    return neighbors(z, codebook, 1, normalize)[..., 0].contiguous()
 
 
 def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
     """Indices (B, L, delta) int64 of the delta nearest codes, nearest first."""
     codes = compared(codebook, normalize)
     order = ordered_codes(compared(query, normalize).flatten(0, 1), codes)[:, :delta]
-    return order.reshape(*query.shape[:2], delta)
+    return order.reshape(*query.shape[:2], delta).contiguous()
 
 
 def draw_ranks(draw: Draw, sample_ids: Tensor, tokens: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def select(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool
 def straight_through(z: Tensor, codebook: Tensor, indices: Tensor, normalize: bool) -> Tensor:
     """u + stop(e - u) for the rows compared, in the dtype of z: values of the code e, gradient of z's row u."""
     u, e = compared(z, normalize), compared(codebook, normalize)[indices]
-    return (u + (e - u).detach()).to(z.dtype)
+    return (u + (e - u).detach()).to(z.dtype).contiguous()
 
 
 def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:

@@ -1,0 +1,41 @@
+"""Awkward inputs and an oracle that shares no code with the operations: NumPy float64 brute force."""
+
+import numpy as np
+import torch
+
+# (B, L, D, K, delta): empty, single, prime, not a multiple of any block, one code, all codes wanted
+SHAPES = {
+    "empty": (0, 4, 8, 16, 3),
+    "one": (1, 1, 65, 1, 1),
+    "all-codes": (3, 7, 1, 7, 7),
+    "prime": (2, 31, 12, 1000, 50),
+    "63x4097": (1, 63, 3, 4097, 100),
+    "published": (2, 40, 64, 4096, 100),
+    "wide": (2, 3, 768, 130, 10),
+}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def make(shape, dtype=torch.float32, seed=0, codebook_dtype=torch.float32):
+    B, L, D, K, _ = shape
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(B, L, D, generator=generator).to(dtype)
+    return z, torch.randn(K, D, generator=generator).to(codebook_dtype)
+
+
+def unit(rows: torch.Tensor, normalize: bool) -> np.ndarray:
+    """float32 rows: divided in float64 by max(norm, 1e-12), rounded."""
+    wide = rows.detach().double().numpy()
+    if normalize:
+        with np.errstate(invalid="ignore"):
+            wide = wide / np.maximum(np.sqrt((wide * wide).sum(-1, keepdims=True)), 1e-12)
+    return wide.astype(np.float32)
+
+
+def order(query: torch.Tensor, codebook: torch.Tensor, normalize: bool) -> np.ndarray:
+    """All codes (N, K) of each row by (float64 distance, index); a distance that is not finite is infinite."""
+    u, e = unit(query.reshape(-1, query.shape[-1]), normalize), unit(codebook, normalize)
+    with np.errstate(invalid="ignore"):
+        distances = [((row.astype(np.float64) - e) ** 2).sum(1) for row in u]
+    distances = np.where(np.isfinite(distances), distances, np.inf).reshape(len(u), len(e))
+    return np.argsort(distances, axis=1, kind="stable")

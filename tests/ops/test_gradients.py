@@ -1,0 +1,103 @@
+"""Straight-through outputs, losses, usage, and their gradients, against autograd of the formulas in float64."""
+
+import pytest
+import torch
+
+from robustok import ops
+
+from .table import SHAPES, make
+
+ARGUMENTS = {"alpha": 0.8, "beta": 1.0, "seed": 6}
+
+
+def unit(rows: torch.Tensor, normalize: bool) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1, eps=1e-12) if normalize else rows
+
+
+def formulas(z, codebook, result, normalize):
+    """The outputs from their definition, with the indices found."""
+    u, e = unit(z, normalize), unit(codebook, normalize)
+    clean, code = e[result.nearest], e[result.indices]
+    return {
+        "z_q": u + (code - u).detach(),
+        "z_q_clean": u + (clean - u).detach(),
+        "vq_loss": (clean - u.detach()).square().mean(),
+        "commit_loss": (clean.detach() - u).square().mean(),
+    }
+
+
+@pytest.mark.parametrize(
+    "shape", [v for k, v in SHAPES.items() if k != "empty"], ids=[k for k in SHAPES if k != "empty"]
+)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("used", [("z_q",), ("z_q_clean", "vq_loss"), ("z_q", "z_q_clean", "vq_loss", "commit_loss")])
+def test_outputs_and_gradients(name, shape, normalize, used):
+    z, codebook = (x.requires_grad_() for x in make(shape))
+    result = ops.vq_quantize(z, codebook, delta=shape[-1], normalize=normalize, backend=name, **ARGUMENTS)
+    z64, codebook64 = (x.detach().double().requires_grad_() for x in (z, codebook))
+    expected = formulas(z64, codebook64, result, normalize)
+    for key, value in expected.items():
+        torch.testing.assert_close(getattr(result, key).double(), value, rtol=1e-5, atol=2e-6)
+    sum((getattr(result, key) ** 2).sum() for key in used).backward()
+    sum((expected[key] ** 2).sum() for key in used).backward()
+    torch.testing.assert_close(z.grad.double(), z64.grad, rtol=1e-4, atol=1e-6)
+    if codebook64.grad is None:  # the straight-through outputs alone say nothing to the codebook
+        codebook64.grad = torch.zeros_like(codebook64)
+    torch.testing.assert_close(codebook.grad.double(), codebook64.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_without_normalisation_the_gradient_passes_unchanged(name):
+    z, codebook = make((2, 9, 5, 30, 10))
+    z.requires_grad_()
+    grad = torch.randn(z.shape)
+    result = ops.vq_perturb(z, codebook, delta=10, normalize=False, backend=name, **ARGUMENTS)
+    result.z_q.backward(grad)
+    assert torch.equal(z.grad, grad)
+
+
+def test_perturb_and_quantize_agree(name):
+    z, codebook = make((3, 20, 8, 50, 20))
+    perturbed = ops.vq_perturb(z, codebook, delta=20, backend=name, **ARGUMENTS)
+    quantized = ops.vq_quantize(z, codebook, delta=20, backend=name, **ARGUMENTS)
+    assert all(torch.equal(getattr(quantized, key), value) for key, value in perturbed._asdict().items())
+    assert torch.equal(quantized.usage, quantized.nearest.flatten().bincount(minlength=50))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dtypes_of_outputs_and_gradients(name, dtype):
+    z, codebook = (x.requires_grad_() for x in make((2, 9, 5, 30, 10), dtype, codebook_dtype=torch.float16))
+    result = ops.vq_quantize(z, codebook, delta=10, backend=name, **ARGUMENTS)
+    assert result.z_q.dtype == result.z_q_clean.dtype == dtype
+    assert result.vq_loss.dtype == result.commit_loss.dtype == torch.float32
+    expected = formulas(z.detach().double(), codebook.detach().double(), result, True)
+    torch.testing.assert_close(result.z_q.double(), expected["z_q"], rtol=0, atol=torch.finfo(dtype).eps)
+    (result.z_q.float().sum() + result.vq_loss).backward()
+    assert z.grad.dtype == dtype and codebook.grad.dtype == torch.float16
+
+
+def test_empty_batch(name):
+    z, codebook = (x.requires_grad_() for x in make(SHAPES["empty"]))
+    result = ops.vq_quantize(z, codebook, delta=3, backend=name, **ARGUMENTS)
+    (result.z_q.sum() + result.vq_loss + result.commit_loss).backward()
+    assert result.z_q.shape == z.shape and result.vq_loss == 0 and result.usage.sum() == 0
+    assert z.grad.shape == z.shape and (codebook.grad == 0).all()
+
+
+def test_gradient_of_a_zero_row_is_finite(name):
+    z, codebook = make((1, 3, 4, 10, 2))
+    z[0, 1] = 0
+    z.requires_grad_()
+    ops.vq_perturb(z, codebook, delta=2, backend=name, **ARGUMENTS).z_q.sum().backward()
+    assert z.grad.isfinite().all()
+
+
+def test_gradients_do_not_depend_on_the_backend(name):
+    """The training step on any backend follows the same path as on the reference."""
+    gradients = []
+    for backend in ("reference", name):
+        z, codebook = (x.requires_grad_() for x in make((3, 31, 8, 64, 20)))
+        result = ops.vq_quantize(z, codebook, delta=20, backend=backend, **ARGUMENTS)
+        (result.z_q.square().sum() + result.vq_loss + 0.25 * result.commit_loss).backward()
+        gradients.append((result.vq_loss, result.commit_loss, z.grad, codebook.grad))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
