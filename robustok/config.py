@@ -22,6 +22,7 @@ class DataConfig:
     crop_min: float = 1.0  # random crop from a random resize: smallest and largest share of the side kept
     crop_max: float = 1.0
     flip: bool = False  # random horizontal flip
+    token_views: Literal["none", "flip", "tencrop"] = "none"  # crops of each image that the generator trains on
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class TokenizerConfig:
     codebook_size: int = 256  # K
     code_width: int = 8  # D
     normalize: bool = True  # compare l2-normalised vectors
+    codebooks: int = 1  # Q; more than one: product quantisation, code_width is that of each (XQ-GAN)
+    scales: tuple[int, ...] | None = None  # grids of residual multi-scale codes, the latents' own last; None: one
+    residual_convs: int = 4  # convolutions that the scales share
 
 
 @dataclass(frozen=True)

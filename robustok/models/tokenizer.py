@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TokenizerConfig
-from .quantizer import NO_PERTURBATION, Perturbation, VectorQuantizer
+from .quantizer import NO_PERTURBATION, Perturbation, ProductQuantizer, VectorQuantizer
+from .residual import ResidualQuantizer
 from .vit import ViT, resample_positions
 
 
@@ -26,13 +27,13 @@ class TokenizerOutput(NamedTuple):
 
 
 class LatentViT(nn.Module):
-    """A ViT over two groups of tokens, image and latent, told apart by a level embedding."""
+    """A ViT over image tokens and groups of latent tokens, told apart by a level embedding."""
 
-    def __init__(self, vit: ViT, latent_grid: int):
+    def __init__(self, vit: ViT, latent_grid: int, groups: int = 1):
         super().__init__()
         self.vit = vit
         self.latent_grid = latent_grid
-        self.level = nn.Parameter(torch.zeros(2, vit.width))  # image, latent
+        self.level = nn.Parameter(torch.zeros(1 + groups, vit.width))  # image, then latents
         nn.init.trunc_normal_(self.level, std=0.02)
 
     def latent_positions(self) -> Tensor:
@@ -41,21 +42,25 @@ class LatentViT(nn.Module):
 
     def transform(self, image_tokens: Tensor, latent_tokens: Tensor) -> Tensor:
         """Add levels, join along the sequence, run all blocks and the final norm."""
-        return self.vit.transform(torch.cat([image_tokens + self.level[0], latent_tokens + self.level[1]], dim=1))
+        level = self.level[1:].repeat_interleave(latent_tokens.shape[1] // (len(self.level) - 1), dim=0)
+        return self.vit.transform(torch.cat([image_tokens + self.level[0], latent_tokens + level], dim=1))
 
 
 class Encoder(LatentViT):
-    """Images (B, 3, S, S) -> latent features (B, L, width): outputs at the appended latent tokens."""
+    """Images (B, 3, S, S) -> latent features (B, L, Q, width): outputs at the appended latent tokens, Q groups of L."""
 
-    def __init__(self, vit: ViT, latent_grid: int):
-        super().__init__(vit, latent_grid)
-        self.latent_tokens = nn.Parameter(torch.zeros(1, latent_grid**2, vit.width))
+    def __init__(self, vit: ViT, latent_grid: int, groups: int):
+        super().__init__(vit, latent_grid, groups)
+        self.groups = groups
+        self.latent_tokens = nn.Parameter(torch.zeros(1, groups * latent_grid**2, vit.width))
         nn.init.trunc_normal_(self.latent_tokens, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        latents = (self.latent_tokens + self.latent_positions()[:, 1:]).expand(len(images), -1, -1)
+        positions = self.latent_positions()[:, 1:].repeat(1, self.groups, 1)
+        latents = (self.latent_tokens + positions).expand(len(images), -1, -1)
         tokens = self.vit.embed(self.vit.patch_embed(images))
-        return self.transform(tokens, latents)[:, -latents.shape[1] :]
+        outputs = self.transform(tokens, latents)[:, -latents.shape[1] :]
+        return outputs.unflatten(1, (self.groups, -1)).transpose(1, 2)
 
 
 class Decoder(LatentViT):
@@ -84,7 +89,8 @@ class Tokenizer(nn.Module):
     """Images <-> L discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
 
     Attributes: config; image_size; grid (latents along one side, L = grid**2); codebook (K, D) as stored;
-    normalize (whether l2-normalised vectors are compared).
+    normalize (whether l2-normalised vectors are compared). With Q > 1 codebooks a latent has Q * D coordinates in
+    place of D, its token is Q indices, codebook is (Q, K, D); with `scales` there are sum of scale**2 tokens.
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -103,10 +109,10 @@ class Tokenizer(nn.Module):
             heads=config.decoder_heads or config.heads,
             **shape,
         )
-        self.encoder = Encoder(encoder, latents)
+        self.encoder = Encoder(encoder, latents, config.codebooks)
         self.quant_conv = nn.Linear(config.width, config.code_width)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.code_width, config.normalize)
-        self.post_quant_conv = nn.Linear(config.code_width, width)
+        self.quantizer = _quantizer(config, latents)
+        self.post_quant_conv = nn.Linear(config.codebooks * config.code_width, width)
         self.decoder = Decoder(decoder, latents, config.patch_size)
         self._encoder_frozen = False
 
@@ -129,7 +135,7 @@ class Tokenizer(nn.Module):
         if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
-        return self.project(self.encoder(images))
+        return self.project(self.encoder(images)).flatten(2)
 
     def project(self, features: Tensor) -> Tensor:
         """Features (..., width) through `quant_conv` -> (..., D), in float32 even under autocast."""
@@ -138,7 +144,7 @@ class Tokenizer(nn.Module):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
-        expected = (self.grid**2, self.config.code_width)
+        expected = (self.grid**2, self.config.codebooks * self.config.code_width)
         if z_q.ndim != 3 or z_q.shape[1:] != expected:
             raise ValueError(f"z_q must be (B, {expected[0]}, {expected[1]}), found {tuple(z_q.shape)}")
         return self.decoder(self.post_quant_conv(z_q))
@@ -185,9 +191,8 @@ class Tokenizer(nn.Module):
     def _continuous(self, z: Tensor) -> TokenizerOutput:
         z = self.quantizer.unit(z)
         nearest = self.quantizer.nearest(z.detach())
-        usage = torch.bincount(nearest.flatten(), minlength=len(self.codebook))
         zero = z.new_zeros(())
-        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, usage)
+        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the encoder side: ViT, latent tokens, level embedding, `quant_conv`, codebook."""
@@ -213,6 +218,18 @@ class Tokenizer(nn.Module):
             for module in self._encoder_side():
                 module.eval()
         return self
+
+
+def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
+    if config.scales is not None and config.scales[-1] != grid:
+        raise ValueError(f"the last of scales must be the latents' grid, {grid}, found {config.scales}")
+
+    def part() -> nn.Module:
+        if config.scales is None:
+            return VectorQuantizer(config.codebook_size, config.code_width, config.normalize)
+        return ResidualQuantizer(config.codebook_size, config.code_width, config.scales, config.residual_convs)
+
+    return part() if config.codebooks == 1 else ProductQuantizer(part() for _ in range(config.codebooks))
 
 
 def _grids(config: TokenizerConfig) -> tuple[int, int]:

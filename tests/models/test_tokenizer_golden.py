@@ -34,7 +34,7 @@ def build(checkpoint, weights="model") -> Tokenizer:
 def test_latents(checkpoint, reference, images, near):
     with torch.no_grad():
         tokenizer = build(checkpoint)
-        near(tokenizer.encoder(images)[:, ::8], reference["encoder_tokens_every8"], 1e-5)
+        near(tokenizer.encoder(images)[:, ::8, 0], reference["encoder_tokens_every8"], 1e-5)
         near(tokenizer.encode(images), reference["latents"].flatten(2).mT, 1e-5)
 
 
