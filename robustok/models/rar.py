@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from ..config import RARConfig
 from .autoregressive import Autoregressive
-from .rar_decoding import RARDecoder
+from .rar_decoding import PREFIX, RARDecoder
 from .rar_layers import Block, FinalNorm
 
-PREFIX = 2  # places before the first image token: class vector and condition
 EXTRA_POSITIONS = 1024  # rows that the released position tables hold beyond the L they use
 EXTRA_PLACES = 100  # and those of the place embedding
 
@@ -70,9 +69,9 @@ class RAR(Autoregressive):
             x = block(x, condition)
         return self.lm_head(self.adaln_before_head(x, condition)[:, 1:])
 
-    def decoder(self, classes: Tensor) -> RARDecoder:
-        """The network one token at a time, for streams of these classes (S,)."""
-        return RARDecoder(self, classes)
+    def decoder(self, streams: int) -> RARDecoder:
+        """The network place by place, for a number of sequences at once."""
+        return RARDecoder(self, streams)
 
     def embed(self, tokens: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
         """Input places 0..L, (B, L + 1, width), from the first L - 1 tokens in their order.
