@@ -48,7 +48,8 @@ class FeatureStatistics:
             return self
         rows = features.detach().to(self._mean.device, torch.float64)
         mean = rows.mean(dim=0)
-        return self._join(len(rows), mean, rows - mean)
+        self._accumulate(rows - mean)
+        return self._join(len(rows), mean)
 
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
         """Adds the rows that `other` has seen (on another process, say). Returns self; `other` is unchanged."""
@@ -60,7 +61,7 @@ class FeatureStatistics:
             return self
         device = self._mean.device
         self._scatter += other._scatter.to(device)
-        return self._join(other.count, other._mean.to(device), self._scatter.new_zeros(0, self.dim))
+        return self._join(other.count, other._mean.to(device))
 
     def merge_processes(self) -> FeatureStatistics:
         """Merges the rows of all processes of torch.distributed, in the order of their ranks: every one gets the same.
@@ -81,18 +82,26 @@ class FeatureStatistics:
         self.count, self._mean, self._scatter, self._root = merged.count, merged._mean, merged._scatter, None
         return self
 
-    def _join(self, count: int, mean: Tensor, centred: Tensor) -> FeatureStatistics:
-        """Joins a part of `count` rows; its scatter is centred^T centred plus what the caller has added already."""
+    def _join(self, count: int, mean: Tensor) -> FeatureStatistics:
+        """Takes in a part of `count` rows around `mean`, whose own scatter has been added already."""
         if self.count is None:
             raise ValueError("statistics without a count (read from a file that has none) cannot be updated")
         total = self.count + count
         shift = mean - self._mean
-        between = shift * (self.count * count / total) ** 0.5  # as one more row of the same product
-        rows = torch.cat([centred, between[None]])
-        self._scatter.addmm_(rows.T, rows)
+        self._accumulate(shift[None] * (self.count * count / total) ** 0.5)
         self._mean += shift * (count / total)
         self.count, self._root = total, None
         return self
+
+    def _accumulate(self, rows: Tensor) -> None:
+        """Adds rows^T rows to the scatter, of which only the lower triangle is kept up to date."""
+        if self._scatter.device.type == "cpu":
+            from scipy.linalg.blas import dsyrk  # half the work of a product that does not know it is symmetric
+
+            transposed = self._scatter.numpy().T  # BLAS counts columns first: its upper triangle is our lower one
+            dsyrk(1.0, rows.contiguous().numpy().T, beta=1.0, c=transposed, overwrite_c=True)
+        else:
+            self._scatter.addmm_(rows.T, rows)
 
     @property
     def mean(self) -> Tensor:
@@ -109,7 +118,8 @@ class FeatureStatistics:
         if self.count == 1:
             raise ValueError("a covariance needs at least two images, found 1")
         self.mean.sum()  # refuses empty and non-finite statistics
-        return self._scatter / (1 if self.count is None else self.count - 1)
+        lower = self._scatter.tril()
+        return (lower + lower.tril(-1).T) / (1 if self.count is None else self.count - 1)
 
     @property
     def max_rank(self) -> int:
@@ -117,16 +127,21 @@ class FeatureStatistics:
         return self.dim if self.count is None else min(self.dim, self.count - 1)
 
     def root(self) -> Tensor:
-        """H (dim, rank) with covariance = H H^T, kept until the next update.
+        """H (dim, rank), lower triangular, with covariance = H H^T; kept until the next update.
 
-        From eigenvectors: Cholesky's factorisation fails where the covariance is singular (no more rows than dim).
+        Cholesky's factor, or from eigenvectors where the covariance is singular (no more rows than dim, a constant
+        feature) and Cholesky's method fails.
         """
         if self._root is None:
-            values, vectors = torch.linalg.eigh(self.covariance)
-            noise = values[-1].clamp(min=0) * self.dim * torch.finfo(torch.float64).eps
-            keep = torch.nonzero(values[-self.max_rank :] > noise).flatten() + (self.dim - self.max_rank)
-            self._root = vectors[:, keep] * values[keep].sqrt()
+            factor, failed = torch.linalg.cholesky_ex(self.covariance)
+            self._root = factor if self.max_rank == self.dim and not failed else self._singular_root()
         return self._root
+
+    def _singular_root(self) -> Tensor:
+        values, vectors = torch.linalg.eigh(self.covariance)
+        noise = values[-1].clamp(min=0) * self.dim * torch.finfo(torch.float64).eps
+        keep = torch.nonzero(values[-self.max_rank :] > noise).flatten() + (self.dim - self.max_rank)
+        return torch.linalg.qr((vectors[:, keep] * values[keep].sqrt()).T, mode="r").R.T
 
     def save(self, path: str | Path) -> None:
         """Writes mu, sigma (the names other tools read) and count to an .npz file."""
@@ -161,8 +176,17 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         raise ValueError(f"a has {a.dim} feature dimensions and b has {b.dim}: they come from different features")
     shift = a.mean - b.mean.to(a.mean.device)
     covariance, root = a.covariance, b.root().to(a.mean.device)
-    eigenvalues = torch.linalg.eigvalsh(root.T @ covariance @ root) if root.shape[1] else root.new_zeros(0)
+    eigenvalues = torch.linalg.eigvalsh(_congruence(root, covariance)) if root.shape[1] else root.new_zeros(0)
     # Beyond the smaller rank an eigenvalue is zero but for rounding, and its square root would be 1e-8, not 1e-16.
     eigenvalues = eigenvalues[max(0, len(eigenvalues) - a.max_rank) :].clamp(min=0)
-    traces = covariance.trace() + b.covariance.trace().to(covariance.device)
+    traces = covariance.trace() + root.square().sum()  # tr(H H^T)
     return float(shift @ shift + traces - 2 * eigenvalues.sqrt().sum())
+
+
+def _congruence(root: Tensor, covariance: Tensor) -> Tensor:
+    """H^T A H, of which only the lower triangle counts."""
+    if root.device.type == "cpu" and root.shape[0] == root.shape[1]:
+        from scipy.linalg.lapack import dsygst  # a quarter of the work of two products, as H is triangular
+
+        return torch.from_numpy(dsygst(covariance.numpy(), root.numpy(), itype=2, lower=1)[0])
+    return root.T @ covariance @ root
