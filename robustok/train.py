@@ -19,7 +19,8 @@ STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")
 
 def main(argv: list[str]) -> int:
     """Parses the settings and runs the stages asked for; returns the exit code."""
-    parser = run_config_parser("robustok.train", str(preset_path("digits")))
+    named = any(argument.split("=")[0] == "--config" for argument in argv)
+    parser = run_config_parser("robustok.train", None if named else str(preset_path("digits")))
     parser.add_argument(
         "--stage", choices=("all", *STAGES), default="all", help="run this stage alone, or all in order"
     )
@@ -51,10 +52,10 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
         pipeline = Pipeline(opened)
         preflight.check_data(config, pipeline.images, distributed.world())
         for stage in stages:
-            if stage == "evaluate":
-                evaluate(pipeline)
-            else:
+            if stage != "evaluate":
                 getattr(pipeline, stage)()
+            elif distributed.is_main():
+                evaluate(pipeline)
     except KeyboardInterrupt as stop:
         command = "python -m robustok.train " + shlex.join(argument for argument in sys.argv[1:])
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None

@@ -5,72 +5,22 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.transforms import from_uint8, to_uint8
-from ..evaluation import frechet_distance, pfid, psnr
+from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
+from ..models.tokenizer import Tokenizer
 from ..training.checkpoints import write_json
 from ..training.run import read_log
 from .pipeline import Pipeline
 from .report import summary_rows, verdicts, write_report
 
-TIMED = ("classifier", "tokenizer", "tokens", "generator", "pairs", "post")
-
-
-@torch.inference_mode()
-def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
-    """(metrics, pictures) of a finished run, on the images that only judge.
-
-    Distances are Fréchet distances of the run's frozen features, named in `distance`: rfd of plain reconstructions,
-    pfd the mean over the 15 perturbed settings, gfd of class-balanced samples. Shares are from 0 to 1.
-    """
-    images = pipeline.images
-    originals = images.judge.load(torch.arange(len(images.judge)))
-    reference = pipeline.statistics(originals)
-    tokenizer = pipeline.load_tokenizer("tokenizer")
-    result = pfid(tokenizer, originals, pipeline.frozen.features, batch_size=pipeline.config.evaluation.batch_size)
-    reconstructed = _reconstruct(tokenizer, originals)
-    tokens, classes = pipeline.sample(pipeline.config.evaluation.samples_per_class, "judge")
-    metrics = {
-        "distance": pipeline.frozen.distance_name,
-        "modes": list(pipeline.config.pairs.modes),
-        "images": {
-            "train": len(images.train),
-            "stop": len(images.stop),
-            "judge": len(originals),
-            "samples": len(tokens),
-        },
-        "real_fd": frechet_distance(pipeline.statistics(images.train.load(torch.arange(len(images.train)))), reference),
-        "classifier": {"accuracy": _share_read_as(pipeline, originals, images.judge.labels)},
-        "tokenizer": {
-            "psnr": psnr(reconstructed, originals).mean().item(),
-            "codebook_usage": _codebook_usage(pipeline, tokenizer),
-            "rfd": result.rfid,
-            "pfd": result.mean,
-            "pfd_table": [[alpha, delta, value] for (alpha, delta), value in result.table.items()],
-        },
-    }
-    pictures = {
-        "originals": originals,
-        "reconstructed": reconstructed,
-        "perturbed": _reconstruct(tokenizer, originals, *max(result.table)),
-    }
-    decoders = {"generator": tokenizer} | {
-        pipeline.post_folder(mode): pipeline.load_tokenizer(pipeline.post_folder(mode))
-        for mode in pipeline.config.pairs.modes
-    }
-    for name, decoder in decoders.items():
-        generated = pipeline.decode(decoder, tokens)
-        metrics[name.replace("-", "_")] = {
-            "gfd": frechet_distance(pipeline.statistics(generated), reference),
-            "class_agreement": _share_read_as(pipeline, generated, classes),
-            "rfd": frechet_distance(pipeline.statistics(_reconstruct(decoder, originals)), reference),
-        }
-        pictures[name] = generated
-    return metrics, pictures
+TIMED = ("classifier", "tokenizer", "tokens", "generator", "pairs")
+PICTURED = 20  # images of a strip
+PICTURED_CLASSES, PICTURED_PER_CLASS = 10, 12  # of generated images
 
 
 def evaluate(pipeline: Pipeline) -> None:
@@ -79,43 +29,105 @@ def evaluate(pipeline: Pipeline) -> None:
     from rich.table import Table
 
     start = time.monotonic()
-    run = pipeline.run
+    folder = pipeline.run.folder
     metrics, pictures = judge(pipeline)
     metrics |= _costs(pipeline, time.monotonic() - start)
-    (run.folder / "evaluation").mkdir(exist_ok=True)
-    write_json(run.folder / "evaluation" / "metrics.json", metrics)
-    write_report(run.folder / "report.html", pipeline, metrics, pictures, read_log(run.folder / "log.jsonl"))
-    table = Table("", "value", "what it is", title=f"{pipeline.config.name}: {metrics['distance']} is no FID")
+    (folder / "evaluation").mkdir(exist_ok=True)
+    write_json(folder / "evaluation" / "metrics.json", metrics)
+    write_report(folder / "report.html", pipeline, metrics, pictures, read_log(folder / "log.jsonl"))
+    table = Table("", "value", "what it is", title=f"{pipeline.config.name} ({metrics['distance']} is not FID)")
     for name, value, meaning in summary_rows(metrics):
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else value, meaning)
     console = Console()
     console.print(table)
-    console.print("\n".join([*verdicts(metrics), f"{run.folder / 'report.html'} holds the pictures"]), highlight=False)
+    console.print(
+        "\n".join([*verdicts(metrics), f"Pictures: {folder / 'report.html'}"]), highlight=False, soft_wrap=True
+    )
+
+
+@torch.inference_mode()
+def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
+    """(metrics, pictures) of a finished run, on the images that only judge.
+
+    Distances are Fréchet distances of the run's frozen features, named in `distance`: rfd of plain reconstructions,
+    pfd the mean over the 15 perturbed settings, gfd of class-balanced samples, real_fd of the training images. Shares
+    are from 0 to 1. Pictures are uint8 (n, 3, S, S).
+    """
+    images, modes = pipeline.images, pipeline.config.pairs.modes
+    tokenizer = pipeline.load_tokenizer("tokenizer")
+    originals = images.judge.load(torch.arange(min(PICTURED, len(images.judge))))
+    reference, accuracy, _ = _look(pipeline, pipeline.load(images.judge), images.judge.labels, range(0))
+    result = pfid(tokenizer, pipeline.load(images.judge), pipeline.frozen.features)
+    tokens, classes = pipeline.sample(pipeline.config.evaluation.samples_per_class, "judge")
+    metrics = {
+        "distance": pipeline.frozen.distance_name,
+        "modes": list(modes),
+        "images": {"train": len(images.train), "stop": len(images.stop), "judge": result.count, "samples": len(tokens)},
+        "real_fd": frechet_distance(pipeline.statistics(pipeline.load(images.train)), reference),
+        "classifier": {"accuracy": accuracy},
+        "tokenizer": {
+            "psnr": _psnr(pipeline, tokenizer),
+            "codebook_usage": float((pipeline.training_tokens().code_counts() > 0).sum() / len(tokenizer.codebook)),
+            "rfd": result.rfid,
+            "pfd": result.mean,
+            "pfd_table": [[alpha, delta, value] for (alpha, delta), value in result.table.items()],
+        },
+    }
+    pictures = {
+        "originals": originals,
+        "reconstructed": _reconstruct(tokenizer, originals),
+        "perturbed": _reconstruct(tokenizer, originals, *max(result.table)),
+    }
+    shown = list(_pictured_samples(pipeline))
+    for name in ("generator", *(pipeline.post_folder(mode) for mode in modes)):
+        decoder = tokenizer if name == "generator" else pipeline.load_tokenizer(name)
+        samples, agreement, pictures[name] = _look(pipeline, pipeline.decode(decoder, tokens), classes, shown)
+        again = (_reconstruct(decoder, batch) for batch in pipeline.load(images.judge))
+        metrics[name.replace("-", "_")] = {
+            "gfd": frechet_distance(samples, reference),
+            "class_agreement": agreement,
+            "rfd": frechet_distance(pipeline.statistics(again), reference),
+        }
+    return metrics, pictures
+
+
+def _look(
+    pipeline: Pipeline, batches: Iterable[Tensor], classes: Tensor, keep: Iterable[int]
+) -> tuple[FeatureStatistics, float, Tensor | None]:
+    """One pass over uint8 batches: (moments, share that is read as `classes` (n,), images of the numbers `keep`)."""
+    statistics, right, done, wanted, kept = None, 0, 0, set(keep), []
+    for images in batches:
+        seen = pipeline.frozen.features(images)
+        statistics = statistics or FeatureStatistics(seen.features.shape[1], seen.features.device)
+        statistics.update(seen.features)
+        right += (seen.logits.argmax(1).cpu() == classes[done : done + len(images)]).sum().item()
+        kept += [images[i].cpu() for i in range(len(images)) if done + i in wanted]
+        done += len(images)
+    return statistics, right / done, torch.stack(kept) if kept else None
+
+
+def _psnr(pipeline: Pipeline, tokenizer: Tokenizer) -> float:
+    """Mean over the judging images."""
+    parts = [psnr(_reconstruct(tokenizer, images), images) for images in pipeline.load(pipeline.images.judge)]
+    return torch.cat(parts).mean().item()
+
+
+def _reconstruct(tokenizer: Tokenizer, images: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
+    """uint8 images -> their reconstructions, uint8, on the CPU."""
+    return to_uint8(tokenizer.reconstruct(from_uint8(images.to(tokenizer.codebook.device)), alpha, delta)).cpu()
+
+
+def _pictured_samples(pipeline: Pipeline) -> Iterator[int]:
+    """Numbers of the samples that the report shows: the first few of the first classes, class by class."""
+    per_class = pipeline.config.evaluation.samples_per_class
+    for number in range(min(PICTURED_CLASSES, pipeline.images.num_classes)):
+        yield from range(number * per_class, number * per_class + min(PICTURED_PER_CLASS, per_class))
 
 
 def _costs(pipeline: Pipeline, evaluating: float) -> dict:
     """Seconds of every stage, and the most memory that this process has held."""
-    stages = [*TIMED, *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes[1:])]
+    stages = [*TIMED, *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)]
     seconds = {stage: pipeline.run.stage_state(stage).get("seconds", 0.0) for stage in stages}
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"seconds": seconds | {"evaluation": round(evaluating, 2)}, "peak_memory_bytes": peak}
-
-
-def _reconstruct(tokenizer, originals: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
-    device = tokenizer.codebook.device
-    parts, ids = originals.split(100), torch.arange(len(originals)).split(100)
-    return torch.cat([
-        to_uint8(tokenizer.reconstruct(from_uint8(part.to(device)), alpha, delta, sample_ids=who.to(device)))
-        for part, who in zip(parts, ids, strict=True)
-    ]).cpu()  # fmt: skip
-
-
-def _codebook_usage(pipeline: Pipeline, tokenizer) -> float:
-    """Share of codes that the tokens of the training images use."""
-    return len(np.unique(pipeline.training_tokens().tokens[:])) / len(tokenizer.codebook)
-
-
-def _share_read_as(pipeline: Pipeline, images: Tensor, classes: Tensor) -> float:
-    """Share of uint8 images that the classifier reads as the class asked for."""
-    return (pipeline.frozen.features(images).logits.argmax(1).cpu() == classes).double().mean().item()

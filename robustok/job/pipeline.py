@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from ..config import RARConfig
-from ..data.images import Images, open_images
-from ..data.tokens import TokenSet, TokenWriter, open_tokens, tokenizer_hash
-from ..data.transforms import from_uint8, to_uint8
+from ..data.images import Images, Split, open_images
+from ..data.loader import prefetch
+from ..data.progress import progress_lines
+from ..data.tokenization import ImageTokens
+from ..data.tokens import TokenSet, open_tokens
+from ..data.transforms import to_uint8
 from ..errors import UserError
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..models.classifier import Classifier
 from ..models.load import load_generator, load_tokenizer
 from ..models.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
 from ..models.tokenizer import Tokenizer
+from ..models.tuning import tune
 from ..ops.philox import derive_seed
 from ..training import checkpoints, distributed
 from ..training.frozen import FrozenNetworks, from_classifier
@@ -27,6 +31,7 @@ from ..training.loop import fit
 from ..training.run import Run
 from ..training.stages import ClassifierStage, GeneratorStage
 from ..training.tokenizer_stages import PostStage, TokenizerStage
+from .pairs import PairMaker
 
 BATCH = 128  # images a forward pass where nothing is learned
 
@@ -37,6 +42,7 @@ class Pipeline:
     def __init__(self, run: Run):
         self.run, self.config = run, run.config
         self.images: Images = open_images(run.config.data, run.config.tokenizer.image_size)
+        run.images_fingerprint = self.images.all.fingerprint()
 
     @cached_property
     def frozen(self) -> FrozenNetworks:
@@ -70,6 +76,7 @@ class Pipeline:
         model = Tokenizer(self.config.tokenizer)
         if self.config.frozen.dinov2:
             start_from_dinov2(model, self.config.frozen.dinov2)
+        tune(model, self.config.frozen)
         model.to(self.run.device)
         fit(TokenizerStage(self.run, self.images, self.frozen, model), self.run)
 
@@ -78,37 +85,26 @@ class Pipeline:
         if self.run.is_finished("generator"):
             return
         tokenizer = self.load_tokenizer("tokenizer")
-        train = self.images.train
         if not self.run.is_finished("tokens"):
             with self.run.finishing("tokens"):
-                self._write_tokens(
-                    "tokens", tokenizer, len(train), lambda rows: self._tokenize(tokenizer, train.load(rows))
-                )
+                self._write_tokens(tokenizer)
         fit(GeneratorStage(self.run, self._generator_shape(tokenizer), self.training_tokens()), self.run)
 
     def pairs(self) -> None:
-        """Generated tokens for every training image by preservation ratio sigma (section 6), in every mode.
-
-        Row p of the pairs belongs to training image p mod N.
-        """
+        """Generated tokens beside every training image, in every mode."""
         if self.run.is_finished("pairs"):
             return
-        tokenizer, generator = self.load_tokenizer("tokenizer"), self.load_generator()
-        real = self.training_tokens()
-        count = len(real) * self.config.pairs.per_image
-        with self.run.finishing("pairs"):
-            self._write_tokens(
-                "pairs/direct", tokenizer, count, lambda rows: self._generate_beside(generator, real, rows)
+        tokenizer, generator, c = self.load_tokenizer("tokenizer"), self.load_generator(), self.config
+        seed, guidance = derive_seed(c.seed, "pairs"), self._guidance()
+
+        def generate(classes: Tensor, sample_ids: Tensor, keep_tokens: Tensor, keep_ratio: float) -> Tensor:
+            return generator.generate(
+                classes, seed=seed, sample_ids=sample_ids, keep_tokens=keep_tokens, keep_ratio=keep_ratio, **guidance
             )
-            if "reencode" in self.config.pairs.modes:
-                direct = open_tokens(self.run.folder / "pairs/direct").tokens
 
-                def reencoded(rows: Tensor) -> Tensor:
-                    """What the frozen encoder sees of the generated images (paper, section 4.3)."""
-                    tokens = torch.from_numpy(direct[rows.numpy()].astype("int64")).to(self.run.device)
-                    return self._tokenize(tokenizer, self.decode(tokenizer, tokens))
-
-                self._write_tokens("pairs/reencode", tokenizer, count, reencoded)
+        with self.run.finishing("pairs"):
+            maker = PairMaker(c.pairs, self.images.train, tokenizer, generate, c.sampling.batch_size)
+            maker.write(self.run.folder / "pairs", {"settings": self.run.settings("pairs")})
 
     def post(self) -> None:
         """One post-trained decoder per mode of the pairs; the first is `post`, the others `post-MODE`."""
@@ -140,34 +136,39 @@ class Pipeline:
     @torch.inference_mode()
     def sample(self, per_class: int, purpose: str) -> tuple[Tensor, Tensor]:
         """(tokens (n, L), classes (n,)) with the run's sampling settings; `purpose` names the seed."""
-        generator, s = self.load_generator(), self.config.sampling
+        generator, size = self.load_generator(), self.config.sampling.batch_size
         classes = torch.arange(self.images.num_classes).repeat_interleave(per_class)
-        seed = derive_seed(self.config.seed, "sample", purpose)
-        ids = torch.arange(len(classes))
+        seed, device = derive_seed(self.config.seed, "sample", purpose), self.run.device
         parts = [
-            generator.generate(
-                part.to(self.run.device), seed=seed, sample_ids=who.to(self.run.device), **self._guidance()
-            )
-            for part, who in zip(classes.split(s.batch_size), ids.split(s.batch_size), strict=True)
+            generator.generate(classes[who].to(device), seed=seed, sample_ids=who.to(device), **self._guidance()).cpu()
+            for who in torch.arange(len(classes)).split(size)
         ]
         return torch.cat(parts), classes
 
-    @torch.inference_mode()
-    def decode(self, tokenizer: Tokenizer, tokens: Tensor) -> Tensor:
-        """Tokens (n, L) -> uint8 images (n, 3, S, S)."""
-        return torch.cat([to_uint8(tokenizer.detokenize(part)) for part in tokens.split(BATCH)])
+    def statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
+        """Moments of the features of uint8 batches (b, 3, S, S), one batch in memory at a time."""
+        statistics = None
+        for images in batches:
+            features = self.frozen.features(images).features
+            statistics = statistics or FeatureStatistics(features.shape[1], features.device)
+            statistics.update(features)
+        return statistics
 
-    def statistics(self, images: Tensor) -> FeatureStatistics:
-        """Moments of the features of uint8 images."""
-        features = self.frozen.features(images).features
-        return FeatureStatistics(features.shape[1]).update(features)
+    def load(self, split: Split) -> Iterator[Tensor]:
+        """The images of a split, uint8 batches, as evaluation sees them."""
+        return prefetch(split.load, torch.arange(len(split)).split(BATCH))
+
+    @torch.inference_mode()
+    def decode(self, tokenizer: Tokenizer, tokens: Tensor) -> Iterator[Tensor]:
+        """Tokens (n, L) -> uint8 batches of images."""
+        for part in tokens.split(BATCH):
+            yield to_uint8(tokenizer.detokenize(part.to(self.run.device)))
 
     @cached_property
     def _stopping(self) -> tuple[Tensor, FeatureStatistics]:
         """Tokens sampled once, and the moments of the images kept to stop by."""
-        stop = self.images.stop
-        per_class = self.config.evaluation.samples_per_class
-        return self.sample(per_class, "stop")[0], self.statistics(stop.load(torch.arange(len(stop))))
+        tokens, _ = self.sample(self.config.evaluation.samples_per_class, "stop")
+        return tokens, self.statistics(self.load(self.images.stop))
 
     def _stopping_distance(self, tokenizer: Tokenizer) -> float:
         tokens, reference = self._stopping
@@ -191,39 +192,14 @@ class Pipeline:
         return {"guidance_scale": s.guidance_scale, "guidance_power": s.guidance_power, "temperature": s.temperature,
                 "top_k": s.top_k, "top_p": s.top_p}  # fmt: skip
 
-    @torch.inference_mode()
-    def _tokenize(self, tokenizer: Tokenizer, images: Tensor) -> Tensor:
-        """uint8 images (n, 3, S, S) -> tokens (n, L)."""
-        return torch.cat([tokenizer.tokenize(from_uint8(part.to(self.run.device))) for part in images.split(BATCH)])
-
-    @torch.inference_mode()
-    def _generate_beside(self, generator, real: TokenSet, rows: Tensor) -> Tensor:
-        """Generated sequences for pairs `rows`, each under its image's class, with a share sigma of its tokens kept."""
-        seed, device = derive_seed(self.config.seed, "pairs"), self.run.device
-        parts = []
-        for part in rows.split(self.config.sampling.batch_size):
-            image = part % len(real)
-            kept = torch.from_numpy(real.tokens[image.numpy()].astype("int64")).to(device)
-            parts.append(
-                generator.generate(real.labels[image].to(device), seed=seed, sample_ids=part.to(device),
-                                   keep_tokens=kept, keep_ratio=self.config.pairs.sigma, **self._guidance())
-            )  # fmt: skip
-        return torch.cat(parts)
-
-    def _write_tokens(
-        self, folder: str, tokenizer: Tokenizer, count: int, tokens_of: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Token shards of `count` rows, dealt out over the processes; shards that exist are not made again."""
-        about = {"tokenizer": tokenizer_hash(tokenizer), "codebook_size": len(tokenizer.codebook),
-                 "class_names": self.images.class_names, "settings": self.run.settings("pairs")}  # fmt: skip
-        writer, train = TokenWriter(self.run.folder / folder, about), self.images.train
-        for number in writer.missing(count)[distributed.rank() :: distributed.world()]:
-            rows = torch.tensor(writer.shard_range(number, count))
-            image = rows % len(train)
-            writer.write(number, tokens_of(rows), train.labels[image], train.ids[image])
+    def _write_tokens(self, tokenizer: Tokenizer) -> None:
+        work = ImageTokens(
+            tokenizer, self.images.train, self.run.folder / "tokens", augment=self.config.data.token_views
+        )
+        work.run(rank=distributed.rank(), world=distributed.world(), progress=progress_lines("tokens"))
         distributed.barrier()
         if distributed.is_main():
-            writer.finish(count)
+            work.finish()
         distributed.barrier()
 
     def _result(self, stage: str) -> Path:

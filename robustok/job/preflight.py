@@ -2,11 +2,15 @@
 
 import math
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
+
+import torch
 
 from ..config import RunConfig, TrainingConfig
 from ..data.images import Images
 from ..errors import UserError
+from ..models.rar import RAR
+from ..models.tokenizer import Tokenizer
 
 
 def check_settings(c: RunConfig) -> None:
@@ -40,7 +44,30 @@ def check_settings(c: RunConfig) -> None:
             _check_training(name, settings)
     for f in fields(c.losses):
         _expect(getattr(c.losses, f.name) >= 0, f"losses.{f.name}", getattr(c.losses, f.name), "at least 0")
+    for name, value in (
+        ("log_every", c.log_every),
+        ("stopping.every_epochs", c.stopping.every_epochs),
+        ("stopping.patience", c.stopping.patience),
+        ("sampling.batch_size", c.sampling.batch_size),
+        ("evaluation.samples_per_class", c.evaluation.samples_per_class),
+        ("pairs.per_image", c.pairs.per_image),
+        ("tokenizer.codebook_size", t.codebook_size),
+        ("tokenizer.code_width", t.code_width),
+    ):
+        _expect(value > 0, name, value, "a positive number")
+    _check_shapes(c)
     _expect(c.name not in ("", ".", "..") and "/" not in c.name, "name", c.name, "the name of one folder")
+
+
+def _check_shapes(c: RunConfig) -> None:
+    """Builds the models without their values: what their constructors refuse is refused here."""
+    shape = replace(c.generator, codebook_size=c.tokenizer.codebook_size, num_classes=1, num_tokens=1)
+    try:
+        with torch.device("meta"):
+            Tokenizer(c.tokenizer)
+            RAR(shape)
+    except ValueError as error:
+        raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
 
 
 def _check_training(name: str, t: TrainingConfig) -> None:

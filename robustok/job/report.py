@@ -89,14 +89,14 @@ def _decoders(metrics: dict) -> list[tuple[str, str]]:
 
 
 def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor]) -> None:
-    columns = 20
+    columns = len(pictures["originals"])
     page.heading("Reconstruction and perturbed reconstruction")
-    page.images(pictures["originals"][:columns], "Held-out originals", columns=columns)
-    page.images(pictures["reconstructed"][:columns], "Their reconstructions", columns=columns)
+    page.images(pictures["originals"], "Held-out originals", columns=columns)
+    page.images(pictures["reconstructed"], "Their reconstructions", columns=columns)
     table = metrics["tokenizer"]["pfd_table"]
     strongest = max((alpha, delta) for alpha, delta, _ in table)
     page.images(
-        pictures["perturbed"][:columns],
+        pictures["perturbed"],
         f"Reconstructions with alpha = {strongest[0]} of the tokens replaced by one of their "
         f"delta = {strongest[1]} nearest codes",
         columns=columns,
@@ -113,16 +113,13 @@ def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: 
 
 def _generator_section(page: Page, pipeline: Pipeline, pictures: dict[str, Tensor]) -> None:
     page.heading("Generated images, one row a class")
-    per_class, classes = pipeline.config.evaluation.samples_per_class, pipeline.images.num_classes
-    shown, columns = min(classes, 10), min(per_class, 12)
-    for name, images in pictures.items():
-        if name in ("originals", "reconstructed", "perturbed"):
-            continue
-        grid = images.view(classes, per_class, *images.shape[1:])[:shown, :columns].flatten(0, 1)
+    names = pipeline.images.class_names
+    shown = pictures["generator"]
+    rows = min(len(names), 10)
+    for name in ("generator", *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)):
         title = "Before post-training" if name == "generator" else f"After post-training ({name})"
-        page.images(
-            grid, f"{title}: the same tokens, classes {', '.join(pipeline.images.class_names[:shown])}", columns=columns
-        )
+        caption = f"{title}: the same tokens, classes {', '.join(names[:rows])}"
+        page.images(pictures[name], caption, columns=len(shown) // rows)
 
 
 def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:

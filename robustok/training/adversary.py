@@ -26,7 +26,6 @@ class Adversary:
         torch.manual_seed(run.config.seed + 1)
         self.discriminator = Discriminator(backbone.to(run.device)).to(run.device)
         self.lecam = LeCAM(run.device)
-        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
 
         def rate(step: int) -> float:
             return cosine_rate(
@@ -38,8 +37,7 @@ class Adversary:
                 first=settings.warmup_lr,
             )
 
-        self.player: Player = make_player("discriminator", self.discriminator, learning, settings, run, rate)
-        self._learning = learning
+        self.player: Player = make_player("discriminator", self.discriminator, settings, run, rate)
         self._seed = derive_seed(run.config.seed, "diff_augment")
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -53,11 +51,9 @@ class Adversary:
         last_layer: the decoder's; when: the micro-batch, kept under its offset for the discriminator's own step.
         """
         self._seen[when.offset] = (decoded.detach(), images, ids)
-        for p in self._learning:
-            p.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         adversarial = hinge_generator_loss(self._logits(bare(self.player.module), decoded, ids, when.step, 0))
-        for p in self._learning:
-            p.requires_grad_(True)
+        self.discriminator.requires_grad_(True)
         (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded)
         (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
         at_last_layer = [

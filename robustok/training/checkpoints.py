@@ -91,6 +91,12 @@ def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None
             shutil.rmtree(path)
 
 
+def remove_leftovers(stage_folder: Path) -> None:
+    """Deletes what killed processes left of checkpoints that they had not finished."""
+    for path in stage_folder.glob(".step-*.tmp"):
+        shutil.rmtree(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one rename, so that a reader or a crash never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -46,9 +46,12 @@ class Fit:
         self.guard = FiniteGuard(stage.name)
         self.last_time = time.monotonic()
         run.forget_log_after(stage.name, self.state.step)
+        run.write_config()
 
     def run_to_end(self) -> Path:
         state, total = self.state, self.total
+        if state.step == 0 and self._check_score(last=False):
+            self._save()
         with InterruptGuard() as interrupt, Progress(self.stage.name, state.step, total) as progress:
             for batch in self._batches():
                 terms = self._take_step(batch)
@@ -57,11 +60,11 @@ class Fit:
                 last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
                 if last or at_interval:
                     self._log(terms, progress)
-                self._check_score(last)
+                better = self._check_score(last)
                 # asking all processes costs a collective: not at every step of a fast device
                 ask = at_interval or self.run.device.type == "cpu"
                 interrupted = ask and distributed.any_process(interrupt.caught, self.run.device)
-                if last or state.stopped or interrupted or state.step % self.stage.training.save_every == 0:
+                if last or better or state.stopped or interrupted or state.step % self.stage.training.save_every == 0:
                     self._save()
                 if interrupted:
                     raise KeyboardInterrupt(f"stopped: {self.stage.name} is saved at step {state.step} of {total}")
@@ -139,21 +142,22 @@ class Fit:
         self.run.log(self.stage.name, self.state.step, record)
         progress.show(self.state.step, record)
 
-    def _check_score(self, last: bool) -> None:
-        """Now and then scores the averaged weights, saves the best, and stops when it is `patience` checks old."""
+    def _check_score(self, last: bool) -> bool:
+        """Now and then scores the averaged weights; True for the best so far. Sets `stopped` when that is too old."""
         stopping, state = self.stage.stopping, self.state
         if stopping is None:
-            return
+            return False
         every = max(1, round(stopping.every_epochs * self.steps_per_epoch))
         if not last and state.step % every:
-            return
+            return False
         with self.ema.applied_to(self.stage.model):
             score = distributed.mean(torch.tensor(self.stage.score(), dtype=torch.float64)).item()
         self.run.log(self.stage.name, state.step, {"score": score})
-        if state.score is None or score < state.score:
+        better = state.score is None or score < state.score
+        if better:
             state.score, state.best = score, f"step-{state.step}"
-            self._save()
         state.stopped = state.step - int(state.best.removeprefix("step-")) >= stopping.patience * every
+        return better
 
     def _save(self) -> None:
         self.guard.check()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from . import distributed
 
-SHOWN = ("total", "loss", "usage", "perturbed", "accuracy", "psnr")
+SHOWN = ("loss", "usage", "perturbed", "accuracy", "psnr")
 
 
 class Progress:

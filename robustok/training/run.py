@@ -42,10 +42,10 @@ class Run:
         self.device = resolve_device(config.device)
         self.folder = Path(config.runs) / config.name
         self.tensorboard = None
+        self.images_fingerprint: str | None = None  # which images the run sees; its stages depend on them
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
             self._log = (self.folder / "log.jsonl").open("a", buffering=1)
         distributed.barrier()
 
@@ -64,8 +64,15 @@ class Run:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """The part of the config that the stage's result depends on."""
-        return {name: _plain(value) for name, value in asdict(self.config).items() if name in SECTIONS[stage]}
+        """What the stage's result depends on: its sections of the config, and which images there are."""
+        sections = {name: _plain(value) for name, value in asdict(self.config).items() if name in SECTIONS[stage]}
+        return {**sections, "images": self.images_fingerprint}
+
+    def write_config(self) -> None:
+        """config.yaml, the resolved settings: once a stage has accepted them."""
+        if distributed.is_main():
+            text = yaml.safe_dump(_plain(asdict(self.config)), sort_keys=False)
+            (self.folder / "config.yaml").write_text(text)
 
     def stage_state(self, folder: str) -> dict[str, Any]:
         path = self.folder / folder / "stage.json"
@@ -91,6 +98,7 @@ class Run:
     @contextmanager
     def finishing(self, stage: str):
         """Times a stage without checkpoints of its own, and marks it finished if its body raises nothing."""
+        self.write_config()
         start = time.monotonic()
         yield
         seconds = round(time.monotonic() - start, 2)

@@ -48,6 +48,8 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
 
     Raises UserError for a damaged checkpoint and for one of another config.
     """
+    if distributed.is_main():
+        checkpoints.remove_leftovers(run.folder / stage.name)
     found = checkpoints.steps(run.folder / stage.name)
     if not found:
         return StageState()

@@ -7,26 +7,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import DiscriminatorConfig, RARConfig, TrainingConfig
-from ..data.images import Images, Split
+from ..data.images import Images
 from ..data.loader import Batch
 from ..data.tokens import TokenSet
 from ..data.transforms import from_uint8
 from ..models.classifier import Classifier
 from ..models.rar import RAR
+from ..ops.philox import NOISE, SHUFFLE, derive_seed, keyed_words, to_uniform
 from .run import Run
 from .schedules import cosine_rate, random_order_share
 from .stage import Player, Stage, Terms, When, wrap
 
+TABLES = ("embed", "token", "codebook", "level")  # parameters of these names are looked up, not multiplied with
 
-def make_player(
-    name: str, module: nn.Module, parameters, settings: TrainingConfig | DiscriminatorConfig, run: Run, rate
-) -> Player:
-    """A network with its AdamW: weight decay on matrices only; fused on a GPU."""
-    parameters = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+
+def make_player(name: str, module: nn.Module, settings: TrainingConfig | DiscriminatorConfig, run: Run, rate) -> Player:
+    """A network with its AdamW over what learns in it: weight decay on matrices only, fused on a GPU."""
+    decayed, others = [], []
+    for path, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim > 1 and not any(table in path for table in TABLES)
+            (decayed if matrix else others).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = run.device.type == "cuda"
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=tuple(settings.betas), fused=fused)
     return Player(name, wrap(module, run), optimizer, rate, getattr(settings, "clip_norm", None))
@@ -57,7 +59,7 @@ class ClassifierStage(Stage):
         torch.manual_seed(run.config.seed)
         self.model = Classifier(**self._shape).to(run.device)
         rate = rate_of(self.training, len(self.split) // self.training.batch_size)
-        self.players = [make_player("classifier", self.model, self.model.parameters(), self.training, run, rate)]
+        self.players = [make_player("classifier", self.model, self.training, run, rate)]
 
     def model_config(self) -> dict:
         return self._shape
@@ -68,15 +70,17 @@ class ClassifierStage(Stage):
         return loss, {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
 
-class TokenSplit(Split):
-    """The token shards of the training images, as the loader reads them: `load` gives tokens (n, L) int64."""
+class TokenSplit:
+    """Token shards as the loader reads them: `load` gives tokens (n, L) int64."""
 
     def __init__(self, tokens: TokenSet):
-        self.tokens = torch.from_numpy(tokens.tokens[:].astype("int64"))
-        self.labels, self.ids = torch.as_tensor(tokens.labels), torch.as_tensor(tokens.ids)
+        self.tokens, self.labels, self.ids = tokens.tokens, tokens.labels, tokens.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
-        return self.tokens[rows]
+        return torch.from_numpy(self.tokens[rows.numpy()].astype("int64"))
 
 
 class GeneratorStage(Stage):
@@ -87,19 +91,20 @@ class GeneratorStage(Stage):
     augment = False
 
     def __init__(self, run: Run, shape: RARConfig, tokens: TokenSet):
-        self.training, self.order = run.config.generator_training, run.config.order
+        self.training, self.order, self.seed = run.config.generator_training, run.config.order, run.config.seed
         self.split = TokenSplit(tokens)
         torch.manual_seed(run.config.seed)
         self.model = RAR(shape).to(run.device)
         rate = rate_of(self.training, len(self.split) // self.training.batch_size)
-        self.players = [make_player("generator", self.model, self.model.parameters(), self.training, run, rate)]
+        self.players = [make_player("generator", self.model, self.training, run, rate)]
 
     def model_config(self) -> dict:
         return asdict(self.model.config)
 
     def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
-        orders = random_orders(*batch.inputs.shape, random_order_share(self.order, when.epoch), batch.inputs.device)
-        dropped = torch.rand(len(batch.labels), device=batch.labels.device) < self.model.config.class_dropout
+        seed = derive_seed(self.seed, "orders", when.step)
+        orders = random_orders(seed, batch.ids, self.model.num_tokens, random_order_share(self.order, when.epoch))
+        dropped = to_uniform(keyed_words(seed, NOISE, batch.ids, 0)[0]) < self.model.config.class_dropout
         classes = batch.labels.masked_fill(dropped, self.model.num_classes)
         logits = player.module(batch.inputs, classes, orders)
         targets = batch.inputs.gather(1, orders)
@@ -107,8 +112,12 @@ class GeneratorStage(Stage):
         return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == targets).float().mean()}
 
 
-def random_orders(count: int, length: int, share: float, device: torch.device) -> Tensor:
-    """(count, length) int64: each row is a random permutation with probability `share`, else the raster order."""
-    shuffled = torch.rand(count, length, device=device).argsort(1)
-    raster = torch.arange(length, device=device).expand(count, length)
-    return torch.where(torch.rand(count, 1, device=device) < share, shuffled, raster)
+def random_orders(seed: int, ids: Tensor, length: int, share: float) -> Tensor:
+    """(B, length) int64: each row is a random permutation with probability `share`, else the raster order.
+
+    Rows are drawn by (seed, image id) and so do not depend on the batch or the number of processes.
+    """
+    places = torch.arange(length, device=ids.device)
+    shuffled = keyed_words(seed, SHUFFLE, ids[:, None], places)[0].argsort(1, stable=True)
+    permuted = to_uniform(keyed_words(seed, SHUFFLE, ids[:, None], length)[0]) < share
+    return torch.where(permuted, shuffled, places)

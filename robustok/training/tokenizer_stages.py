@@ -12,6 +12,7 @@ from ..data.images import Images, Split
 from ..data.loader import Batch
 from ..data.tokens import TokenSet
 from ..data.transforms import from_uint8
+from ..errors import UserError
 from ..models.quantizer import Perturbation
 from ..models.tokenizer import Tokenizer, TokenizerOutput
 from ..ops.philox import derive_seed
@@ -43,7 +44,7 @@ class _DecoderStage(Stage):
     def extra_state(self) -> dict[str, Tensor]:
         return {"lecam": self.adversary.lecam.state}
 
-    def pixel_terms(self, decoded: Tensor, batch: Batch, images: Tensor, when: When) -> tuple[Tensor, Terms]:
+    def pixel_terms(self, decoded: Tensor, images: Tensor, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         """Objective and terms of reconstruction, perceptual and, once it is on, adversarial loss against `images`."""
         weights = self.run.config.losses
         terms = {"reconstruction": reconstruction_loss(decoded.float(), images)}
@@ -61,18 +62,27 @@ class _DecoderStage(Stage):
 
 
 class TokenizerStage(_DecoderStage):
-    """Main training: all losses, perturbed latents for reconstruction, perceptual and adversarial terms only."""
+    """Main training: all losses, perturbed latents for reconstruction, perceptual and adversarial terms only.
+
+    The semantic loss contrasts the images of one micro-batch over all processes. A teacher narrower than the encoder
+    fills the first channels of its feature.
+    """
 
     name = sections = "tokenizer"
 
     def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: Tokenizer):
         c = run.config
+        if frozen.teacher.width > c.tokenizer.width:
+            raise UserError(
+                f"tokenizer.width: found {c.tokenizer.width}, expected at least the teacher's {frozen.teacher.width}: "
+                "its class feature goes through the tokenizer's quant_conv"
+            )
         self.run, self.frozen, self.model = run, frozen, model
         self.training, self.split = c.tokenizer_training, images.train
         steps = len(self.split) // self.training.batch_size
         self.adversary = Adversary(run, frozen.backbone, c.losses, c.discriminator, start=c.losses.adversarial_start,
                                    epochs=self.training.epochs, steps_per_epoch=steps)  # fmt: skip
-        own = make_player("tokenizer", model, model.parameters(), self.training, run, rate_of(self.training, steps))
+        own = make_player("tokenizer", model, self.training, run, rate_of(self.training, steps))
         self.players = [own, self.adversary.player]
         self._counts: deque[Tensor] = deque()
 
@@ -94,7 +104,7 @@ class TokenizerStage(_DecoderStage):
         if weights.semantic:
             with torch.no_grad():
                 class_features = self.frozen.teacher(images)
-            missing = self.model.config.width - class_features.shape[1]
+            missing = self.model.config.width - self.frozen.teacher.width
             projected = self.model.project(nn.functional.pad(class_features, (0, missing)))
             terms["semantic"] = semantic_loss(out.z_q_clean.mean(1), projected)
             objective = objective + weights.semantic * terms["semantic"]
@@ -131,17 +141,25 @@ class TokenizerStage(_DecoderStage):
         }
 
 
-class PairSplit(Split):
+class PairSplit:
     """Real images beside the generated tokens to decode into them; row p pairs tokens p with image p mod N."""
 
     def __init__(self, images: Split, pairs: TokenSet):
-        repeat = len(pairs.labels) // len(images)
-        self.images = images
-        self.tokens = torch.from_numpy(pairs.tokens[:].astype("int64"))
-        self.labels, self.ids = images.labels.repeat(repeat), images.ids.repeat(repeat)
+        repeat, rest = divmod(len(pairs), len(images))
+        if rest or not torch.equal(pairs.ids, images.ids.repeat(repeat)):
+            raise UserError(f"{pairs.folder}: its pairs belong to other images; remove the folder and make them again")
+        self.images, self.pairs = images, pairs
+        self.labels, self.ids = pairs.labels, pairs.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
         return self.images.load(rows % len(self.images))
+
+    def tokens(self, rows: Tensor) -> Tensor:
+        """Generated tokens (n, L) int64."""
+        return torch.from_numpy(self.pairs.tokens[rows.cpu().numpy()].astype("int64"))
 
 
 class _TokenDecoder(nn.Module):
@@ -176,15 +194,13 @@ class PostStage(_DecoderStage):
         self.adversary.discriminator.load_state_dict(discriminator)
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
-        own = make_player(
-            "tokenizer", _TokenDecoder(model), model.parameters(), self.training, run, rate_of(self.training, steps)
-        )
+        own = make_player("tokenizer", _TokenDecoder(model), self.training, run, rate_of(self.training, steps))
         self.players = [own, self.adversary.player]
 
     def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         if player is self.adversary.player:
             return self.adversary.objective(player, when)
-        tokens = self.split.tokens[batch.rows.cpu()].to(batch.inputs.device)
+        tokens = self.split.tokens(batch.rows).to(batch.inputs.device)
         return self.pixel_terms(player.module(tokens), from_uint8(batch.inputs), batch, when)
 
     def score(self) -> float:
@@ -194,15 +210,17 @@ class PostStage(_DecoderStage):
 @torch.no_grad()
 def set_codebook_by_kmeans(model: Tokenizer, split: Split, run: Run, tokens_per_code: int = 64) -> None:
     """Codebook <- k-means centres of encoder outputs (on the scale of the codes), the same on all processes."""
-    from sklearn.cluster import KMeans
-
     needed = -(-tokens_per_code * len(model.codebook) // model.grid**2)
     rows = torch.arange(min(needed, len(split)))
     model.eval()
     parts = [model.encode(from_uint8(split.load(part).to(run.device))) for part in rows.split(128)]
-    latents = model.quantizer.unit(torch.cat(parts)).flatten(0, 1).float().cpu().numpy()
-    centres = KMeans(len(model.codebook), n_init=1, random_state=run.config.seed, max_iter=50).fit(latents)
-    codes = torch.from_numpy(centres.cluster_centers_).to(model.codebook)
+    codes = torch.empty_like(model.codebook)
+    if distributed.is_main():
+        from sklearn.cluster import KMeans
+
+        latents = model.quantizer.unit(torch.cat(parts)).flatten(0, 1).float().cpu().numpy()
+        centres = KMeans(len(codes), n_init=1, random_state=run.config.seed, max_iter=50).fit(latents).cluster_centers_
+        codes.copy_(torch.from_numpy(centres))
     if distributed.world() > 1:
         dist.broadcast(codes, 0)
     model.quantizer.set_codebook(codes)

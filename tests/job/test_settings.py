@@ -5,9 +5,12 @@ import sys
 import warnings
 
 import pytest
+import yaml
 
 from robustok.cli import setting_names
+from robustok.config import RunConfig
 from robustok.errors import UserError
+from robustok.presets import preset_path
 from robustok.train import main
 
 
@@ -26,6 +29,8 @@ from robustok.train import main
         ),
         (["--data.root", "/no/such/folder", "--dry_run"], r"/no/such/folder"),
         (["--tokenizer.width", "many"], r"tokenizer\.width"),
+        (["--tokenizer.num_latents", "7"], r"num_latents .* found 7"),
+        (["--log_every", "0"], r"log_every: found 0, expected a positive number"),
         (["--device", "cuda:7"], r"cuda"),
     ],
 )
@@ -65,3 +70,14 @@ def test_command_line_gives_one_message_and_exit_code_2():
     )
     assert result.returncode == 2
     assert result.stderr.splitlines() == ["robustok: perturbation.alpha: found 2.0, expected a share in [0, 1]"]
+
+
+@pytest.mark.parametrize("preset", ["robustok-b", "rar-b", "rar-l", "robustok-b-post"])
+def test_a_preset_is_complete_without_the_demo(preset, capsys):
+    """Settings of the digits demo do not leak into another file's."""
+    with pytest.raises(SystemExit):
+        main(["--config", str(preset_path(preset)), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["tokenizer_training"]["clip_norm"] is None
+    assert printed["log_every"] == RunConfig().log_every
+    assert printed["tokenizer"]["codebook_size"] == 4096
