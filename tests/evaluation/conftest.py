@@ -1,6 +1,7 @@
 """Shared by the tests of evaluation: recorded numbers of public code, random Inception weights, a small tokenizer."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from robustok import vq_nearest
 from robustok.evaluation.features import InceptionFeatures
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported: then it runs on the CPU
 
 PEERS = Path(__file__).parents[1] / "golden_peers"
 

@@ -8,7 +8,7 @@ import torch
 
 from robustok.errors import UserError
 from robustok.evaluation import InceptionFeatures
-from robustok.evaluation.features import tf1_resize
+from robustok.evaluation.features import normalize, tf1_resize
 from robustok.models.inception import load_inception
 
 SIZES = ("64x64", "256x256", "299x299", "310x352")
@@ -44,6 +44,18 @@ def test_every_feature_is_the_references(peers, inception, size):
     assert_close(found.logits, recorded["torch_fidelity_f32_logits_unbiased"])
     with np.load(peers / "inception" / "spatial_features_mixed6d.npz") as file:
         assert_close(found.spatial, file[size])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 310, 352), (1, 3, 299, 299), (1, 3, 1, 400)])
+def test_the_kernel_gives_the_networks_input_in_one_pass(shape):
+    pytest.importorskip("triton")
+    from robustok.kernels.inception_input import inception_input
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
+    found, expected = inception_input(images, 299), normalize(tf1_resize(images.float()))
+    assert found.dtype == torch.float16 and found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(found.float(), expected, rtol=0, atol=2**-11)  # half a unit of float16 below 1
 
 
 def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_path):

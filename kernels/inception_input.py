@@ -1,0 +1,67 @@
+"""uint8 images -> what Inception reads: TensorFlow-1 bilinear resize, (x - 128) / 128, float16, channels last."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _inception_input_kernel(
+    images,  # *u8 (B, 3, H, W), strides stride_b, stride_c, stride_y, 1
+    out,  # *f16 (B, side, side, 3) contiguous
+    H,
+    W,
+    stride_b,
+    stride_c,
+    stride_y,
+    ratio_y,  # f32 H / side
+    ratio_x,  # f32 W / side
+    side: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Grid (values of an image / BLOCK, B). A program owns BLOCK consecutive values of one output image.
+
+    Each value reads four bytes, which its neighbours read too and the cache holds, and is written once, coalesced.
+    """
+    image = tl.program_id(1).to(tl.int64)
+    value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = value < side * side * 3
+    channel, pixel = value % 3, value // 3
+    source_y, source_x = (pixel // side).to(tl.float32) * ratio_y, (pixel % side).to(tl.float32) * ratio_x
+    top, left = source_y.to(tl.int32), source_x.to(tl.int32)  # truncation is floor: both are at least zero
+    bottom, right = tl.minimum(top + 1, H - 1), tl.minimum(left + 1, W - 1)
+    weight_y, weight_x = source_y - top.to(tl.float32), source_x - left.to(tl.float32)
+    plane = images + image * stride_b + channel * stride_c
+    top_left = tl.load(plane + top * stride_y + left, mask=inside, other=0).to(tl.float32)
+    top_right = tl.load(plane + top * stride_y + right, mask=inside, other=0).to(tl.float32)
+    bottom_left = tl.load(plane + bottom * stride_y + left, mask=inside, other=0).to(tl.float32)
+    bottom_right = tl.load(plane + bottom * stride_y + right, mask=inside, other=0).to(tl.float32)
+    upper = top_left + (top_right - top_left) * weight_x
+    lower = bottom_left + (bottom_right - bottom_left) * weight_x
+    resized = upper + (lower - upper) * weight_y
+    tl.store(out + image * side * side * 3 + value, ((resized - 128) / 128).to(tl.float16), mask=inside)
+
+
+def inception_input(images: Tensor, side: int) -> Tensor:
+    """images uint8 (B, 3, H, W) -> float16 (B, 3, side, side) in channels-last memory."""
+    images = images.contiguous()
+    B, C, H, W = images.shape
+    out = torch.empty(B, side, side, C, dtype=torch.float16, device=images.device)
+    ratio_y, ratio_x = (float(torch.tensor(size, dtype=torch.float32) / side) for size in (H, W))
+    BLOCK = 1024
+    grid = (triton.cdiv(side * side * C, BLOCK), B)
+    _inception_input_kernel[grid](
+        images,
+        out,
+        H,
+        W,
+        images.stride(0),
+        images.stride(1),
+        images.stride(2),
+        ratio_y,
+        ratio_x,
+        side=side,
+        BLOCK=BLOCK,
+    )
+    return out.permute(0, 3, 1, 2)
