@@ -100,7 +100,7 @@ def _open_folder(folder: Path, expected: str | None) -> Checkpoint:
         raise UserError(f"{folder / 'config.json'}: kind must be one of {', '.join(CONFIGS)}, found {kind!r}")
     layout = f"{kind} checkpoint of this package (config.json says so)"
     _expect(expected, kind, folder, layout)
-    settings = document.get("config", {})
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in document.get("config", {}).items()}
     unknown = sorted(set(settings) - {f.name for f in fields(CONFIGS[kind])})
     if unknown:
         raise UserError(f"{folder / 'config.json'}: unknown settings of a {kind}: {', '.join(unknown[:10])}")

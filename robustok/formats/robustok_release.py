@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import TokenizerConfig
 from ..errors import UserError
+from . import xqgan_release
 from .tensors import attention_heads, block_count, require
 
 MARKS = ("encoder.latent_tokens", "decoder.mask_token")  # no other known layout has them
@@ -24,22 +25,20 @@ PREFIXES = {
     "encoder.latent_tokens": "encoder.latent_tokens",
     "encoder.lvl_embed.weight": "encoder.level",
     "quant_conv.": "quant_conv.",
-    "quantize.embedding.weight": "quantizer.codebook",
     "post_quant_conv.": "post_quant_conv.",
     "decoder.model.": "decoder.vit.",
     "decoder.mask_token": "decoder.mask_token",
     "decoder.lvl_embed.weight": "decoder.level",
     "decoder.to_pixel.model.": "decoder.to_pixel.",
 }
-# Buffers that follow from the sizes (level index of each token) or belong to a running count, and the frozen teacher.
-IGNORED = ("encoder.lvl1LC", "decoder.lvl1LC", "quantize.ema_vocab_hit_SV", TEACHER)
+# Buffers that follow from the sizes (level index of each token), frozen networks, and what only their losses use.
+IGNORED = ("encoder.lvl1LC", "decoder.lvl1LC", TEACHER, "detail_model.", "sem_linear.")
 SIZES = (
     "encoder.model.patch_embed.proj.weight",
     "encoder.model.cls_token",
     "encoder.model.pos_embed",
     "encoder.model.blocks.0.mlp.fc1.weight",
     "decoder.model.cls_token",
-    "quantize.embedding.weight",
 )
 CONVOLUTIONS = ("quant_conv.weight", "post_quant_conv.weight")  # 1x1 there, linear layers here
 
@@ -53,14 +52,17 @@ def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, 
     """Sizes of the tokenizer in `state` (released keys).
 
     `num_heads`: attention heads of encoder and decoder; needed only for a width that is no standard ViT.
-    Raises: UserError for variants of the family that this package does not hold, and for unknown heads.
+    Raises: UserError for tensors that are missing, for adapters that are not merged, and for unknown heads.
     """
-    _refuse_variants(state, where)
+    if any(".lora_A." in key for key in state):
+        raise UserError(f"{where}: {LAYOUT} with LoRA adapters; merge them into the weights first")
     require(state, SIZES, where, LAYOUT)
+    quantisers = xqgan_release.read(state, args, where)
+    if quantisers is None:
+        require(state, ["quantize.embedding.weight"], where, LAYOUT)
     patch = state["encoder.model.patch_embed.proj.weight"].shape[-1]
     width, depth = _size(state, "encoder.model.")
     decoder_width, decoder_depth = _size(state, "decoder.model.")
-    codes = state["quantize.embedding.weight"].shape
     scale = state.get("encoder.model.blocks.0.ls1.gamma")
     return TokenizerConfig(
         image_size=patch * round((state["encoder.model.pos_embed"].shape[1] - 1) ** 0.5),
@@ -74,10 +76,13 @@ def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, 
         mlp_ratio=state["encoder.model.blocks.0.mlp.fc1.weight"].shape[0] / width,
         layer_scale=None if scale is None else 1e-5,
         drop_path=DROP_PATH,
-        num_latents=state["encoder.latent_tokens"].shape[1],
-        codebook_size=codes[0],
-        code_width=codes[1],
+        num_latents=state["encoder.latent_tokens"].shape[1] // quantisers.codebooks,
+        codebook_size=quantisers.codebook_size,
+        code_width=quantisers.code_width,
         normalize=bool(getattr(args, "codebook_l2_norm", True)),
+        codebooks=quantisers.codebooks,
+        scales=quantisers.scales,
+        residual_convs=quantisers.convs,
     )
 
 
@@ -85,9 +90,9 @@ def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Released keys -> ours. Keys that are not known are kept, so that loading reports them."""
     ours = {}
     for key, tensor in state.items():
-        if not key.startswith(IGNORED):
-            tensor = tensor.flatten(1) if key in CONVOLUTIONS else tensor
-            ours[_renamed(key, PREFIXES)] = tensor
+        name = xqgan_release.ours(_renamed(key, PREFIXES))
+        if name is not None and not key.startswith(IGNORED):
+            ours[name] = tensor.flatten(1) if key in CONVOLUTIONS else tensor
     return ours
 
 
@@ -96,17 +101,19 @@ def to_released(state: dict[str, Tensor], config: TokenizerConfig, teacher: dict
     back = {ours: theirs for theirs, ours in PREFIXES.items()}
     released = {}
     for key, tensor in state.items():
-        released[_renamed(key, back)] = tensor[..., None, None] if key in CONVOLUTIONS else tensor
+        name = xqgan_release.theirs(_renamed(key, back), config)
+        released[name] = tensor[..., None, None] if key in CONVOLUTIONS else tensor
     patches = (config.image_size // config.patch_size) ** 2
-    latents = released["encoder.latent_tokens"].shape[1]
-    released["encoder.lvl1LC"] = _levels(patches + 1, latents)
+    latents = released["encoder.latent_tokens"].shape[1] // config.codebooks
+    released["encoder.lvl1LC"] = _levels(patches + 1, *[latents] * config.codebooks)
     released["decoder.lvl1LC"] = _levels(patches + 1, latents + 1)
-    released["quantize.ema_vocab_hit_SV"] = torch.zeros(config.codebook_size)
+    released |= xqgan_release.hit_counts(config)
     return released | {TEACHER + key: tensor for key, tensor in teacher.items()}
 
 
-def _levels(first: int, second: int) -> Tensor:
-    return torch.cat([torch.zeros(1, first, dtype=torch.int64), torch.ones(1, second, dtype=torch.int64)], dim=1)
+def _levels(*lengths: int) -> Tensor:
+    """Level of every place in a sequence: 0 in the first group, 1 in the second, ...; int64 (1, total)."""
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None]
 
 
 def _renamed(key: str, prefixes: dict[str, str]) -> str:
@@ -118,10 +125,3 @@ def _renamed(key: str, prefixes: dict[str, str]) -> str:
 
 def _size(state: dict[str, Tensor], prefix: str) -> tuple[int, int]:
     return state[prefix + "cls_token"].shape[-1], block_count(state, prefix)
-
-
-def _refuse_variants(state: dict[str, Tensor], where: str) -> None:
-    if any(key.startswith("quantizes.") or ".quant_resi." in key for key in state):
-        raise UserError(f"{where}: {LAYOUT} with product or residual codebooks; one codebook was expected")
-    if any(".lora_A." in key for key in state):
-        raise UserError(f"{where}: {LAYOUT} with LoRA adapters; merge them into the weights first")

@@ -1,5 +1,6 @@
-"""Residual multi-scale codes (VAR, arXiv 2404.02905; XQ-GAN, arXiv 2412.01762): coarse grids first, then what is left."""
+"""Residual multi-scale codes (VAR, arXiv 2404.02905; XQ-GAN, arXiv 2412.01762): coarse grids first, then the rest."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,11 +86,15 @@ class ResidualQuantizer(nn.Module):
         return (1 - BLEND) * maps + BLEND * self.convs[self._conv_of(i)](maps)
 
     def _conv_of(self, i: int) -> int:
-        """Which convolution the i-th scale uses: the one whose place in [0, 1] is nearest to the scale's."""
-        count, place = len(self.convs), i / max(len(self.scales) - 1, 1)
-        edge = (1 / 3 if count == 4 else 1 / 2) / count
-        step = (1 - 2 * edge) / max(count - 1, 1)
-        return min(range(count), key=lambda k: abs(edge + step * k - place))
+        """Which convolution the i-th scale uses: the one whose place in [0, 1] is nearest to the scale's.
+
+        With the published ten scales and four convolutions the third scale lies in the middle of two; numpy's rounding
+        decides, as it did in training.
+        """
+        count = len(self.convs)
+        edge = 1 / (3 if count == 4 else 2) / count
+        places = np.linspace(edge, 1 - edge, count)
+        return int(np.abs(places - i / max(len(self.scales) - 1, 1)).argmin())
 
 
 def _refuse(perturbation: Perturbation) -> None:
