@@ -10,7 +10,7 @@ TINY = {
     "log_every": 2,
     "classifier.epochs": 1,
     "classifier.batch_size": 128,
-    "tokenizer.width": 32,
+    "tokenizer.width": 64,
     "tokenizer.depth": 1,
     "tokenizer.heads": 2,
     "tokenizer.drop_path": 0.1,

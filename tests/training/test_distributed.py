@@ -12,7 +12,7 @@ SETTINGS = {
     "log_every": 1,
     "classifier.epochs": 0.3,
     "classifier.batch_size": 128,
-    "tokenizer.width": 32,
+    "tokenizer.width": 64,
     "tokenizer.depth": 1,
     "tokenizer.heads": 2,
     "tokenizer.codebook_size": 16,

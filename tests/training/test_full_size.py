@@ -15,17 +15,24 @@ from robustok.training.loop import Fit
 from robustok.training.run import Run
 from robustok.training.tokenizer_stages import TokenizerStage
 
-SETTINGS = (
-    "--data.root null --data.stop 2 --data.judge 2 --device cpu --precision float32 "
-    "--tokenizer_training.batch_size 2 --perturbation.beta 0.5 --losses.adversarial_start 0"
-).split()
+SETTINGS = {
+    "data.root": "null",
+    "data.stop": 2,
+    "data.judge": 2,
+    "device": "cpu",
+    "precision": "float32",
+    "tokenizer_training.batch_size": 2,
+    "perturbation.beta": 0.5,
+    "losses.adversarial_start": 0,
+}
 
 
 @pytest.fixture
 def stage(tmp_path):
     """Main training of the preset robustok-b on enlarged digits, with frozen networks of the right size."""
     parser = run_config_parser("test", str(preset_path("robustok-b")))
-    config, _ = parse_run_config(parser, [*SETTINGS, "--runs", str(tmp_path)])
+    options = [f"--{name}={value}" for name, value in (SETTINGS | {"runs": tmp_path}).items()]
+    config, _ = parse_run_config(parser, options)
     torch.manual_seed(0)
     vit = ViT(grid=16, patch_size=16, width=768, depth=12, heads=12, mlp_ratio=4.0, layer_scale=1e-5)
     frozen = FrozenNetworks(
