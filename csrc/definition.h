@@ -38,6 +38,7 @@ ROBUSTOK_SHARED double row_norm(const float* row, int D) {
 ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, double operand_roundoff) {
     if (!(row_norm < INFINITY)) return NAN;
     const double magnitude = row_norm * longest_code + longest_code * longest_code / 2;
+    if (magnitude > 1e37) return INFINITY;
     const double roundoff = (D + 8) * 0x1p-24 + 2.01 * operand_roundoff;
     return float(1.01 * (roundoff * magnitude + (D + 2) * 0x1p-126));
 }

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import backend_cpp
+from . import backend_cpp, backend_triton
 
 
 def _nothing_missing(device: torch.device) -> None:
@@ -23,6 +23,7 @@ class Backend:
     forward: str  # module with nearest, neighbors, perturb, quantize
     backward: str  # module with perturb_backward, quantize_backward
     missing: Callable[[torch.device], str | None]  # why it cannot run there, None: it can
+    devices: tuple[str, ...] = ("cpu", "cuda")  # where "auto" takes it
 
     def load(self, backward: bool = False) -> ModuleType:
         return import_module(self.backward if backward else self.forward, __package__)
@@ -33,6 +34,7 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cpp", ".backend_cpp", ".gradients", backend_cpp.missing),
+        Backend("triton", ".backend_triton", ".backend_triton", backend_triton.missing, devices=("cuda",)),
         Backend("torch", ".backend_torch", ".gradients", _nothing_missing),
         Backend("reference", ".reference", ".gradients", _nothing_missing),
     )
@@ -50,7 +52,8 @@ def choose(name: str, device: torch.device) -> Backend:
     Raises ValueError for an unknown name, and for a named backend that cannot run, with the reason.
     """
     if name == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.missing(device) is None)
+        able = (backend for backend in BACKENDS.values() if backend.missing(device) is None)
+        return next(backend for backend in able if device.type in backend.devices)
     if name not in BACKENDS:
         raise ValueError(f"backend: found {name!r}, expected one of {', '.join(['auto', *BACKENDS])}")
     reason = BACKENDS[name].missing(device)

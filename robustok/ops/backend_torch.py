@@ -34,7 +34,7 @@ class Codes:
         self.matrix[D, :K] = self.rows.double().square().sum(1) / -2
         self.matrix[D, K:] = -torch.inf
         self.longest = norms(self.rows.double()).max()
-        self.roundoff = 1.01 * (D + 4) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
+        self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
         self.block_rows = max(1, _BLOCK_BYTES // (4 * columns))
         self._scores = self.rows.new_empty(self.block_rows, columns)
         self._padded = self.rows.new_ones(self.block_rows, D + 1)
@@ -47,7 +47,8 @@ class Codes:
             torch.mm(padded, self.matrix, out=scores)
         magnitude = norms(u.double()) * self.longest + self.longest.square() / 2
         underflow = (u.shape[1] + 2) * 2.0**-126
-        return scores, (1.01 * (self.roundoff * magnitude + underflow)).float()
+        error = torch.where(magnitude > 1e37, torch.inf, 1.01 * (self.roundoff * magnitude + underflow))
+        return scores, error.float()
 
 
 def product_roundoff(device: torch.device) -> float:

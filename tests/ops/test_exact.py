@@ -88,7 +88,7 @@ def test_gaps_below_float32(name):
     assert np.array_equal(found.flatten(0, 1), order(z, codebook, False)[:, :9])
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e20, 1e30])
 def test_scales_where_float32_underflows_or_overflows(name, scale):
     z, codebook = make((1, 20, 5, 40, 1))
     z, codebook = z * scale, codebook * scale

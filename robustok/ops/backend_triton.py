@@ -1,0 +1,122 @@
+"""The Triton backend (kernels/): on a GPU, or on the CPU in Triton's interpreter. Never waits for the device."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from .gradients import through_compared
+from .reference import Draw, Perturbed, Quantized
+
+try:
+    from robustok.kernels import codes as kernel_codes
+    from robustok.kernels import draw as kernel_draw
+    from robustok.kernels import nearest as kernel_nearest
+    from robustok.kernels import quantize as kernel_quantize
+    from robustok.kernels import rows as kernel_rows
+    from robustok.kernels import select as kernel_select
+
+    IMPORT_ERROR = None
+except ImportError as error:
+    IMPORT_ERROR = error
+
+_BLOCK_ELEMENTS = 1 << 22  # of the float32 rows compared, one block of tokens: 16 MB
+
+
+def missing(device: torch.device) -> str | None:
+    if IMPORT_ERROR is not None:
+        return f"Triton cannot be imported ({IMPORT_ERROR})"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it needs a CUDA device, the tensors are on {device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
+    return None
+
+
+def row_blocks(z: Tensor, normalize: bool):
+    """Block by block of z (B, L, D): its tokens, numbered through, and their rows as compared."""
+    B, L, D = z.shape
+    step = max(1, _BLOCK_ELEMENTS // D)
+    for first in range(0, B * L, step):
+        count = min(step, B * L - first)
+        yield slice(first, first + count), kernel_rows.unit_rows(z, first, count, normalize)
+
+
+def draw_ranks(draw: Draw, L: int) -> Tensor:
+    """Ranks (num_images * L,) int32, as `reference.draw_ranks`."""
+    device = draw.sample_ids.device
+    threshold = (draw.alpha * 2.0**32).floor().long()
+    numbers = (value.to(device, non_blocking=True) for value in (threshold, draw.delta, draw.seed))
+    return kernel_draw.draw_ranks(draw.sample_ids[: draw.num_images], L, *numbers)
+
+
+def select(u: Tensor, codes: "kernel_codes.Codes", clean: Tensor, ranks: Tensor, draw: Draw, around: str) -> Tensor:
+    """Codes (R,) after perturbation of float32 rows (R, D); the first len(ranks) tokens may be perturbed."""
+    indices = clean.clone()
+    M, K = len(ranks), len(codes.rows)
+    if M == 0:
+        return indices
+    if around == "latent":
+        kernel_select.select(u[:M], codes, ranks, indices[:M])
+    elif M > K and not draw.delta.is_cuda:  # the width of a table must be known here
+        table = kernel_select.neighbors(codes.rows, codes, int(draw.delta))
+        indices[:M] = table[clean[:M], ranks.long()]
+    else:
+        kernel_select.select(codes.rows[clean[:M]], codes, ranks, indices[:M])
+    return indices
+
+
+def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+    codes = kernel_codes.prepare(codebook, normalize)
+    out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
+    for tokens, u in row_blocks(z, normalize):
+        out.view(-1)[tokens] = kernel_nearest.nearest(u, codes)
+    return out
+
+
+def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+    codes = kernel_codes.prepare(codebook, normalize)
+    out = torch.empty(*query.shape[:2], delta, dtype=torch.int64, device=query.device)
+    for tokens, u in row_blocks(query, normalize):
+        out.view(-1, delta)[tokens] = kernel_select.neighbors(u, codes, delta)
+    return out
+
+
+def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
+    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+
+
+def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
+    codes = kernel_codes.prepare(codebook, normalize)
+    D = z.shape[2]
+    z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
+    indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64, device=z.device) for _ in range(2))
+    usage = torch.zeros(len(codebook), dtype=torch.int64, device=z.device)
+    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    ranks = draw_ranks(draw, z.shape[1])
+    for tokens, u in row_blocks(z, normalize):
+        nearest = kernel_nearest.nearest(u, codes)
+        chosen = select(u, codes, nearest, ranks[tokens], draw, around)
+        outputs = z_q.view(-1, D)[tokens], z_q_clean.view(-1, D)[tokens]
+        total += kernel_quantize.finish(u, codes.rows, nearest, chosen, *outputs, usage)
+        clean.view(-1)[tokens], indices.view(-1)[tokens] = nearest, chosen
+    loss = (total / max(1, z.numel())).float()
+    return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)
+
+
+def perturb_backward(z: Tensor, grad: Tensor, normalize: bool) -> Tensor:
+    nothing = z.new_zeros(1, z.shape[2], dtype=torch.float32)
+    nearest = torch.zeros(z.shape[:2], dtype=torch.int64, device=z.device)
+    return kernel_quantize.backward(z, [grad], nothing, nearest, None, None, normalize)[0]
+
+
+def quantize_backward(
+    z: Tensor,
+    codebook: Tensor,
+    nearest: Tensor,
+    straight: list[Tensor],
+    vq: Tensor | None,
+    commit: Tensor | None,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
+    codes = kernel_rows.unit_rows(codebook[None], 0, len(codebook), normalize)
+    dz, de = kernel_quantize.backward(z, straight, codes, nearest, vq, commit, normalize)
+    return dz, through_compared(codebook, de, normalize)
