@@ -1,0 +1,71 @@
+"""The presets hold the published hyper-parameters (METHOD: arXiv 2509.12474 and the released recipe)."""
+
+import pytest
+import yaml
+
+from robustok.cli import parse_run_config, run_config_parser
+from robustok.models.load import MODELS
+from robustok.presets import preset_path
+
+PUBLISHED = {
+    "robustok-b": {
+        "tokenizer": dict(image_size=256, patch_size=16, width=768, depth=12, heads=12, drop_path=0.1, num_latents=256,
+                          codebook_size=4096, code_width=64, normalize=True, codebooks=1, scales=None),
+        "perturbation": dict(alpha=1.0, beta=0.1, delta=100, neighbors="latent", anneal_start=40, anneal_end=120,
+                             anneal_end_ratio=0.5),
+        "losses": dict(reconstruction=1.0, perceptual=1.0, vq=1.0, commit=0.25, semantic=0.1, adversarial=0.5,
+                       adversarial_start=56, lecam=0.001),
+        "tokenizer_training": dict(epochs=200, batch_size=1024, lr=2.4e-4, min_lr=5e-5, warmup_epochs=1,
+                                   betas=(0.9, 0.95), weight_decay=0.0, ema=0.9999),
+        "discriminator": dict(lr=8e-4, min_lr=5e-5, warmup_epochs=4, weight_decay=5e-4),
+        "data": dict(crop_min=0.8, crop_max=1.0, flip=True),
+    },
+    "rar-b": {
+        "generator": dict(width=768, depth=24, heads=16, mlp_width=3072, dropout=0.1, class_dropout=0.1),
+        "generator_training": dict(batch_size=2048, lr=4e-4, min_lr=1e-5, betas=(0.9, 0.96), weight_decay=0.03,
+                                   clip_norm=1.0),
+        "sampling": dict(guidance_scale=6.0, guidance_power=1.15, temperature=1.02, top_k=0, top_p=1.0),
+    },
+    "rar-l": {
+        "generator": dict(width=1024, depth=24, heads=16, mlp_width=4096),
+        "sampling": dict(guidance_scale=6.75, guidance_power=1.01, temperature=1.04),
+    },
+    "robustok-b-post": {
+        "pairs": dict(sigma=0.7),
+        "post_training": dict(lr=5e-5, min_lr=1e-5, warmup_epochs=1, weight_decay=0.0, ema=0.9999),
+        "post_discriminator": dict(lr=5e-5, min_lr=1e-5, warmup_epochs=2),
+    },
+}  # fmt: skip
+
+
+def preset(name: str):
+    return parse_run_config(run_config_parser("test", str(preset_path(name))), [])[0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings(name):
+    config = preset(name)
+    for section, values in PUBLISHED[name].items():
+        found = vars(getattr(config, section))
+        assert {key: found[key] for key in values} == values, section
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("rar-b", 261e6), ("rar-l", 461e6)])
+def test_generator_sizes(name, parameters):
+    """The published parameter counts, and the annealing and warm-up at the published steps (625 an epoch)."""
+    import torch
+
+    config = preset(name)
+    with torch.device("meta"):
+        generator = MODELS["rar"](config.generator)
+    assert sum(p.numel() for p in generator.parameters()) == pytest.approx(parameters, rel=0.03)
+    assert (config.order.anneal_start * 625, config.order.anneal_end * 625) == (125_000, 187_500)
+    assert config.generator_training.epochs * 625 == 250_000
+    assert config.generator_training.warmup_epochs * 625 == 62_500
+
+
+def test_presets_of_one_run_share_the_tokenizer():
+    """The later stages find the first one's result only where these sections are the same."""
+    documents = [yaml.safe_load(preset_path(name).read_text()) for name in PUBLISHED]
+    for key in ("name", "data", "precision", *(k for k in PUBLISHED["robustok-b"] if k != "data")):
+        assert all(document[key] == documents[0][key] for document in documents), key
