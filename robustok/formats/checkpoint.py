@@ -100,10 +100,7 @@ def _open_folder(folder: Path, expected: str | None) -> Checkpoint:
         raise UserError(f"{folder / 'config.json'}: kind must be one of {', '.join(CONFIGS)}, found {kind!r}")
     layout = f"{kind} checkpoint of this package (config.json says so)"
     _expect(expected, kind, folder, layout)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in document.get("config", {}).items()}
-    unknown = sorted(set(settings) - {f.name for f in fields(CONFIGS[kind])})
-    if unknown:
-        raise UserError(f"{folder / 'config.json'}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
+    config = _config(kind, document.get("config"), folder / "config.json")
     verify(folder, ["model.safetensors", "ema.safetensors"])
     states = {name: folder / f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
     tensors = {name: read_safetensors(path) for name, path in states.items() if path.is_file()}
@@ -113,13 +110,22 @@ def _open_folder(folder: Path, expected: str | None) -> Checkpoint:
         folder,
         kind,
         layout,
-        CONFIGS[kind](**settings),
+        config,
         weights,
         tensors.get("teacher", {}),
         tensors.get("discriminator", {}),
         Namespace(**upstream["args"]) if upstream else None,
         upstream.get("steps", 0),
     )
+
+
+def _config(kind: str, settings: Any, where: Path) -> TokenizerConfig | RARConfig:
+    if not isinstance(settings, dict):
+        raise UserError(f"{where}: config must hold the settings of a {kind}, found {settings!r:.60}")
+    unknown = sorted(set(settings) - {f.name for f in fields(CONFIGS[kind])})
+    if unknown:
+        raise UserError(f"{where}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
+    return CONFIGS[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
 
 
 def _released_tokenizer(path: Path, content: dict[str, Any], weights: dict[str, State], num_heads: int | None):

@@ -31,17 +31,18 @@ def verify(folder: Path, names: list[str] | None = None) -> None:
 
     Args: names: the files whose content is hashed (None: all); sizes are compared for all files.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise UserError(f"{folder / MANIFEST} holds no list of files: no checkpoint of this package")
-    for name, expected in manifest["files"].items():
+    try:
+        files = {name: (file["bytes"], file["sha256"]) for name, file in read_json(folder / MANIFEST)["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / MANIFEST} holds no sizes and hashes: no checkpoint of this package") from error
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing: {folder} is no complete checkpoint")
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            raise UserError(f"{path} is damaged: found {size} bytes, expected {expected['bytes']}")
-        if (names is None or name in names) and sha256(path) != expected["sha256"]:
+        found = path.stat().st_size
+        if found != size:
+            raise UserError(f"{path} is damaged: found {found} bytes, expected {size}")
+        if (names is None or name in names) and sha256(path) != digest:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
 
 

@@ -163,6 +163,20 @@ def test_mixed_up_files(released, generator_file, tmp_path):
         load_tokenizer(tmp_path / "nothing.pt")
 
 
+def test_hub_id_in_the_cache(released, tmp_path, monkeypatch):
+    """A downloaded file is found by owner/name/file, without any connection."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    cached = tmp_path / "models--somebody--robustok"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    shutil.copy(released, cached / "snapshots" / ("0" * 40) / "main-train.pt")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load_tokenizer("somebody/robustok/main-train.pt", num_heads=2).grid == 16
+    with pytest.raises(UserError, match=r"no valid checkpoint: .* found main-train\.pt"):
+        load_tokenizer("somebody/robustok")
+
+
 def test_hub_id_that_is_not_in_the_cache():
     with pytest.raises(UserError, match=r"somebody/robustok does not exist.*(robustok\[hub\]|hf download)"):
         load_tokenizer("somebody/robustok")
@@ -186,8 +200,18 @@ def test_damaged_folders(converted):
     path.unlink()
     with pytest.raises(UserError, match=r"ema\.safetensors is missing"):
         load_tokenizer(converted)
-    (converted / "config.json").write_text('{"kind": "toaster", "config": {}}')
-    with pytest.raises(UserError, match="kind must be one of tokenizer, rar, found 'toaster'"):
+    for content, message in {
+        '{"kind": "toaster", "config": {}}': "kind must be one of tokenizer, rar, found 'toaster'",
+        '{"kind": "tokenizer", "config": 3}': "config must hold the settings of a tokenizer, found 3",
+        '{"kind": "tokenizer", "config": {"size": 3}}': "unknown settings of a tokenizer: size",
+        "{": "cannot be read as JSON",
+    }.items():
+        (converted / "config.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_tokenizer(converted)
+    (converted / "manifest.json").write_text("[]")
+    (converted / "config.json").write_text('{"kind": "tokenizer", "config": {}}')
+    with pytest.raises(UserError, match=r"manifest\.json holds no sizes and hashes"):
         load_tokenizer(converted)
 
 
