@@ -19,12 +19,13 @@ def inception_score(logits_without_bias: Tensor, splits: int = 10, seed: int | N
     N = len(logits_without_bias)
     if splits > N:
         raise ValueError(f"inception_score: found {N} rows, expected at least one for each of the {splits} splits")
-    logits = logits_without_bias.double()
+    logits, order = logits_without_bias, torch.arange(N)
     if seed is not None:
-        logits = logits[torch.from_numpy(legacy_generator(seed).permutation(N)).to(logits.device)]
+        order = torch.from_numpy(legacy_generator(seed).permutation(N))
     scores = []
     for i in range(splits):
-        log_p = torch.log_softmax(logits[i * N // splits : (i + 1) * N // splits], dim=1)
+        rows = order[i * N // splits : (i + 1) * N // splits].to(logits.device)
+        log_p = torch.log_softmax(logits[rows].double(), dim=1)
         p = log_p.exp()
         marginal = p.mean(dim=0)
         scores.append((p * log_p).sum(dim=1).mean() - torch.special.xlogy(marginal, marginal).sum())

@@ -80,7 +80,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     """
     rows = evenly(len(stream), keep)
     pool = spatial = None
-    kept: dict[str, list[Tensor]] = {"features": [], "logits": []}
+    kept: dict[str, Rows] = {}
     digests, done = set(), 0
     for batch in track(stream, len(stream), stream.name):
         output = network(batch)
@@ -90,10 +90,9 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
             spatial = spatial or FeatureStatistics(output.spatial.shape[1], output.spatial.device)
             spatial.update(output.spatial)
         here = rows[(rows >= done) & (rows < done + len(batch))] - done
-        for name, parts in kept.items():
-            if getattr(output, name, None) is not None:
-                values = getattr(output, name)
-                parts.append(values[here.to(values.device)])
+        for name in ("features", "logits"):
+            if (values := getattr(output, name, None)) is not None:
+                kept.setdefault(name, Rows(len(rows), values)).add(values[here.to(values.device)])
         digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
         done += len(batch)
     if done < 2:
@@ -108,8 +107,22 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
         spatial=spatial,
         duplicates=done - len(digests),
         class_counts=counts,
-        **{name: torch.cat(parts) if parts else None for name, parts in kept.items()},
+        **{name: parts.filled() for name, parts in kept.items()},
     )
+
+
+class Rows:
+    """A matrix filled from the top: a list of batches, joined at the end, would take the memory twice."""
+
+    def __init__(self, count: int, like: Tensor):
+        self.matrix, self.count = like.new_empty(count, like.shape[1]), 0
+
+    def add(self, rows: Tensor) -> None:
+        self.matrix[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
+
+    def filled(self) -> Tensor:
+        return self.matrix[: self.count]
 
 
 def load_reference(path: str | Path, network: Callable) -> ImageStatistics:
