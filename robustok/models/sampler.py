@@ -35,8 +35,8 @@ class Sampler:
         self.model, self.length = model, model.num_tokens
         self.filters = (temperature, top_k, top_p)
         self.streams = 1 if guidance_scale == 1 else 2
-        device = next(model.parameters()).device
-        self.scales = guidance_ramp(guidance_scale, guidance_power, self.length).to(device)
+        self.device = next(model.parameters()).device
+        self.scales = guidance_ramp(guidance_scale, guidance_power, self.length).to(self.device)
         self.decoder = None
 
     @torch.no_grad()
@@ -75,16 +75,15 @@ class Sampler:
 
     def _start(self, classes: Tensor, seed: int, ids: Tensor) -> Tensor:
         """Logits of token 0; buffers keep their addresses as long as the batch keeps its size."""
-        device = self.scales.device
         if self.decoder is None or self.tokens.shape[1] != len(classes):
             self.decoder = self.model.decoder(self.streams * len(classes))
-            self.tokens = torch.zeros(self.length, len(classes), dtype=torch.int64, device=device)
+            self.tokens = torch.zeros(self.length, len(classes), dtype=torch.int64, device=self.device)
             self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
             self.step, self.graph = self.tokens.new_zeros(1), None
         self.ids.copy_(ids)
         self.seed.fill_(seed)
         streams = [classes, torch.full_like(classes, self.model.num_classes)][: self.streams]
-        return self.decoder.start(torch.cat(streams).to(device))
+        return self.decoder.start(torch.cat(streams).to(self.device))
 
     def _next_logits(self, step: int) -> Tensor:
         self.decoder.prepare(step)
@@ -121,7 +120,7 @@ class Sampler:
                 self._device_step()
         torch.cuda.current_stream().wait_stream(aside)
         self.step.zero_()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be decoding
             self._device_step()
         return graph
 
@@ -134,7 +133,7 @@ class Sampler:
 
     def _around(self, known: Tensor, logits: Tensor) -> Tensor:
         """Draws the tokens that are not `known` (B, L), on the host; the buffer of tokens holds those that are."""
-        count, device = len(known), logits.device
+        count, device = len(known), self.device
         for images, steps, runs in rounds(known):
             images, steps = images.to(device), steps.to(device)
             if runs is not None:

@@ -1,0 +1,226 @@
+r"""Sample a generator at any scale: python -m robustok.sample --generator G [--tokenizer T] [options]
+
+    python -m robustok.sample --generator rar_l.bin --tokenizer post-train.pt --preset rar-l \
+        --n 50000 --reference VIRTUAL_imagenet256_labeled.npz
+    python -m robustok.sample --generator rar_l.bin --tokenizer post-train.pt --preset rar-l \
+        --grid 8x8 --classes 207,360
+    torchrun --nproc_per_node 8 -m robustok.sample ...
+
+By default images go straight from the decoder to features, moments and FID; --save keeps them. The tokens of every
+image are kept in OUTPUT/tokens. Work is shared out in shards over any number of processes that run the same command, on
+any machines that share the folder; after a kill the same command goes on, and the bytes at the end are the same.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from .cli import run
+from .config import SamplingConfig
+from .errors import UserError
+from .sampling.images import KINDS
+
+SETTINGS = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
+SHARD = 1000  # images a shard, about
+
+
+def main(argv: list[str]) -> None:
+    """Parses the options, then draws a picture or runs a large sample."""
+    options = _parser().parse_args(argv)
+    settings = sampling_settings(options)
+    _check(options)
+    from .models.load import check_codebooks, load_generator, load_tokenizer
+    from .models.sampler import Sampler
+
+    device = torch.device(options.device)
+    generator = load_generator(options.generator).to(device, getattr(torch, options.precision))
+    tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
+    if tokenizer is not None:
+        check_codebooks(tokenizer, generator)
+    try:
+        Sampler(generator, **settings)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if options.grid:
+        _draw_grid(generator, tokenizer, settings, options)
+    else:
+        _run(generator, tokenizer, settings, options)
+
+
+def sampling_settings(options: argparse.Namespace) -> dict:
+    """The sampling settings: of the preset, or the defaults, and over them the options given."""
+    settings = {name: getattr(SamplingConfig(), name) for name in SETTINGS}
+    if options.preset:
+        import yaml
+
+        from .presets import preset_path
+
+        stored = yaml.safe_load(preset_path(options.preset).read_text())["sampling"]
+        settings |= {name: stored[name] for name in SETTINGS if name in stored}
+    return settings | {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses what cannot work before anything is loaded."""
+    needs = [name for name in ("reference", "save", "grid") if getattr(options, name)]
+    if needs and not options.tokenizer:
+        raise UserError(f"--{needs[0]} needs images: give the --tokenizer that decodes the generator's tokens")
+    for name in ("n", "batch_size", "shard"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected a positive number")
+    folder = Path(options.output)
+    if not options.grid and folder.exists() and any(folder.iterdir()) and not (folder / "tokens").is_dir():
+        raise UserError(f"{folder}: holds files that are no sample of ours; choose another --output or empty it")
+
+
+def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
+    """A large sample in shards, then its figures."""
+    from .evaluation.progress import progress_bar
+    from .models.sampler import Sampler
+    from .sampling.plan import about_run, class_list
+    from .sampling.shards import ShardedRun
+
+    network = _network(options) if options.reference else None
+    classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
+    about = about_run(generator, tokenizer, classes, settings | {
+        "seed": options.seed, "batch_size": options.batch_size, "precision": options.precision,
+        "images": list(options.save), "features": getattr(network, "protocol", None),
+    })  # fmt: skip
+    sharded = ShardedRun(
+        Path(options.output), classes, lambda: Sampler(generator, **settings), about=about, seed=options.seed,
+        batch_size=min(options.batch_size, len(classes)), tokenizer=tokenizer, network=network,
+        shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
+    )  # fmt: skip
+    begin = time.perf_counter()
+    with progress_bar(len(classes), "images") as show:
+        made = sharded.work(show)
+    _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
+    tokens = sharded.finish()
+    if tokens is None:
+        print("every shard is there; another process puts them together")
+        return
+    print(f"written: {tokens.folder} ({len(tokens)} images)")
+    if network is not None:
+        found = sharded.features.collect(
+            sharded.shards, network, tokens.tokens[:], classes, Path(options.generator).name
+        )
+        _report(found, network, settings, options)
+
+
+def _print_speed(made: int, seconds: float, generator, sampler) -> None:
+    """images/s of this process, its peak memory, and how fast it read its caches."""
+    from .sampling.traffic import cache_bytes, peak_memory_bytes
+
+    if made == 0:
+        print("nothing was left to sample")
+        return
+    traffic = cache_bytes(generator, sampler.streams) * made / seconds
+    print(
+        f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s, peak memory"
+        f" {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB, key/value caches read at {traffic / 1e9:.1f} GB/s"
+    )
+
+
+def _report(found, network, settings: dict, options: argparse.Namespace) -> None:
+    """FID, IS, precision, recall and more: on the terminal, in metrics.json and report.html."""
+    from .evaluation.compare import compare, notes
+    from .evaluation.results import Results
+    from .evaluation.statistics import load_reference
+
+    reference = load_reference(options.reference, network)
+    metrics = compare(found, reference)
+    results = Results(options.output, f"{found.name} against {reference.name}")
+    results.table(list(metrics.items()), ("metric", "value"), f"{found.protocol}, {found.count} images")
+    results.notes(notes(found, reference))
+    results.add("metrics", metrics)
+    results.add("samples", found.describe() | {"sampling": settings | {"seed": options.seed}})
+    results.add("reference", reference.describe())
+    results.save()
+
+
+@torch.inference_mode()
+def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
+    """One picture of rows x columns images, sorted by class."""
+    from PIL import Image
+
+    from .data.transforms import to_uint8
+    from .evaluation.page import image_grid
+    from .sampling.plan import class_list
+
+    rows, columns = options.grid
+    classes = class_list(rows * columns, generator.num_classes, options.classes, options.class_weights)
+    ids = torch.arange(len(classes)).split(options.batch_size)
+    images = []
+    for part in ids:
+        tokens = generator.generate(classes[part].to(options.device), seed=options.seed, sample_ids=part, **settings)
+        images.append(to_uint8(tokenizer.detokenize(tokens)).cpu())
+    path = Path(options.output)
+    path = path if path.suffix == ".png" else path / "grid.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image_grid(torch.cat(images), columns).permute(1, 2, 0).numpy()).save(path)
+    print(f"written: {path}")
+
+
+def _network(options: argparse.Namespace):
+    from .evaluation.networks import open_network
+
+    return open_network(options.network, options.weights, options.mode, options.device)
+
+
+def _grid(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    if not (rows.isdigit() and columns.isdigit() and int(rows) * int(columns)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected ROWSxCOLUMNS, for example 8x8")
+    return int(rows), int(columns)
+
+
+def _numbers(kind: type):
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it in its message
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .evaluation.networks import INCEPTION_WEIGHTS, NETWORKS
+
+    gpu = torch.cuda.is_available()
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
+    defaults = asdict(SamplingConfig())
+    parser = argparse.ArgumentParser(
+        "robustok.sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--generator", required=True, help="checkpoint of this package or a released file")
+    add("--tokenizer", help="whose tokens they are; without it only tokens are made")
+    add("--preset", help="take the sampling settings of rar-b, rar-l, ...")
+    add("--n", type=int, default=50_000, help="images, in equal shares of the classes (50000)")
+    add("--classes", type=_numbers(int), help="only these, with commas (all)")
+    add("--class_weights", type=_numbers(float), help="shares of the classes, with commas (equal)")
+    for name in SETTINGS:
+        kind = type(defaults[name])
+        add(f"--{name}", type=kind, help=f"(of the preset, or {defaults[name]})")
+    add("--seed", type=int, default=0, help="image i is a function of the seed and i (0)")
+    add("--batch_size", type=int, default=256 if gpu else defaults["batch_size"], help="images sampled at once")
+    add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches ({SHARD})")
+    add("--precision", choices=("float32", "bfloat16"), default="bfloat16" if gpu else "float32",
+        help="of weights and caches; logits are always float32")  # fmt: skip
+    add("--device", default=device, help=f"where to compute ({device})")
+    add("--output", default="samples", help="folder of the run (samples)")
+    add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms")
+    add("--reference", help="images or saved statistics to judge against; without it nothing is judged")
+    add("--network", choices=NETWORKS, default="inception", help="whose features (inception)")
+    add("--weights", default=INCEPTION_WEIGHTS, help=f"its weights ({INCEPTION_WEIGHTS})")
+    add("--mode", choices=("exact", "fast"), default="exact", help="of inception (exact)")
+    add("--grid", type=_grid, help="only a picture of ROWSxCOLUMNS images, OUTPUT/grid.png or OUTPUT if that is a .png")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,85 @@
+"""Generated images on request: tar shards, a memory-mapped .npy, ADM's .npz, or single PNG files."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+KINDS = ("tar", "npy", "npz", "png")
+ARRAY = "images.npy"  # uint8 (N, H, W, 3), which the .npz is made from
+
+
+class ImageFiles:
+    """Writes shards of images, in any order and from any process; a shard written twice is the same.
+
+    kinds: some of KINDS. tar: images/shard-00000.tar with 00000000.png and its class in 00000000.cls; png:
+    png/CLASS/00000000.png; npy: images.npy, uint8 (N, H, W, 3); npz: samples.npz with arr_0 (the same) and arr_1 (N,).
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str], count: int):
+        self.folder, self.kinds, self.count = folder, kinds, count
+
+    def write(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:
+        """Shard `number`: images uint8 (n, H, W, 3) with their ids and classes (n,)."""
+        if "npy" in self.kinds or "npz" in self.kinds:
+            self._array(images.shape[1:])[ids] = images
+        if "tar" in self.kinds:
+            self._write_tar(number, ids, images, classes)
+        if "png" in self.kinds:
+            for i, image, label in zip(ids, images, classes, strict=True):
+                path = self.folder / f"png/{label}/{i:08d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _replace(path, _png(image))
+
+    def finish(self, classes: np.ndarray) -> None:
+        """What needs all shards: the .npz, streamed out of the .npy."""
+        if "npz" not in self.kinds:
+            return
+        temporary = self.folder / "samples.npz.tmp"
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.write(self.folder / ARRAY, "arr_0.npy")
+            with archive.open("arr_1.npy", "w") as file:
+                np.save(file, classes)
+        temporary.rename(self.folder / "samples.npz")
+        if "npy" not in self.kinds:
+            (self.folder / ARRAY).unlink()
+
+    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The .npy file, created whole (its blocks still empty) by the first process that comes."""
+        path = self.folder / ARRAY
+        with open(path, "ab") as file:  # "x" would let another process see it before its header is there
+            if file.tell() == 0:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": (self.count, *shape)}
+                )
+                file.truncate(file.tell() + self.count * int(np.prod(shape)))
+        return np.load(path, mmap_mode="r+")
+
+    def _write_tar(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for i, image, label in zip(ids, images, classes, strict=True):
+                for suffix, data in (("png", _png(image)), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{i:08d}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        path = self.folder / f"images/shard-{number:05d}.tar"
+        path.parent.mkdir(exist_ok=True)
+        _replace(path, buffer.getvalue())
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """A file that exists is whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.rename(path)
