@@ -31,7 +31,6 @@ from .training import checkpoints
 # What the authors' loader reads of the training arguments, for a tokenizer that was not trained by their script.
 RELEASED_ARGS = {
     "vq_model": "VQ-16",
-    "codebook_l2_norm": True,
     "commit_loss_beta": 0.25,
     "entropy_loss_ratio": 0.0,
     "dropout_p": 0.0,
@@ -41,8 +40,6 @@ RELEASED_ARGS = {
     "detail_guide": "none",
     "guide_type_1": "class",
     "abs_pos_embed": True,
-    "product_quant": 1,
-    "share_quant_resi": 4,
     "codebook_drop": 0.0,
     "half_sem": False,
     "start_drop": 3,
@@ -53,8 +50,11 @@ RELEASED_ARGS = {
     "enc_tuning_method": "full",
     "dec_tuning_method": "full",
 }
-BACKBONES = {384: "vit_small_patch14_dinov2.lvd142m", 768: "vit_base_patch14_dinov2.lvd142m",
-             1024: "vit_large_patch14_dinov2.lvd142m"}  # fmt: skip
+BACKBONES = {  # (width, depth) -> the name by which the authors' code builds it
+    (384, 12): "vit_small_patch14_dinov2.lvd142m",
+    (768, 12): "vit_base_patch14_dinov2.lvd142m",
+    (1024, 24): "vit_large_patch14_dinov2.lvd142m",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -123,20 +123,27 @@ def write_upstream(checkpoint: Checkpoint, path: Path, teacher: Path | None) -> 
 
 
 def _released_args(config: TokenizerConfig) -> argparse.Namespace:
-    if config.width not in BACKBONES or (config.decoder_width or config.width) not in BACKBONES:
+    encoder = config.width, config.depth
+    decoder = config.decoder_width or config.width, config.decoder_depth or config.depth
+    fits = (config.image_size, config.patch_size) == (256, 16) and config.layer_scale is not None
+    if not fits or encoder not in BACKBONES or decoder not in BACKBONES:
         raise UserError(
-            f"a tokenizer of width {config.width} is none that the authors' code can build; "
-            f"expected one of {', '.join(map(str, BACKBONES))}"
+            "the authors' code builds tokenizers for 256 pixels in patches of 16, of DINOv2's ViT-S, B or L with "
+            f"LayerScale; found {config}"
         )
+    grid = config.image_size // config.patch_size
     return argparse.Namespace(
         **RELEASED_ARGS,
         image_size=config.image_size,
         codebook_size=config.codebook_size,
         codebook_embed_dim=config.code_width,
-        num_latent_tokens=config.num_latents or (config.image_size // config.patch_size) ** 2,
-        v_patch_nums=[config.image_size // config.patch_size],
-        encoder_model=BACKBONES[config.width],
-        decoder_model=BACKBONES[config.decoder_width or config.width],
+        codebook_l2_norm=config.normalize,
+        product_quant=config.codebooks,
+        num_latent_tokens=config.num_latents or grid**2,
+        share_quant_resi=config.residual_convs,
+        v_patch_nums=list(config.scales or [round((config.num_latents or grid**2) ** 0.5)]),
+        encoder_model=BACKBONES[encoder],
+        decoder_model=BACKBONES[decoder],
     )
 
 

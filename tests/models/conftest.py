@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from robustok.convert import main as convert
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -42,3 +44,19 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, relative: float = 1
 @pytest.fixture(scope="session")
 def near():
     return assert_near
+
+
+@pytest.fixture
+def released(golden_path):
+    return golden_path / "tokenizer_ckpt.pt"
+
+
+@pytest.fixture
+def generator_file(golden_path):
+    return golden_path / "rar" / "pytorch_model.bin"
+
+
+@pytest.fixture
+def converted(released, tmp_path):
+    convert([str(released), str(tmp_path / "ours"), "--num_heads", "2"])
+    return tmp_path / "ours"

@@ -10,6 +10,7 @@ from torch import nn
 from robustok.models.dino import ViTSize, crop_or_resize, resize
 from robustok.models.discriminator import Discriminator, VirtualBatchNorm, diff_augment, warmup_blur
 from robustok.models.pretrained import load_backbone
+from robustok.training.losses import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 
 SIZE = ViTSize(width=32, depth=4, heads=2, taps=(0, 2, 3))
 
@@ -183,3 +184,21 @@ def test_diff_augment_colour():
     assert brightness.abs().max() <= 0.5 + 1e-5 and brightness.std().item() == pytest.approx(12**-0.5, abs=0.03)
     out.sum().backward()
     assert grey.grad.abs().sum() > 0
+
+
+def test_losses_through_the_discriminator(discriminator, golden, images):
+    """The recorded adversarial term and two discriminator steps on stand-in reconstructions, in training mode."""
+    reference = golden("gan_losses")
+    base = 0.7 * images.roll(1, 0) + 0.3 * images
+    decoded = torch.einsum("dc,bchw->bdhw", reference["last_layer"], base)
+    discriminator.train()
+    with torch.no_grad():
+        adversarial = hinge_generator_loss(discriminator(resize(decoded)))
+        assert adversarial.item() == pytest.approx(reference["gen_adv"].item(), rel=1e-4)
+        lecam = LeCAM(torch.device("cpu"))
+        for step in range(2):
+            fake, real = discriminator(resize(decoded)), discriminator(resize(images))
+            regular = reference["lecam_weight"] * lecam(real, fake)
+            total = reference["disc_weight"] * (hinge_discriminator_loss(real, fake) + regular)
+            assert total.item() == pytest.approx(reference["disc_total"][step].item(), rel=1e-4)
+            assert lecam.state.tolist() == pytest.approx(reference["disc_lecam_ema"][step].tolist(), rel=1e-3)

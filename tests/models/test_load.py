@@ -1,7 +1,6 @@
 """Loading and converting checkpoints of every layout, and what is said about wrong ones."""
 
 import argparse
-import json
 import shutil
 
 import pytest
@@ -10,28 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from robustok import load_generator, load_tokenizer
 from robustok.config import RARConfig, TokenizerConfig
-from robustok.convert import main as convert
 from robustok.errors import UserError
 from robustok.formats.pickles import read_pickled
 from robustok.models.load import check_codebooks, empty_model
 from robustok.models.rar import RAR
 from robustok.models.tokenizer import Tokenizer
-
-
-@pytest.fixture
-def released(golden_path):
-    return golden_path / "tokenizer_ckpt.pt"
-
-
-@pytest.fixture
-def generator_file(golden_path):
-    return golden_path / "rar" / "pytorch_model.bin"
-
-
-@pytest.fixture
-def converted(released, tmp_path):
-    convert([str(released), str(tmp_path / "ours"), "--num_heads", "2"])
-    return tmp_path / "ours"
 
 
 @pytest.mark.parametrize("weights", ["ema", "model"])
@@ -50,50 +32,6 @@ def test_released_generator(generator_file, golden_path, golden, near):
     expected = read_pickled(generator_file)
     for name, tensor in generator.state_dict().items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name].float())
-
-
-def test_conversion_to_ours_and_back(released, converted, tmp_path, images):
-    """Ours gives the same tokenizer; upstream gives back every tensor, the arguments and the teacher."""
-    ours, theirs = load_tokenizer(converted), load_tokenizer(released, num_heads=2)
-    assert ours.config == theirs.config
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
-    convert([str(converted), str(tmp_path / "back.pt"), "--to", "upstream"])
-    back, source = read_pickled(tmp_path / "back.pt"), read_pickled(released)
-    assert back["args"] == source["args"] and back["steps"] == source["steps"] and back.keys() == source.keys()
-    for weights in ("model", "ema"):
-        assert back[weights].keys() == source[weights].keys()
-        for name, tensor in source[weights].items():
-            same = torch.equal(back[weights][name], tensor) and back[weights][name].dtype == tensor.dtype
-            assert same or name == "quantize.ema_vocab_hit_SV", name
-
-
-def test_conversion_of_a_generator(generator_file, tmp_path):
-    convert([str(generator_file), str(tmp_path / "rar")])
-    convert([str(tmp_path / "rar"), str(tmp_path / "rar.bin"), "--to", "upstream"])
-    source = read_pickled(generator_file)
-    for found in (load_generator(tmp_path / "rar").state_dict(), read_pickled(tmp_path / "rar.bin")):
-        assert found.keys() == source.keys()
-        assert all(torch.equal(found[name].float(), tensor.float()) for name, tensor in source.items())
-
-
-def test_upstream_needs_a_teacher_and_takes_one(converted, tmp_path, released):
-    (converted / "teacher.safetensors").unlink()
-    manifest = json.loads((converted / "manifest.json").read_text())
-    del manifest["files"]["teacher.safetensors"]
-    (converted / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"no semantic teacher.*--teacher"):
-        convert([str(converted), str(tmp_path / "out.pt"), "--to", "upstream"])
-    source = read_pickled(released)["model"]
-    teacher = {k.removeprefix("semantic_model."): v for k, v in source.items() if k.startswith("semantic_model.")}
-    torch.save(teacher, tmp_path / "dinov2.pth")
-    convert([str(converted), str(tmp_path / "out.pt"), "--to", "upstream", "--teacher", str(tmp_path / "dinov2.pth")])
-    found = read_pickled(tmp_path / "out.pt")["ema"]
-    assert all(torch.equal(found["semantic_model." + name], tensor) for name, tensor in teacher.items())
-
-
-def test_a_target_that_exists_is_kept(converted, released):
-    with pytest.raises(UserError, match="exists; choose another name"):
-        convert([str(released), str(converted), "--num_heads", "2"])
 
 
 def test_other_sizes_are_read_off_the_tensors(tmp_path):
