@@ -74,6 +74,8 @@ def _read_zip(path: Path) -> Any:
         entries = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}
         if "data.pkl" not in entries:
             raise UserError(f"{path} is a zip file without data.pkl: no torch checkpoint")
+        if entries["data.pkl"].compress_type != zipfile.ZIP_STORED:  # torch never compresses; a bomb would
+            raise UserError(f"{path} has a compressed data.pkl: no torch checkpoint")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
             raise UserError(f"{path} was written on a big-endian machine; expected little-endian tensors")
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

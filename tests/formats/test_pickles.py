@@ -162,6 +162,14 @@ def test_storage_that_lies_about_its_size(tmp_path):
         read_pickled(forged)
 
 
+def test_compressed_pickles_are_refused_before_they_grow(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * 10**6 + b"N.")
+    with pytest.raises(UserError, match=r"compressed data\.pkl"):
+        read_pickled(path)
+
+
 def test_no_other_way_to_unpickle_in_the_package():
     """torch.load is always called with weights_only=True; pickle's own loaders and allow_pickle=True never are."""
     import ast
