@@ -57,7 +57,7 @@ def strips(options: argparse.Namespace, results) -> None:
     images = next(iter(_stream(options)))[: options.count]
     results.images(images, "Originals.", columns=options.count)
     alphas = sorted(ALPHAS)
-    for delta in delta_set(len(tokenizer.codebook)):
+    for delta in delta_set(tokenizer.codebook.shape[-2]):
         settings = [CLEAN, *((alpha, delta) for alpha in alphas)]
         rows = perturbed_reconstructions(tokenizer, images, settings, options.seed).values()
         caption = f"delta {delta}; rows: not perturbed, then alpha {', '.join(map(str, alphas))}"
@@ -73,7 +73,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
     found = {}
     for path in options.tokenizers:
         tokenizer = _tokenizer(options, path)
-        setting = (0.7, max(2, delta_set(len(tokenizer.codebook))[1]))  # one neighbour is the nearest code itself
+        setting = (0.7, max(2, delta_set(tokenizer.codebook.shape[-2])[1]))  # one neighbour is the nearest code itself
         found[path] = latents.lipschitz(tokenizer, _first(options), setting, options.seed)
     rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
     results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")
@@ -97,7 +97,7 @@ def mmd(options: argparse.Namespace, results) -> None:
         generator, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator,
         guidance_scale=options.guidance_scale,
     )  # fmt: skip
-    middle = delta_set(len(tokenizer.codebook))
+    middle = delta_set(tokenizer.codebook.shape[-2])
     deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
     settings = [(alpha, delta) for alpha in (0.1, 0.3, *sorted(ALPHAS), 1.0) for delta in deltas]
     table = latent_discrepancy(tokenizer, _first(options), torch.cat([*generated.tokens()]), settings, options.seed)

@@ -46,7 +46,7 @@ class InceptionFeatures:
             raise ValueError(f'mode: found {mode!r}, expected "exact" or "fast"')
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_gpu = self.device.type == "cuda"
-        self.batch_size = batch_size or (256 if on_gpu else 16)  # bounds activations: 35 MB an image in float32
+        self.batch_size = batch_size or (256 if on_gpu else 8)  # bounds activations: some 20 MB an image in float32
         network = load_inception(weights_path).to(self.device)
         self.sha256 = check_hash(Path(weights_path))
         self.mode = mode

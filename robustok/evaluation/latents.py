@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.transforms import from_uint8, to_uint8
+from ..data.transforms import from_uint8
+from ..ops.reference import compared
 from .discrepancy import median_distance, mmd
 from .inputs import device_of
-from .pfid import CLEAN, Setting, codes_of, perturbed_indices
+from .pfid import CLEAN, Setting, codes_of, perturbed_images, perturbed_indices
 
 ROWS = 4096  # latent vectors a side of one MMD
 
@@ -28,12 +29,16 @@ class Usage(NamedTuple):
 @torch.inference_mode()
 def codebook_usage(tokenizer, batches: Iterable[Tensor]) -> Usage:
     """Usage over all tokens of uint8 batches (B, 3, H, W); one figure for the whole set, as small batches mislead."""
-    K = len(tokenizer.codebook)
-    counts = torch.zeros(K, dtype=torch.int64)
-    for batch in batches:
-        tokens = tokenizer.tokenize(from_uint8(batch.to(device_of(tokenizer))))
-        counts += torch.bincount(tokens.flatten(), minlength=K).cpu()
-    return usage_of(counts)
+    batches = (batch.to(device_of(tokenizer)) for batch in batches)
+    return usage_of(sum(code_counts(tokenizer, tokenizer.tokenize(from_uint8(batch))) for batch in batches))
+
+
+def code_counts(tokenizer, tokens: Tensor) -> Tensor:
+    """How often each code is in tokens (B, L), or (B, L, Q) of Q codebooks: (K,) or (Q * K,) int64, on the CPU."""
+    *several, K, _ = tokenizer.codebook.shape
+    if several:
+        tokens = tokens + K * torch.arange(several[0], device=tokens.device)
+    return torch.bincount(tokens.flatten(), minlength=tokenizer.codebook[..., 0].numel()).cpu()
 
 
 def usage_of(counts: Tensor) -> Usage:
@@ -51,7 +56,7 @@ def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tenso
     """t-SNE of the codes as they are compared (K, D) -> (K, 2) float32 (paper, figures 7 and 13)."""
     from sklearn.manifold import TSNE
 
-    codes = codes_of(tokenizer, torch.arange(len(tokenizer.codebook), device=device_of(tokenizer)))
+    codes = compared(tokenizer.codebook, tokenizer.normalize).flatten(0, -2)
     perplexity = min(perplexity, (len(codes) - 1) / 3)  # what few codes allow
     return torch.from_numpy(TSNE(perplexity=perplexity, random_state=seed).fit_transform(codes.float().cpu().numpy()))
 
@@ -81,10 +86,7 @@ def perturbed_reconstructions(
     """uint8 images (B, 3, H, W) -> uint8 reconstructions under each (alpha, delta) (paper, figure 3)."""
     images = images.to(device_of(tokenizer))
     ids = torch.arange(len(images), device=images.device)
-    return {
-        setting: to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
-        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, ids, neighbors)
-    }
+    return dict(perturbed_images(tokenizer, images, settings, seed, ids, neighbors))
 
 
 class Lipschitz(NamedTuple):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.transforms import from_uint8, to_uint8
+from ..errors import UserError
+from ..models.quantizer import VectorQuantizer
 from ..ops import philox, vq_neighbors
 from ..ops.reference import compared
 from .moments import FeatureStatistics, frechet_distance
@@ -110,8 +112,7 @@ def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) ->
             reference = FeatureStatistics(dim, device)
             statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
         reference.update(original)
-        for setting, indices in perturbed_indices(tokenizer, batch, statistics, seed, ids, neighbors):
-            images = to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
+        for setting, images in perturbed_images(tokenizer, batch, statistics, seed, ids, neighbors):
             statistics[setting].update(features(images).features)
         done += len(batch)
         if progress:
@@ -123,6 +124,30 @@ def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) ->
     return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done)
 
 
+def perturbed_images(
+    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+) -> Iterator[tuple[Setting, Tensor]]:
+    """Yields (setting, reconstructions uint8 (B, 3, H, W)) of images uint8 (B, 3, H, W), clamped.
+
+    Tokenizers with several codebooks reconstruct every setting by themselves.
+    """
+    if has_one_codebook(tokenizer):
+        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors):
+            yield setting, to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
+    else:
+        options = {"seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
+        for alpha, delta in settings:
+            yield (
+                (alpha, delta),
+                to_uint8(tokenizer.reconstruct(from_uint8(images), alpha=alpha, delta=delta, **options)),
+            )
+
+
+def has_one_codebook(tokenizer) -> bool:
+    """Whether each latent is one code of `codebook` (K, D); false for our product and residual quantisers."""
+    return isinstance(getattr(tokenizer, "quantizer", None), VectorQuantizer | type(None))
+
+
 def perturbed_indices(
     tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
 ) -> Iterator[tuple[Setting, Tensor]]:
@@ -131,7 +156,10 @@ def perturbed_indices(
     The draws of a token are one word for "perturbed?" and one for the rank, whatever alpha and delta: masks are nested
     in alpha and all ranks lie in one sorted list of the largest delta. These common random numbers also lower the
     variance of differences between settings. The indices are those of `vq_perturb` at each setting.
+    Raises UserError for a tokenizer with several codebooks.
     """
+    if not has_one_codebook(tokenizer):
+        raise UserError("this needs a tokenizer whose latents are each one code of one codebook, found several")
     settings = list(settings)
     latents = tokenizer.encode(from_uint8(images))
     B, L, _ = latents.shape
@@ -173,7 +201,7 @@ def _codebook_size(tokenizer) -> int:
         raise ValueError(
             "pFID needs a tokenizer with a codebook; for continuous ones judge reconstruct(images, noise=...)"
         )
-    return len(codebook)
+    return codebook.shape[-2]
 
 
 def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.transforms import from_uint8, to_uint8
 from .inputs import ImageStream, device_of
-from .latents import Usage, usage_of
+from .latents import Usage, code_counts, usage_of
 from .moments import FeatureStatistics, frechet_distance
 from .progress import track
 from .quality import psnr, ssim
@@ -45,11 +45,11 @@ def judge_reconstruction(
     device = device_of(tokenizer)
     sides: list[FeatureStatistics] = []
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
-    counts = torch.zeros(len(tokenizer.codebook), dtype=torch.int64)
+    counts = torch.zeros((), dtype=torch.int64)
     for batch in track(stream, len(stream), f"reconstructing {stream.name}"):
         original = batch.to(device)
         tokens = tokenizer.tokenize(from_uint8(original))
-        counts += torch.bincount(tokens.flatten(), minlength=len(counts)).cpu()
+        counts = counts + code_counts(tokenizer, tokens)
         restored = to_uint8(tokenizer.detokenize(tokens))
         features = [network(images).features for images in (restored, original)]
         sides = sides or [FeatureStatistics(f.shape[1], f.device) for f in features]

@@ -95,11 +95,19 @@ def judge_tokenizer(
     plain = judge_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
     originals = next(iter(stream))[:STRIP]
-    settings = [CLEAN, *((alpha, delta_set(len(tokenizer.codebook))[-1]) for alpha in ALPHAS[::-2])]
+    codes = tokenizer.codebook.shape[-2]
+    settings = [CLEAN, *((alpha, delta_set(codes)[-1]) for alpha in ALPHAS[::-2])]
     strips = perturbed_reconstructions(tokenizer, originals, settings, seed)
-    distance = distance_name(network.protocol)
     return TokenizerRow(
-        name, distance, len(tokenizer.codebook), stream.transform, plain, perturbed, pfid == "quick", strips, originals
+        name=name,
+        distance=distance_name(network.protocol),
+        codebook_size=codes,
+        transform=stream.transform,
+        plain=plain,
+        perturbed=perturbed,
+        quick=pfid == "quick",
+        strips=strips,
+        originals=originals,
     )
 
 

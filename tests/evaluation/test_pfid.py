@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from robustok import vq_perturb
+from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, pfid, quick_pfid
+from robustok.evaluation.latents import codebook_usage
 from robustok.evaluation.pfid import ALPHAS, codes_of, perturbed_indices, quick_settings
+from robustok.models.tokenizer import Tokenizer
 
 
 def distance(restored, images, features) -> float:
@@ -118,3 +121,16 @@ def test_what_cannot_be_judged_is_refused(tokenizer, images, pixels):
     del tokenizer.codebook
     with pytest.raises(ValueError, match="needs a tokenizer with a codebook"):
         pfid(tokenizer, images, pixels)
+
+
+def test_a_tokenizer_with_several_codebooks_reconstructs_by_itself(pixels):
+    torch.manual_seed(0)
+    shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4, codebooks=2)
+    product = Tokenizer(shape).eval()
+    images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    found = pfid(product, images, pixels, alphas=(0.8,), deltas=(6,), seed=2, batch_size=15)
+    restored = to_uint8(product.reconstruct(from_uint8(images), alpha=0.8, delta=6, seed=2))
+    assert found.table[0.8, 6] == pytest.approx(distance(restored, images, pixels), rel=1e-9)
+    assert int(codebook_usage(product, images.split(15)).counts.sum()) == 40 * 4 * 2
+    with pytest.raises(ValueError, match="found several"):
+        dict(perturbed_indices(product, images, [(0.8, 6)], 0, torch.arange(40)))
