@@ -14,7 +14,7 @@ TINY = {
     "tokenizer.depth": 1,
     "tokenizer.heads": 2,
     "tokenizer.drop_path": 0.1,
-    "tokenizer.codebook_size": 16,
+    "tokenizer.codebook_size": 256,
     "tokenizer.code_width": 4,
     "codebook.continuous_steps": 2,
     "perturbation.delta": 4,
