@@ -108,7 +108,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     ]  # fmt: skip
     results.table([row.cells() for row in judged], judged[0].header(), f"{network.protocol}, {judged[0].count} images")
     report_tokenizers(results, judged)
-    results.add("protocol", network.protocol)
+    results.add("protocol", {"features": network.protocol, "weights": network.sha256, "seed": options.seed})
     results.save()
 
 
@@ -170,9 +170,15 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help=f"where to compute ({device})")
+    parser.add_argument("--device", type=_device, default=device, help=f"where to compute ({device})")
     parser.add_argument("--output", default="evaluation", help="folder for metrics.json, report.html, pictures")
     parser.add_argument("--seed", type=int, default=0, help="of perturbation or sampling (0)")
+
+
+def _device(name: str) -> str:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda: this machine has no usable GPU (python -m robustok.doctor says why)")
+    return name
 
 
 if __name__ == "__main__":

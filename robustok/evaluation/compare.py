@@ -55,6 +55,10 @@ def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
     if samples.class_counts and len(set(samples.class_counts)) > 1:
         low, high = min(samples.class_counts), max(samples.class_counts)
         found.append(f"{samples.name}: not class-balanced ({low} to {high} images a class); published figures are")
+    if samples.features is not None and reference.features is not None:
+        rows = min(len(samples.features), len(reference.features))
+        if rows < KID_ROWS:
+            found.append(f"KID is taken on subsets of {rows} images; published figures take {KID_ROWS}")
     if reference.protocol is None:
         found.append(f"{reference.name}: does not say how its features were computed; taken for those used here")
     if reference.features is None:

@@ -90,11 +90,11 @@ class ClassifierFeatures:
     For data on which Inception's features mean nothing; the distance is named FD-classifier, it is no FID.
     """
 
-    def __init__(self, classifier: Classifier, name: str, *, batch_size: int = 256):
+    def __init__(self, classifier: Classifier, name: str, sha256: str | None = None, *, batch_size: int = 256):
         self.classifier = classifier.eval().requires_grad_(False)
         self.batch_size = batch_size
         self.device = next(classifier.parameters()).device
-        self.protocol = f"classifier/{name}/float32"
+        self.protocol, self.sha256 = f"classifier/{name}/float32", sha256
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> ClassifierOutput:

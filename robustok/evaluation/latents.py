@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import from_uint8
+from ..errors import UserError
 from ..ops.reference import compared
 from .discrepancy import median_distance, mmd
 from .inputs import device_of
@@ -64,7 +65,7 @@ def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tenso
 def elbow(features: Tensor, clusters: Sequence[int], seed: int = 0) -> dict[int, float]:
     """Mean squared distance of features (N, F) to their k-means centre, for each number of clusters (paper, table 6).
 
-    Where the curve bends, more codes stop to pay. Raises ValueError for more clusters than rows.
+    Where the curve bends, more codes stop to pay. Raises UserError for more clusters than rows.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -116,7 +117,7 @@ def lipschitz(tokenizer, batches: Iterable[Tensor], setting: Setting, seed: int 
         done += len(batch)
     ratios = torch.cat(ratios)
     if len(ratios) == 0:
-        raise ValueError(f"the perturbation {setting} changed no token; take a larger alpha or delta")
+        raise UserError(f"the perturbation {setting} changed no token; take a larger alpha or delta")
     return Lipschitz(float(ratios.mean()), float(ratios.max()), ratios)
 
 

@@ -105,11 +105,11 @@ class FeatureStatistics:
 
     @property
     def mean(self) -> Tensor:
-        """(dim,) float64. Raises ValueError where there is no row or a feature was NaN or infinite."""
+        """(dim,) float64. Raises ValueError where there is no row, UserError where a feature was NaN or infinite."""
         if self.count == 0:
             raise ValueError("statistics of no images: update() was never called")
         if not torch.isfinite(self._mean).all():
-            raise ValueError("the features contain NaN or infinity: check the images and the weights of the network")
+            raise UserError("the features contain NaN or infinity: check the images and the weights of the network")
         return self._mean
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ..formats.folder import find_checkpoint, read_json, verify
+from ..formats.folder import find_checkpoint, read_json, sha256, verify
 from ..models.classifier import Classifier
 from .dino_features import DinoFeatures
 from .features import ClassifierFeatures, InceptionFeatures
@@ -29,4 +29,4 @@ def open_network(kind: str, weights: str | Path, mode: str, device: str) -> Call
     verify(folder)
     classifier = Classifier(**read_json(folder / "config.json")["config"])
     classifier.load_state_dict(load_file(folder / "ema.safetensors"))
-    return ClassifierFeatures(classifier.to(device), folder.parent.parent.name)
+    return ClassifierFeatures(classifier.to(device), folder.parent.parent.name, sha256(folder / "ema.safetensors"))

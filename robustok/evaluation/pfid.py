@@ -73,7 +73,7 @@ def pfid(
         batch_size: images a forward pass, where `images` is one tensor.
         progress: called after each batch with the number of images done.
 
-    Raises ValueError for fewer than two images and for tokenizers without a codebook.
+    Raises UserError for fewer than two images and for tokenizers without a codebook.
     """
     deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
     settings = [(alpha, delta) for alpha in alphas for delta in deltas]
@@ -118,7 +118,7 @@ def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) ->
         if progress:
             progress(done)
     if done < 2:
-        raise ValueError(f"images: found {done}, expected at least two")
+        raise UserError(f"images: found {done}, expected at least two")
     distances = {setting: frechet_distance(s, reference) for setting, s in statistics.items()}
     table = {setting: distances[setting] for setting in settings}
     return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done)

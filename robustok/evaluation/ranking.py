@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import UserError
+
 
 class RankCorrelation(NamedTuple):
     """Kendall's tau-b, and its 95 % interval over resampled tokenizers (percentiles)."""
@@ -27,8 +29,8 @@ def rank_correlation(
         groups: compare only tokenizers of one group (of one codebook size, say); None: all with all.
         resamples: bootstrap samples of the tokenizers, drawn with replacement; those without a pair are drawn again.
 
-    Raises ValueError for sequences of different lengths or without a pair to compare. With few tokenizers the interval
-    is wide, and that is the finding.
+    With few tokenizers the interval is wide, and that is the finding. Raises ValueError for sequences of different
+    lengths, UserError where there is no pair to compare.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     groups = np.zeros(len(x)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -39,7 +41,7 @@ def rank_correlation(
     comparable = groups[:, None] == groups
     tau = _tau(signs_x, signs_y, comparable, np.arange(len(x)))
     if tau is None:
-        raise ValueError("rank_correlation: no two tokenizers of one group differ in both metrics")
+        raise UserError("rank_correlation: no two tokenizers of one group differ in both metrics")
     generator, found = np.random.default_rng(seed), []
     while len(found) < resamples:
         value = _tau(signs_x, signs_y, comparable, generator.integers(len(x), size=len(x)))
