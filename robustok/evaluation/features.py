@@ -54,7 +54,7 @@ class InceptionFeatures:
         if mode == "fast":
             network.fold().to(memory_format=torch.channels_last)
         if self.half:
-            network = torch.compile(network.half(), mode="max-autotune-no-cudagraphs")
+            network = torch.compile(network.half(), dynamic=False)
         self.network = network
         precision = "float16" if self.half else "float32"
         self.protocol = f"inception-v3-tf2015/tf1-bilinear-{SIDE}/{mode}-{precision}"
@@ -63,7 +63,7 @@ class InceptionFeatures:
     def __call__(self, images: Tensor) -> InceptionOutput:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
             parts = [self._forward(part.to(self.device)) for part in images.split(self.batch_size)]
         return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
 
