@@ -39,7 +39,7 @@ def _finish_kernel(
 def finish(
     u: Tensor, codes: Tensor, nearest: Tensor, indices: Tensor, z_q: Tensor, z_q_clean: Tensor, usage: Tensor
 ) -> Tensor:
-    """Write the straight-through outputs (R, D) of float32 rows (R, D), add to usage (K,); 0-d float64 sum (e - u)^2."""
+    """0-d float64 sum of (e - u)^2; writes the straight-through outputs (R, D) of rows u (R, D), adds to usage (K,)."""
     R, D = u.shape
     programs = triton.cdiv(R, BLOCK_N)
     partial = torch.empty(programs, dtype=torch.float64, device=u.device)
@@ -54,7 +54,7 @@ def finish(
 @triton.jit
 def _gradient(z, first, second, codes, clean, commit, norms, inside, d, D, stride, stride_1, stride_2,
               STRAIGHT: tl.constexpr, COMMIT: tl.constexpr):  # fmt: skip
-    """Rows u of z and the gradient that reaches them, float64 (BLOCK_N, BLOCK_D); z, first, second begin at the rows."""
+    """Rows u and the gradient that reaches them (BLOCK_N, BLOCK_D); z, first, second point to where the rows begin."""
     mask = inside[:, None] & (d < D)[None, :]
     u = (tl.load(z[:, None] + d[None, :] * stride, mask=mask, other=0.0).to(tl.float64) / norms[:, None]).to(tl.float32)
     grad = tl.zeros(u.shape, tl.float32)

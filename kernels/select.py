@@ -1,7 +1,8 @@
 """The code of a given rank, and the nearest few, of each row: bisection of its scores, no sorted list.
 
-Scores of a few thousand rows at a time go to a buffer that fits the cache. A program bisects the scores of one row until
-one code remains (csrc/select.h has the argument); where others are within twice the error, the definition orders those.
+Scores of a few thousand rows at a time go to a buffer that fits the cache. A program bisects the scores of one row
+until one code remains (csrc/select.h has the argument); where others are within twice the error, the definition orders
+them.
 """
 
 import torch

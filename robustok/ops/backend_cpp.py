@@ -25,6 +25,11 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
+def describe() -> str:
+    """For people: which code the extension runs, or why there is none."""
+    return f"not there ({IMPORT_ERROR})" if _C is None else f"built, scoring with {_C.instruction_set()} instructions"
+
+
 def compared(rows: Tensor, normalize: bool) -> Tensor:
     """`reference.compared` of rows (R, D): contiguous float32."""
     rows = rows.float().contiguous()

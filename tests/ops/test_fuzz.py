@@ -1,5 +1,6 @@
 """Random shapes, dtypes, layouts and special values: every backend against the reference, index by index."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,8 @@ SPECIAL = [0.0, -0.0, 1e-40, 1e-20, 1e4, float("nan"), float("inf")]
 
 
 @st.composite
-def cases(draw):
-    B, L = draw(st.integers(0, 4)), draw(st.integers(1, 40))
+def cases(draw, most_tokens):
+    B, L = draw(st.integers(0, 4)), draw(st.integers(1, most_tokens))
     K, D = draw(st.integers(1, 300)), draw(st.integers(1, 70))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     codebook = torch.randn(K, D, generator=generator)
@@ -37,9 +38,19 @@ def cases(draw):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(case=cases())
+@given(case=cases(most_tokens=40))
+@pytest.mark.parametrize("name", ["torch", "cpp"])
 def test_backends_return_what_the_reference_returns(name, case):
-    z, codebook, arguments = case
+    compare(name, *case)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(case=cases(most_tokens=9))  # the interpreter takes milliseconds a token
+def test_triton_returns_what_the_reference_returns(case):
+    compare("triton", *case)
+
+
+def compare(name, z, codebook, arguments):
     ours = ops.vq_quantize(z, codebook, backend=name, **arguments)
     reference = ops.vq_quantize(z, codebook, backend="reference", **arguments)
     for key, value in reference._asdict().items():

@@ -1,0 +1,87 @@
+"""What this machine can do: python -m robustok.doctor [--json]
+
+Versions, devices, threads, the compiled extension, and for each kind of device which backend the operations take there
+and why not the others. Exit code 0, also where only the plain backends can run.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+
+from .cli import run
+
+_PACKAGES = ("torch", "triton", "numpy", "safetensors", "flash-attn")
+
+
+def main(argv: list[str]) -> int:
+    """Prints the report; always returns 0."""
+    parser = argparse.ArgumentParser(
+        "robustok.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    found = examine()
+    print(json.dumps(found, indent=1) if parser.parse_args(argv).json else _describe(found))
+    return 0
+
+
+def examine() -> dict:
+    """Everything the report says, as JSON types."""
+    import torch
+
+    from . import __version__
+    from .ops import backend, backend_cpp
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {
+        "robustok": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cuda": {"built_for": torch.version.cuda, "devices": [_device(i) for i in range(torch.cuda.device_count())]},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "extension": backend_cpp.describe(),
+        "backends": {
+            device: {"auto": backend.choose("auto", torch.device(device)).name}
+            | {name: reason or "can run" for name, reason in backend.reasons(torch.device(device)).items()}
+            for device in devices
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device(index: int) -> dict:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    capability = f"{properties.major}.{properties.minor}"
+    return {"name": properties.name, "memory_bytes": properties.total_memory, "capability": capability}
+
+
+def _describe(found: dict) -> str:
+    packages = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["packages"].items())
+    gpus = [f"{gpu['name']} ({gpu['memory_bytes'] / 2**30:.0f} GiB)" for gpu in found["cuda"]["devices"]]
+    lines = [
+        f"robustok {found['robustok']}, Python {found['python']}, {found['platform']}",
+        packages,
+        f"GPU: {', '.join(gpus) or 'none that torch can use'}; torch built for CUDA {found['cuda']['built_for']}",
+        f"CPU: {found['cores']} cores, torch uses {found['threads']} threads",
+        f"compiled extension: {found['extension']}",
+    ]
+    for device, backends in found["backends"].items():
+        lines.append(f"operations on {device} tensors take the backend {backends['auto']}")
+        lines += [f"    {name:10}{verdict}" for name, verdict in backends.items() if name != "auto"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
