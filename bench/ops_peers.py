@@ -1,0 +1,51 @@
+"""What the codebook operations are measured against, each with its best settings for the task."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distances(z: Tensor, codes: Tensor) -> Tensor:
+    """The full matrix |z|^2 + |e|^2 - 2 z.e, as the authors form it."""
+    return z.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * z @ codes.T
+
+
+def authors_quantize(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Nearest codes, straight-through output and both losses of z (N, D), in the authors' steps."""
+    z, codes = F.normalize(z, dim=1), F.normalize(codebook, dim=1)
+    indices = distances(z, codes).argmin(1)
+    z_q = codes[indices]
+    vq, commit = (z_q - z.detach()).square().mean(), (z_q.detach() - z).square().mean()
+    return indices, z + (z_q - z).detach(), vq, commit
+
+
+def authors_perturb(z: Tensor, z_q: Tensor, codebook: Tensor, alpha: float, perturbed: int, delta: int) -> Tensor:
+    """The authors' perturbation: top-delta of every token, kept for the first `perturbed` tokens only."""
+    z, codes = F.normalize(z, dim=1), F.normalize(codebook, dim=1)
+    near = distances(z, codes).topk(delta, dim=1, largest=False).indices
+    pick = near.gather(1, torch.randint(delta, (len(z), 1), device=z.device))[:, 0]
+    keep = torch.rand(len(z), device=z.device) < alpha
+    keep[perturbed:] = False
+    return torch.where(keep[:, None], z + (codes[pick] - z).detach(), z_q)
+
+
+def cdist_nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """torch.cdist + argmin."""
+    return torch.cdist(F.normalize(z, dim=1), F.normalize(codebook, dim=1)).argmin(1)
+
+
+def topk_on_rows(z: Tensor, codebook: Tensor, perturbed: int, delta: int) -> Tensor:
+    """What a careful user writes: one product in blocks, unsorted top-delta of the perturbed rows only."""
+    z, codes = F.normalize(z, dim=1), F.normalize(codebook, dim=1)
+    indices = torch.cat([(block @ codes.T).argmax(1) for block in z.split(512)])
+    near = torch.cat([(block @ codes.T).topk(delta, sorted=False).indices for block in z[:perturbed].split(512)])
+    indices[:perturbed] = near.gather(1, torch.randint(delta, (perturbed, 1), device=z.device))[:, 0]
+    return indices
+
+
+def product(z: Tensor, codebook: Tensor, rows: int = 512) -> Tensor:
+    """The matrix product alone, in blocks that stay in the cache: the floor of any product-based lookup."""
+    codes, buffer = codebook.T.contiguous(), z.new_empty(rows, len(codebook))
+    for block in z.split(rows):
+        torch.mm(block, codes, out=buffer[: len(block)])
+    return buffer

@@ -1,0 +1,113 @@
+"""Measuring and recording: interleaved rounds, median ratios, and the machine they were taken on."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROUNDS = {"cpu": 7, "cuda": 20}
+WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.2
+
+
+def measure(variants: dict[str, Callable[[], object]], device: str = "cpu") -> dict[str, list[float]]:
+    """Milliseconds of every call, one variant after the other in each round so that drift of the clock hits all."""
+    for run in variants.values():
+        begin, calls = time.perf_counter(), 0
+        while calls < WARM_UP_CALLS or time.perf_counter() - begin < WARM_UP_SECONDS:
+            run()
+            calls += 1
+    timings = {name: [] for name in variants}
+    for _ in range(ROUNDS[device]):
+        for name, run in variants.items():
+            timings[name].append(_on_cuda(run) if device == "cuda" else _on_cpu(run))
+    return timings
+
+
+def _on_cpu(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _on_cuda(run: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def ratio(timings: dict[str, list[float]], slower: str, faster: str) -> dict[str, float]:
+    """Median of the per-round ratios, with the range from the 10th to the 90th per cent."""
+    ratios = sorted(a / b for a, b in zip(timings[slower], timings[faster], strict=True))
+    tenth = len(ratios) // 10
+    return {"median": statistics.median(ratios), "low": ratios[tenth], "high": ratios[-1 - tenth]}
+
+
+class Record:
+    """The rows of one run: a goal, what was measured, and every raw timing behind it."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+
+    def add(self, goal: str, what: str, expected: str, found: str, reached: bool | None, **details) -> None:
+        """reached None: not measured on this machine, `found` says why."""
+        row = {"goal": goal, "what": what, "expected": expected, "found": found, "reached": reached}
+        self.rows.append(row | details)
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = "_".join(sorted({row["goal"] for row in self.rows}))
+        machine = describe_machine()
+        (folder / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": self.rows}, indent=1))
+        (folder / f"{stem}.md").write_text(self.table(machine))
+
+    def table(self, machine: dict) -> str:
+        lines = [f"- {key}: {value}" for key, value in machine.items()]
+        lines += ["", "| goal | what | expected | found | reached |", "|---|---|---|---|---|"]
+        words = {True: "yes", False: "no", None: "not measured"}
+        for row in self.rows:
+            cells = (row["goal"], row["what"], row["expected"], row["found"], words[row["reached"]])
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+
+def describe_machine() -> dict[str, str]:
+    """Where and with what the rows were taken."""
+    root = Path(__file__).parent
+    commit = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit.stdout.strip() or "unknown",
+        "CPU": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "GPU": "none",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "triton", "numpy")),
+        "Python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
+        found["GPU"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return found
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
