@@ -55,10 +55,21 @@ class FrozenConfig:
 
     dinov2: str | None = None  # teacher of the semantic loss, and start of encoder and decoder
     dino: str | None = None  # ViT-S/16 backbone of the discriminator
-    lpips: str | None = None  # folder or file(s) with VGG-16 and the linear layers, joined by a comma
+    lpips: str | None = None  # folder with vgg.pth (the linear layers) and torchvision's VGG-16
     encoder_tuning: Literal["full", "lora", "frozen"] = "full"  # how the encoder's ViT learns
     decoder_tuning: Literal["full", "lora", "frozen"] = "full"
     lora_rank: int = 8
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """Models to go on from: ours, or released files. A stage that is trained starts from its model; the stages after it
+    use what it trained, or, where it has not run, the model itself.
+    """
+
+    tokenizer: str | None = None
+    generator: str | None = None
+    num_heads: int | None = None  # attention heads of a released tokenizer whose width is no standard ViT
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,8 @@ class LossConfig:
     semantic: float = 0.1
     adversarial: float = 0.5
     adversarial_start: float = 56.0  # epochs
+    adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
+    blur_epochs: float = 0.0  # a blur of the discriminator's inputs fades out over so long from its start; 0: none
     lecam: float = 0.001
 
 
@@ -203,6 +216,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     classifier: TrainingConfig = field(default_factory=TrainingConfig)  # of the network that stands in for frozen ones
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from ..data.tokens import TokenSet, open_tokens
 from ..data.transforms import to_uint8
 from ..errors import UserError
 from ..evaluation import FeatureStatistics, frechet_distance
+from ..formats.checkpoint import open_checkpoint
+from ..formats.folder import read_json
 from ..models.classifier import Classifier
-from ..models.load import load_generator, load_tokenizer
+from ..models.load import check_codebooks, load_generator, load_tokenizer, locate
 from ..models.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
+from ..models.rar import RAR
 from ..models.tokenizer import Tokenizer
 from ..models.tuning import tune
 from ..ops.philox import derive_seed
@@ -61,7 +64,7 @@ class Pipeline:
         if not self.run.is_finished("classifier"):
             fit(ClassifierStage(self.run, self.images), self.run)
         folder = self._result("classifier")
-        model = Classifier(**checkpoints.read_json(folder / "config.json")["config"])
+        model = Classifier(**read_json(folder / "config.json")["config"])
         model.load_state_dict(checkpoints.load(folder, "ema")[0])
         return model.to(self.run.device)
 
@@ -73,12 +76,24 @@ class Pipeline:
         if self.run.is_finished("tokenizer"):
             return
         torch.manual_seed(self.config.seed)
-        model = Tokenizer(self.config.tokenizer)
-        if self.config.frozen.dinov2:
-            start_from_dinov2(model, self.config.frozen.dinov2)
+        if self.config.start.tokenizer:
+            model = self._started(self.config.start.tokenizer)
+        else:
+            model = Tokenizer(self.config.tokenizer)
+            if self.config.frozen.dinov2:
+                start_from_dinov2(model, self.config.frozen.dinov2)
         tune(model, self.config.frozen)
         model.to(self.run.device)
         fit(TokenizerStage(self.run, self.images, self.frozen, model), self.run)
+
+    def _started(self, path: str) -> Tokenizer:
+        """The tokenizer to go on training from; its shape must be that of the settings."""
+        model = load_tokenizer(path, "model", self.config.start.num_heads)
+        stored, now = ({**asdict(c), "drop_path": None} for c in (model.config, self.config.tokenizer))
+        checkpoints.refuse_other_settings({"tokenizer": stored}, {"tokenizer": now}, Path(path))
+        continued = Tokenizer(self.config.tokenizer)
+        continued.load_state_dict(model.state_dict())
+        return continued
 
     def generator(self) -> None:
         """Tokens of the training images once, then RAR on them."""
@@ -88,7 +103,11 @@ class Pipeline:
         if not self.run.is_finished("tokens"):
             with self.run.finishing("tokens"):
                 self._write_tokens(tokenizer)
-        fit(GeneratorStage(self.run, self._generator_shape(tokenizer), self.training_tokens()), self.run)
+        torch.manual_seed(self.config.seed)
+        start = self.config.start.generator
+        model = load_generator(start, "model") if start else RAR(self._generator_shape(tokenizer))
+        check_codebooks(tokenizer, model)
+        fit(GeneratorStage(self.run, model.to(self.run.device), self.training_tokens()), self.run)
 
     def pairs(self) -> None:
         """Generated tokens beside every training image, in every mode."""
@@ -108,8 +127,7 @@ class Pipeline:
 
     def post(self) -> None:
         """One post-trained decoder per mode of the pairs; the first is `post`, the others `post-MODE`."""
-        main = self._result("tokenizer")
-        training = checkpoints.load(main, "training")[0]
+        discriminator, lecam = self._adversary_state()
         for mode in self.config.pairs.modes:
             name = self.post_folder(mode)
             if self.run.is_finished("post", name):
@@ -117,15 +135,23 @@ class Pipeline:
             pairs = open_tokens(self.run.folder / "pairs" / mode)
             stage = PostStage(
                 self.run, name, self.images, pairs, self.frozen, self.load_tokenizer("tokenizer"),
-                checkpoints.under(training, "module.discriminator."), training["extra.lecam"], self._stopping_distance,
+                discriminator, lecam, self._stopping_distance,
             )  # fmt: skip
             fit(stage, self.run)
+
+    def _adversary_state(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Weights of main training's discriminator (none for a model that came without) and its LeCAM averages."""
+        path = self._result("tokenizer")
+        weights = open_checkpoint(path, self.config.start.num_heads, "tokenizer").discriminator
+        training = checkpoints.load(path, "training")[0] if (path / "training.safetensors").is_file() else {}
+        return weights, training.get("extra.lecam", torch.zeros(2, dtype=torch.float64))
 
     def post_folder(self, mode: str) -> str:
         return "post" if mode == self.config.pairs.modes[0] else f"post-{mode}"
 
     def load_tokenizer(self, stage: str) -> Tokenizer:
-        return load_tokenizer(self._result(stage)).to(self.run.device).eval()
+        heads = self.config.start.num_heads
+        return load_tokenizer(self._result(stage), num_heads=heads).to(self.run.device).eval()
 
     def training_tokens(self) -> TokenSet:
         return open_tokens(self.run.folder / "tokens")
@@ -203,11 +229,17 @@ class Pipeline:
         distributed.barrier()
 
     def _result(self, stage: str) -> Path:
-        """The checkpoint that a finished stage chose. Raises UserError where the stage has not run."""
+        """The checkpoint that a finished stage chose, else the model that the settings start from.
+
+        Raises UserError where there is neither.
+        """
         state = self.run.stage_state(stage)
-        if not state.get("finished"):
-            raise UserError(
-                f"{self.run.folder / stage} is not finished; run `python -m robustok.train --name {self.config.name} "
-                f"--stage {stage}` (or --stage all) first"
-            )
-        return self.run.folder / stage / state["best"]
+        if state.get("finished"):
+            return self.run.folder / stage / state["best"]
+        start = getattr(self.config.start, stage, None)
+        if start:
+            return locate(start)
+        raise UserError(
+            f"{self.run.folder / stage} is not finished; run `python -m robustok.train --name {self.config.name} "
+            f"--stage {stage}` (or --stage all) first"
+        )

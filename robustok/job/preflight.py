@@ -43,7 +43,8 @@ def check_settings(c: RunConfig) -> None:
         if isinstance(settings, TrainingConfig):
             _check_training(name, settings)
     for f in fields(c.losses):
-        _expect(getattr(c.losses, f.name) >= 0, f"losses.{f.name}", getattr(c.losses, f.name), "at least 0")
+        value = getattr(c.losses, f.name)
+        _expect(isinstance(value, str) or value >= 0, f"losses.{f.name}", value, "at least 0")
     for name, value in (
         ("log_every", c.log_every),
         ("stopping.every_epochs", c.stopping.every_epochs),

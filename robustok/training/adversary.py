@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, LossConfig
-from ..models.discriminator import Discriminator, diff_augment
+from ..models.discriminator import Discriminator, diff_augment, warmup_blur
 from ..ops.philox import AUGMENT, derive_seed, keyed_words, to_uniform
-from .losses import LeCAM, adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
+from .losses import ADVERSARIAL, LeCAM, adaptive_weight
 from .run import Run
 from .schedules import cosine_rate
 from .stage import Player, Terms, When, bare
@@ -23,6 +23,7 @@ class Adversary:
     def __init__(self, run: Run, backbone: nn.Module, losses: LossConfig, settings: DiscriminatorConfig, *,
                  start: float, epochs: float, steps_per_epoch: int):  # fmt: skip
         self.losses, self.start = losses, start
+        self._discriminator_loss, self._decoder_loss = ADVERSARIAL[losses.adversarial_kind]
         torch.manual_seed(run.config.seed + 1)
         self.discriminator = Discriminator(backbone.to(run.device)).to(run.device)
         self.lecam = LeCAM(run.device)
@@ -52,7 +53,7 @@ class Adversary:
         """
         self._seen[when.offset] = (decoded.detach(), images, ids)
         self.discriminator.requires_grad_(False)
-        adversarial = hinge_generator_loss(self._logits(bare(self.player.module), decoded, ids, when.step, 0))
+        adversarial = self._decoder_loss(self._logits(bare(self.player.module), decoded, ids, when, 0))
         self.discriminator.requires_grad_(True)
         (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded)
         (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
@@ -68,14 +69,17 @@ class Adversary:
     def objective(self, player: Player, when: When) -> tuple[Tensor, Terms]:
         """The discriminator's loss on the micro-batch that `join` saw last at this offset, fake images first."""
         fake, real, ids = self._seen.pop(when.offset)
-        fake_logits = self._logits(player.module, fake, ids, when.step, 1)
-        real_logits = self._logits(player.module, real, ids, when.step, 2)
-        hinge = hinge_discriminator_loss(real_logits, fake_logits)
-        loss = self.losses.adversarial * (hinge + self.losses.lecam * self.lecam(real_logits, fake_logits))
+        fake_logits = self._logits(player.module, fake, ids, when, 1)
+        real_logits = self._logits(player.module, real, ids, when, 2)
+        loss = self._discriminator_loss(real_logits, fake_logits)
+        loss = self.losses.adversarial * (loss + self.losses.lecam * self.lecam(real_logits, fake_logits))
         return loss, {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
 
-    def _logits(self, discriminator: nn.Module, images: Tensor, ids: Tensor, step: int, use: int) -> Tensor:
+    def _logits(self, discriminator: nn.Module, images: Tensor, ids: Tensor, when: When, use: int) -> Tensor:
         """Logits of augmented images; an image's augmentation depends on (seed, step, use, its id) alone."""
         pair = torch.arange(2, device=ids.device)[:, None]
-        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * step + use, pair))
-        return discriminator(diff_augment(images, to_uniform(words[:7]))).float()
+        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * when.step + use, pair))
+        images = diff_augment(images, to_uniform(words[:7]))
+        if self.losses.blur_epochs:
+            images = warmup_blur(images, max(0.0, 1.0 - (when.epoch - self.start) / self.losses.blur_epochs))
+        return discriminator(images).float()

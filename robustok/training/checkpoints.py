@@ -2,16 +2,16 @@
 
     config.json             {"kind": "tokenizer", "config": {...}}: what `load_tokenizer` rebuilds the model from
     model.safetensors       the model;   ema.safetensors: its moving average, same names
-    training.safetensors    optimisers, discriminator and whatever else the stage needs to go on
+    discriminator.safetensors   where the stage has one
+    training.safetensors    optimisers and whatever else the stage needs to go on
     state.json              step, and the settings that this stage depends on
     manifest.json           size and SHA-256 of every other file
 
-A checkpoint is written to a temporary name beside its place, synced and renamed; the manifest is checked on reading.
+A checkpoint is written to a temporary name beside its place, synced and renamed; `formats.folder.verify` checks it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,8 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import RunError, UserError
-
-MANIFEST = "manifest.json"
+from ..formats.folder import MANIFEST, sha256
 
 
 def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
@@ -44,7 +43,7 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
             )
         for stem, value in documents.items():
             (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(temporary.iterdir())}
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
         for path in temporary.iterdir():
             _sync(path)
@@ -56,22 +55,6 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
         raise RunError(
             f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched"
         ) from error
-
-
-def verify(folder: Path) -> None:
-    """Raises UserError, naming the file, unless every file of the checkpoint has the size and hash of its manifest."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is no checkpoint: cannot read its {MANIFEST} ({error})") from error
-    for name, expected in files.items():
-        path = folder / name
-        found = {"bytes": path.stat().st_size, "sha256": _sha256(path)} if path.is_file() else "no file"
-        if found != expected:
-            raise UserError(
-                f"{path} is damaged: found {found}, expected {expected}; "
-                f"delete {folder} to go on from the checkpoint before it, or start over with --resume never"
-            )
 
 
 def load(folder: Path, *stems: str, device: torch.device | str = "cpu") -> list[dict[str, Tensor]]:
@@ -103,10 +86,6 @@ def write_json(path: Path, value: Any) -> None:
     temporary.write_text(json.dumps(value, indent=1))
     _sync(temporary)
     temporary.rename(path)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -150,11 +129,6 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): list(value) if isinstance(value, tuple) else value}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -39,6 +39,22 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """0.5 (mean softplus(-real) + mean softplus(fake)): cross-entropy of telling real from decoded images."""
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def non_saturating_generator_loss(fake: Tensor) -> Tensor:
+    """mean softplus(-fake)."""
+    return F.softplus(-fake).mean()
+
+
+ADVERSARIAL = {  # kind -> (discriminator's loss, decoder's loss)
+    "hinge": (hinge_discriminator_loss, hinge_generator_loss),
+    "non_saturating": (non_saturating_discriminator_loss, non_saturating_generator_loss),
+}
+
+
 def adaptive_weight(reconstruction_grad: Tensor, adversarial_grad: Tensor) -> Tensor:
     """Ratio of the two terms' gradient norms at the decoder's last layer, clamped to [0, 1e4]; no gradient.
 

@@ -22,8 +22,8 @@ from . import checkpoints, distributed
 
 # What a stage's result depends on. A stored stage is reused only where these sections are the same.
 _IMAGES = ("seed", "data", "precision")
-_TOKENIZER = (*_IMAGES, "frozen", "classifier", "tokenizer", "codebook", "perturbation", "losses", "tokenizer_training",
-              "discriminator")  # fmt: skip
+_MODELS = ("start", "frozen", "classifier", "tokenizer", "codebook")
+_TOKENIZER = (*_IMAGES, *_MODELS, "perturbation", "losses", "tokenizer_training", "discriminator")
 _GENERATOR = (*_TOKENIZER, "generator", "generator_training", "order")
 _PAIRS = (*_GENERATOR, "sampling", "pairs")
 _POST = (*_PAIRS, "post_training", "post_discriminator", "stopping")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from ..errors import UserError
+from ..formats.folder import read_json, verify
 from . import checkpoints, distributed
 from .ema import EMA
 from .run import Run
@@ -27,13 +30,11 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
         training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
         for player in stage.players:
             training |= checkpoints.optimizer_tensors(player.optimizer, f"optimizer.{player.name}")
-        for player in stage.players[1:]:
-            weights = bare(player.module).state_dict()
-            training |= {f"module.{player.name}.{name}": tensor for name, tensor in weights.items()}
+        others = {player.name: bare(player.module).state_dict() for player in stage.players[1:]}
         folder = run.folder / stage.name
         checkpoints.save(
             folder / f"step-{state.step}",
-            {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training},
+            {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training, **others},
             {
                 "config": {"kind": stage.kind, "config": stage.model_config()},
                 "state": {**asdict(state), "settings": run.settings(stage.sections)},
@@ -54,8 +55,8 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     if not found:
         return StageState()
     newest = found[-1]
-    checkpoints.verify(newest)
-    state = checkpoints.read_json(newest / "state.json")
+    _verify(newest)
+    state = read_json(newest / "state.json")
     checkpoints.refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
     model, average, training = checkpoints.load(newest, "model", "ema", "training")
     stage.model.load_state_dict(model)
@@ -63,7 +64,16 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     for player in stage.players:
         checkpoints.load_optimizer_tensors(player.optimizer, training, f"optimizer.{player.name}")
     for player in stage.players[1:]:
-        bare(player.module).load_state_dict(checkpoints.under(training, f"module.{player.name}."))
+        bare(player.module).load_state_dict(checkpoints.load(newest, player.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
     return StageState(**state)
+
+
+def _verify(checkpoint: Path) -> None:
+    try:
+        verify(checkpoint)
+    except UserError as error:
+        raise UserError(
+            f"{error}; delete {checkpoint} to go on from the checkpoint before it, or start over with --resume never"
+        ) from error

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import DiscriminatorConfig, RARConfig, TrainingConfig
+from ..config import DiscriminatorConfig, TrainingConfig
 from ..data.images import Images
 from ..data.loader import Batch
 from ..data.tokens import TokenSet
@@ -90,11 +90,9 @@ class GeneratorStage(Stage):
     kind = "rar"
     augment = False
 
-    def __init__(self, run: Run, shape: RARConfig, tokens: TokenSet):
+    def __init__(self, run: Run, model: RAR, tokens: TokenSet):
         self.training, self.order, self.seed = run.config.generator_training, run.config.order, run.config.seed
-        self.split = TokenSplit(tokens)
-        torch.manual_seed(run.config.seed)
-        self.model = RAR(shape).to(run.device)
+        self.split, self.model = TokenSplit(tokens), model
         rate = rate_of(self.training, len(self.split) // self.training.batch_size)
         self.players = [make_player("generator", self.model, self.training, run, rate)]
 
@@ -118,6 +116,6 @@ def random_orders(seed: int, ids: Tensor, length: int, share: float) -> Tensor:
     Rows are drawn by (seed, image id) and so do not depend on the batch or the number of processes.
     """
     places = torch.arange(length, device=ids.device)
-    shuffled = keyed_words(seed, SHUFFLE, ids[:, None], places)[0].argsort(1, stable=True)
+    shuffled = keyed_words(seed, SHUFFLE, ids[:, None], places)[0].argsort(dim=1, stable=True)
     permuted = to_uniform(keyed_words(seed, SHUFFLE, ids[:, None], length)[0]) < share
     return torch.where(permuted, shuffled, places)

@@ -1,5 +1,6 @@
 """Main training of the tokenizer, and post-training of its decoder (METHOD.md sections 2, 3 and 6)."""
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -191,7 +192,10 @@ class PostStage(_DecoderStage):
         steps = len(self.split) // self.training.batch_size
         self.adversary = Adversary(run, frozen.backbone, c.losses, c.post_discriminator, start=0.0,
                                    epochs=self.training.epochs, steps_per_epoch=steps)  # fmt: skip
-        self.adversary.discriminator.load_state_dict(discriminator)
+        if discriminator:
+            self.adversary.discriminator.load_state_dict(discriminator)
+        else:
+            warnings.warn("the tokenizer came without a discriminator: post-training starts a new one", stacklevel=2)
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
         own = make_player("tokenizer", _TokenDecoder(model), self.training, run, rate_of(self.training, steps))

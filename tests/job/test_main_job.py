@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from robustok import load_tokenizer
 from robustok.errors import RunError, UserError
 from robustok.training import stages, tokenizer_stages
 from robustok.training.run import Run
@@ -157,3 +158,24 @@ def test_starting_over_sets_the_old_run_aside(job):
 def test_a_stage_out_of_order_says_what_to_run_first(job):
     with pytest.raises(UserError, match="--stage tokenizer"):
         job("generator")
+
+
+def test_post_training_starts_from_given_models(job):
+    """A tokenizer and a generator made elsewhere are post-trained without being trained here; the encoder stays."""
+    made = job("tokenizer")
+    job("generator")
+    start = {"start__tokenizer": made / "tokenizer", "start__generator": made / "generator"}
+    job("pairs", name="other", **start)
+    other = job("post", name="other", **start)
+    before, after = load_tokenizer(made / "tokenizer"), load_tokenizer(other / "post", "model")
+    assert all(map(torch.equal, before.encoder_parameters(), after.encoder_parameters()))
+    newest = max((other / "post").glob("step-*"), key=lambda path: int(path.name[5:]))
+    trained = load_tokenizer(newest, "model")
+    assert not any(map(torch.equal, before.decoder_parameters(), trained.decoder_parameters()))
+    assert not (other / "tokenizer").exists()
+
+
+def test_training_goes_on_only_from_a_model_of_the_same_shape(job):
+    made = job("tokenizer")
+    with pytest.raises(UserError, match=r"tokenizer\.width: stored 64, now 128"):
+        job("tokenizer", name="other", start__tokenizer=made / "tokenizer", tokenizer__width=128)

@@ -52,7 +52,7 @@ def test_two_processes_train_as_one(tmp_path, accumulate):
     assert any(record["perturbed"] > 0 for record in one)
     assert any("adversarial" in record for record in one)
     for a, b in zip(one, two, strict=True):
-        same = a.keys() - {"images_per_second"}
-        assert same == b.keys() - {"images_per_second"}
+        same = a.keys() - {"stage", "images_per_second"}
+        assert same == b.keys() - {"stage", "images_per_second"}
         for name in same:
             assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-6), f"{name} at step {a['step']}"

@@ -26,6 +26,14 @@ def test_hinge_losses():
     assert losses.hinge_generator_loss(fake).item() == pytest.approx(1.375)
 
 
+def test_non_saturating_losses():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 0.0])
+    softplus = lambda x: np.log1p(np.exp(x))  # noqa: E731
+    expected = 0.5 * (np.mean([softplus(-2.0), softplus(1.0)]) + np.mean([softplus(0.5), np.log(2)]))
+    assert losses.non_saturating_discriminator_loss(real, fake).item() == pytest.approx(expected)
+    assert losses.non_saturating_generator_loss(fake).item() == pytest.approx(np.mean([softplus(-0.5), np.log(2)]))
+
+
 def test_adaptive_weight_is_the_ratio_of_norms_and_is_clamped():
     a, b = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
     assert losses.adaptive_weight(a, b).item() == pytest.approx(5 / 2.0001)
