@@ -99,16 +99,16 @@ def tokenizer(options: argparse.Namespace) -> None:
     network = network_of(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     results = Results(options.output, f"Tokenizers on {options.images}")
-    judged = [
-        judge_tokenizer(
-            load_tokenizer(path).to(options.device), path, options.images, network,
-            perceptual=perceptual, pfid=options.pfid, seed=options.seed,
-        )
-        for path in options.tokenizers
-    ]  # fmt: skip
+    settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
+    judged = []
+    for path in options.tokenizers:
+        model = load_tokenizer(path).to(options.device)
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            judged.append(judge_tokenizer(model, path, options.images, network, **settings))
     results.table([row.cells() for row in judged], judged[0].header(), f"{network.protocol}, {judged[0].count} images")
     report_tokenizers(results, judged)
-    results.add("protocol", {"features": network.protocol, "weights": network.sha256, "seed": options.seed})
+    protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
+    results.add("protocol", protocol | {"tokenizer_precision": options.precision})
     results.save()
 
 
@@ -143,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--images", required=True, help="images to give back, cut to the tokenizer's size")
     many.add_argument(
         "--pfid", choices=("full", "quick", "none"), default="full", help="15 settings, 3, or none (full)"
+    )
+    many.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the tokenizer (float32)"
     )
     many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16")
     drive = command(generator)

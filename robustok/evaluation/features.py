@@ -63,7 +63,8 @@ class InceptionFeatures:
     def __call__(self, images: Tensor) -> InceptionOutput:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
-        with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
+        exact = torch.autocast(self.device.type, enabled=False)  # a caller's autocast is meant for its own models
+        with exact, torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
             parts = [self._forward(part.to(self.device)) for part in images.split(self.batch_size)]
         return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
 

@@ -1,0 +1,96 @@
+"""What evaluation is measured against: the field's own ways of doing the same, written plainly or imported."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustok.data.transforms import from_uint8, to_uint8
+from robustok.evaluation import FeatureStatistics, frechet_distance
+from robustok.evaluation.features import normalize, tf1_resize
+from robustok.models.inception import Inception, load_inception
+
+
+def random_inception(path: Path) -> Path:
+    """Weights of a randomly initialised network: speed does not depend on their values."""
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), path)
+    return path
+
+
+def torch_fidelity_features(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
+    """torch-fidelity's extractor: uint8 (B, 3, H, W) -> (B, 2048)."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    extractor = FeatureExtractorInceptionV3("peer", ["2048"], feature_extractor_weights_path=str(weights)).to(device)
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        return extractor(images)[0]
+
+    return features
+
+
+def compiled_half_features(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
+    """What a user gets from torch.compile, float16 and channels last, with nothing else changed."""
+    network = load_inception(weights).to(device).half().to(memory_format=torch.channels_last)
+
+    @torch.compile(dynamic=False)
+    def forward(images: Tensor) -> Tensor:
+        inputs = normalize(tf1_resize(images.float())).half()
+        return network(inputs.contiguous(memory_format=torch.channels_last)).features
+
+    return torch.no_grad()(forward)
+
+
+def sqrtm_distance(features: Tensor, reference: tuple[np.ndarray, np.ndarray]) -> float:
+    """FID as most tools take it: numpy's covariance and scipy's matrix square root, in float64 on the CPU."""
+    from scipy.linalg import sqrtm
+
+    rows = features.double().cpu().numpy()
+    mean, covariance = rows.mean(axis=0), np.cov(rows, rowvar=False)
+    root = sqrtm(covariance @ reference[1])
+    shift = mean - reference[0]
+    return float(shift @ shift + np.trace(covariance) + np.trace(reference[1]) - 2 * np.trace(root.real))
+
+
+def eigenvalue_distance(features: Tensor, reference: tuple[np.ndarray, np.ndarray]) -> float:
+    """FID as torch-fidelity 0.4 takes it: eigenvalues of the product of the covariances."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    statistics = fid_features_to_statistics(features.double().cpu())  # of float32 it would take the mean in float32
+    found = fid_statistics_to_metric(statistics, {"mu": reference[0], "sigma": reference[1]}, verbose=False)
+    return found["frechet_inception_distance"]
+
+
+def blockwise_precision_recall(real: Tensor, fake: Tensor, k: int = 3, block: int = 5000) -> tuple[float, float]:
+    """torch.cdist and topk in blocks of rows."""
+
+    def radii(x: Tensor) -> Tensor:
+        return torch.cat([torch.cdist(part, x).topk(k + 1, largest=False).values[:, k] for part in x.split(block)])
+
+    def covered(rows: Tensor, centres: Tensor, limits: Tensor) -> float:
+        inside = [(torch.cdist(part, centres) <= limits).any(dim=1) for part in rows.split(block)]
+        return float(torch.cat(inside).float().mean())
+
+    return covered(fake, real, radii(real)), covered(real, fake, radii(fake))
+
+
+@torch.inference_mode()
+def naive_pfid(tokenizer, batches: Iterable[Tensor], features: Callable, settings: Iterable[tuple[float, int]]) -> dict:
+    """pFID as a loop over its settings, with the same kernels: each encodes, perturbs and decodes all images anew."""
+    batches, reference, table = list(batches), None, {}
+    for alpha, delta in settings:
+        found = FeatureStatistics(2048, batches[0].device)
+        original = FeatureStatistics(2048, batches[0].device)
+        for i, batch in enumerate(batches):
+            ids = torch.arange(len(batch), device=batch.device) + i * len(batches[0])
+            images = tokenizer.reconstruct(from_uint8(batch), alpha=alpha, delta=delta, sample_ids=ids)
+            found.update(features(to_uint8(images)).features)
+            if reference is None:
+                original.update(features(batch).features)
+        reference = reference or original
+        table[alpha, delta] = frechet_distance(found, reference)
+    return table
