@@ -1,0 +1,69 @@
+"""The wheel, built without a compiler, installed into an empty folder and run from elsewhere."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROBE = """
+import torch, robustok, robustok.kernels.rows
+from robustok.ops import backend_cpp, explain
+z, codebook = torch.randn(2, 5, 4), torch.randn(9, 4)
+robustok.vq_quantize(z, codebook, alpha=1.0, beta=1.0, delta=3, seed=0)
+print(robustok.__file__)
+print(robustok.kernels.rows.__file__)
+print(explain("cpu"))
+"""
+
+
+def run(*command, **options) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder that holds nothing but the wheel's content, built where CXX and CC lead nowhere."""
+    folder = tmp_path_factory.mktemp("wheel")
+    nowhere = {**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++", "ROBUSTOK_CUDA": "0"}
+    build = ("bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "bdist")
+    egg = ("egg_info", "--egg-base", folder)
+    run(
+        sys.executable, "setup.py", "-q", *egg, "build", "--build-base", folder / "build", *build, cwd=ROOT, env=nowhere
+    )
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
+
+
+def test_wheel_holds_the_package_and_the_kernels_and_nothing_else(installed):
+    names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert names == {"robustok"}
+    assert {path.name for path in (ROOT / "kernels").glob("*.py")} <= {
+        path.name for path in (installed / "robustok" / "kernels").iterdir()
+    }
+    assert not list(installed.rglob("*.so"))  # no compiler, no extension, and still a wheel
+
+
+def test_wheel_runs_from_elsewhere_without_a_compiler(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])}
+    lines = run(sys.executable, "-S", "-c", PROBE, cwd=tmp_path, env=environment).splitlines()
+    assert lines[0] == str(installed / "robustok" / "__init__.py")
+    assert lines[1] == str(installed / "robustok" / "kernels" / "rows.py")
+    assert lines[2] == "torch: taken for cpu tensors"
+    assert any(line.startswith("cpp: the compiled extension is not there") for line in lines)
+
+
+def test_sources_travel_with_the_source_distribution(tmp_path):
+    run(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path, cwd=ROOT)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    listing = run("tar", "-tzf", archive)
+    for path in (*(ROOT / "csrc").glob("*.h"), *(ROOT / "kernels").glob("*.py")):
+        assert str(path.relative_to(ROOT)) in listing
