@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops.decode_attention import decode_attention
+from ..ops.linear import ready_linear
 from .rar_layers import NORM_EPS
 from .runs import Runs
 
@@ -96,6 +97,8 @@ class RARDecoder:
         attention = model.blocks[0].attn
         shape = (len(model.blocks), streams, attention.heads, model.num_tokens + 1, attention.q_norm.weight.shape[0])
         self.keys, self.values = model.cls_token.new_zeros(shape), model.cls_token.new_zeros(shape)
+        # In float32 whatever the model's dtype: guidance amplifies rounding.
+        self.head_copy = [torch.empty_like(part, dtype=torch.float32) for part in model.lm_head.parameters()]
         self.rows = torch.zeros(streams, dtype=torch.int64, device=self.keys.device)
         self.positions = torch.empty_like(model.pos_embed[0, : model.num_tokens + 1])
 
@@ -107,10 +110,22 @@ class RARDecoder:
             self.modulation = Modulation(self.model, 1 << (len(found) - 1).bit_length())
             self.moved += 1
         self.modulation.start(found)
+        self._ready_layers()
         own, target = self.model.pos_embed[0], self.model.target_aware_pos_embed[0]
         self.positions.copy_(own[: len(self.positions)])
         self.positions[1:] += target[PREFIX : len(self.positions) + 1]
         return self._prefix(found)[self.rows]
+
+    def _ready_layers(self) -> None:
+        """The linear layers in the form that is fastest for many calls."""
+        rows = len(self.rows)
+        self.layers = [
+            [ready_linear(x.weight, x.bias, rows) for x in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
+            for b in self.model.blocks
+        ]
+        for copy, parameter in zip(self.head_copy, self.model.lm_head.parameters(), strict=True):
+            copy.copy_(parameter)
+        self.head = ready_linear(*self.head_copy, rows)
 
     def _prefix(self, classes: Tensor) -> Tensor:
         """Class vector and condition through the network, once a class; their keys and values go to every stream."""
@@ -145,18 +160,18 @@ class RARDecoder:
         """x (R, width) through the blocks; attend(layer, q, k, v) stores keys and values and gives (R, width)."""
         width = x.shape[1:]
         for layer, block in enumerate(self.model.blocks):
+            qkv, proj, fc1, fc2 = self.layers[layer]
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation[6 * layer : 6 * layer + 6]
             h = torch.addcmul(shift1, F.layer_norm(x, width, eps=NORM_EPS), scale1)
-            h = attend(layer, *block.attn.project(h))
-            x = torch.addcmul(x, gate1, block.attn.proj(h))
+            h = attend(layer, *block.attn.split(qkv(h)))
+            x = torch.addcmul(x, gate1, proj(h))
             h = torch.addcmul(shift2, F.layer_norm(x, width, eps=NORM_EPS), scale2)
-            x = torch.addcmul(x, gate2, block.mlp.fc2(F.gelu(block.mlp.fc1(h))))
+            x = torch.addcmul(x, gate2, fc2(F.gelu(fc1(h))))
         return x
 
     def _head(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Float32 logits: guidance amplifies rounding."""
         x = torch.addcmul(modulation[-2], F.layer_norm(x, x.shape[1:], eps=NORM_EPS), modulation[-1])
-        return F.linear(x.float(), self.model.lm_head.weight.float(), self.model.lm_head.bias.float())
+        return self.head(x.float())
 
 
 def _one(keys: Tensor, values: Tensor, place: int | Tensor) -> Callable[..., Tensor]:

@@ -21,13 +21,13 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(head_width, eps=NORM_EPS)
         self.proj = nn.Linear(config.width, config.width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed queries, normed keys, values: each (B, T, heads, head width)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., 3 * width) -> normed queries, normed keys, values: each (..., heads, head width)."""
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.transpose(1, 2) for part in self.project(x))
+        q, k, v = (part.transpose(1, 2) for part in self.split(self.qkv(x)))
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.proj(x.transpose(1, 2).flatten(2))
