@@ -39,7 +39,8 @@ def codebook(options: argparse.Namespace, results) -> None:
     from .evaluation.latents import codebook_map, codebook_usage
     from .evaluation.plots import map_figure, usage_figure
 
-    tokenizer, stream = _tokenizer(options, options.tokenizer), _stream(options)
+    tokenizer = _tokenizer(options, options.tokenizer)
+    stream = _stream(options, tokenizer.image_size)
     usage = codebook_usage(tokenizer, stream)
     found = {"used": usage.used, "perplexity": usage.perplexity, "top": usage.top}
     results.table(list(found.items()), ("codebook", "value"), f"{len(usage.counts)} codes, {len(stream)} images")
@@ -54,7 +55,7 @@ def strips(options: argparse.Namespace, results) -> None:
     from .evaluation.pfid import ALPHAS, CLEAN, delta_set
 
     tokenizer = _tokenizer(options, options.tokenizer)
-    images = next(iter(_stream(options)))[: options.count]
+    images = next(iter(_stream(options, tokenizer.image_size)))[: options.count]
     results.images(images, "Originals.", columns=options.count)
     alphas = sorted(ALPHAS)
     for delta in delta_set(tokenizer.codebook.shape[-2]):
@@ -74,7 +75,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
     for path in options.tokenizers:
         tokenizer = _tokenizer(options, path)
         setting = (0.7, max(2, delta_set(tokenizer.codebook.shape[-2])[1]))  # one neighbour is the nearest code itself
-        found[path] = latents.lipschitz(tokenizer, _first(options), setting, options.seed)
+        found[path] = latents.lipschitz(tokenizer, _first(options, tokenizer.image_size), setting, options.seed)
     rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
     results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")
     results.figure("lipschitz", lipschitz_figure(found), "Smaller: the decoder stands wrong tokens better.")
@@ -100,7 +101,9 @@ def mmd(options: argparse.Namespace, results) -> None:
     middle = delta_set(tokenizer.codebook.shape[-2])
     deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
     settings = [(alpha, delta) for alpha in (0.1, 0.3, *sorted(ALPHAS), 1.0) for delta in deltas]
-    table = latent_discrepancy(tokenizer, _first(options), torch.cat([*generated.tokens()]), settings, options.seed)
+    table = latent_discrepancy(
+        tokenizer, _first(options, tokenizer.image_size), torch.cat([*generated.tokens()]), settings, options.seed
+    )
     alpha, delta = min(table, key=table.get)
     results.table([("lowest at", f"alpha {alpha}, delta {delta}", table[alpha, delta])], ("", "setting", "squared MMD"))
     results.figure("mmd", settings_figure(table, "squared MMD to generated latents"), "Lower: more alike.")
@@ -113,7 +116,7 @@ def elbow(options: argparse.Namespace, results) -> None:
     from .evaluation.plots import elbow_figure
     from .evaluation.statistics import collect
 
-    features = collect(_stream(options), network_of(options)).features
+    features = collect(_stream(options, options.size), network_of(options)).features
     spread = latents.elbow(features, options.clusters, options.seed)
     results.table(list(spread.items()), ("clusters", "mean squared distance"), f"{len(features)} images")
     results.figure("elbow", elbow_figure(spread), "Where the curve bends, more codes stop to pay.")
@@ -152,22 +155,20 @@ def read_benchmark(path: Path) -> list[dict]:
 def _tokenizer(options: argparse.Namespace, path: str):
     from .models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(path).to(options.device)
-    options.size = tokenizer.image_size
-    return tokenizer
+    return load_tokenizer(path).to(options.device)
 
 
-def _stream(options: argparse.Namespace):
+def _stream(options: argparse.Namespace, size: int | None):
     from .evaluation.inputs import open_stream
 
-    return open_stream(options.images, options.size)
+    return open_stream(options.images, size)
 
 
-def _first(options: argparse.Namespace):
+def _first(options: argparse.Namespace, size: int):
     """Batches with (about) the first --limit images."""
     from .evaluation.inputs import BATCH
 
-    return islice(_stream(options), -(-options.limit // BATCH))
+    return islice(_stream(options, size), -(-options.limit // BATCH))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -70,6 +70,21 @@ def test_tokenizers_get_one_row_each_and_a_report(run, tmp_path, capsys):
     assert report.count("<img") == 4 and "pFD" in report
 
 
+def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run):
+    plain = run(evaluate, "tokenizer tokenizer --images images.npz --pfid none" + CLASSIFIER)
+    half = run(evaluate, "tokenizer tokenizer --images images.npz --pfid none --precision bfloat16" + CLASSIFIER)
+    assert half["protocol"]["tokenizer_precision"] == "bfloat16"
+    assert half["tokenizers"][0]["psnr"] == pytest.approx(plain["tokenizers"][0]["psnr"], rel=0.01)
+    assert half["tokenizers"][0]["pfd"] is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(evaluate.main, ["samples", "images.npz", "--reference", "others.npz", "--device", "cuda"])
+    assert stop.value.code == 2 and "no usable GPU" in capsys.readouterr().err
+
+
 def test_samples_against_images_and_against_their_saved_statistics(run, tmp_path):
     plain = run(evaluate, "samples images.npz --reference others.npz" + CLASSIFIER)
     run(evaluate, f"reference others.npz --save {tmp_path}/others-fd.npz" + CLASSIFIER)
