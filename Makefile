@@ -16,11 +16,11 @@ demo: setup
 	$(BIN)/python -m robustok.train
 
 test: setup
-	$(BIN)/pytest tests bench
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests bench -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-torture: setup
+torture: setup  # what takes too long for every commit
 	$(BIN)/pytest tests -m torture

@@ -135,7 +135,8 @@ class Fit:
     def _log(self, terms: Terms, progress: Progress) -> None:
         self.guard.check()
         values = distributed.mean(torch.stack([value.double() for value in terms.values()])).tolist()
-        record = dict(zip(terms, values, strict=True)) | self.stage.statistics()
+        record = dict(zip(terms, values, strict=True))
+        record |= self.stage.statistics(record)
         record["lr"] = self.stage.players[0].optimizer.param_groups[0]["lr"]
         record["epoch"] = self.state.step / self.steps_per_epoch
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size

@@ -68,8 +68,8 @@ class Stage(ABC):
         """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
         return []
 
-    def statistics(self) -> dict[str, float]:
-        """Figures for the log beside the loss terms."""
+    def statistics(self, terms: dict[str, float]) -> dict[str, float]:
+        """Figures for the log beside the terms, which are averaged over the processes already."""
         return {}
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Main training of the tokenizer, and post-training of its decoder (METHOD.md sections 2, 3 and 6)."""
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -45,6 +46,9 @@ class _DecoderStage(Stage):
     def extra_state(self) -> dict[str, Tensor]:
         return {"lecam": self.adversary.lecam.state}
 
+    def statistics(self, terms: dict[str, float]) -> dict[str, float]:
+        return {"psnr": 10.0 * math.log10(4.0 / terms["reconstruction"])}  # peak to peak is 2
+
     def pixel_terms(self, decoded: Tensor, images: Tensor, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         """Objective and terms of reconstruction, perceptual and, once it is on, adversarial loss against `images`."""
         weights = self.run.config.losses
@@ -53,7 +57,6 @@ class _DecoderStage(Stage):
         if weights.perceptual:
             terms["perceptual"] = self.frozen.perceptual(decoded.float(), images).mean()
             pixel = pixel + weights.perceptual * terms["perceptual"]
-        terms["psnr"] = 10.0 * torch.log10(4.0 / terms["reconstruction"].detach())  # peak to peak is 2
         if not self.adversary.is_active(when.epoch):
             return pixel, terms
         objective, adversarial_terms = self.adversary.join(
@@ -132,11 +135,11 @@ class TokenizerStage(_DecoderStage):
         while len(self._counts) > max(1, window // tokens):
             self._counts.popleft()
 
-    def statistics(self) -> dict[str, float]:
-        """Share of codes in use, and the perplexity of their use, over the window."""
+    def statistics(self, terms: dict[str, float]) -> dict[str, float]:
+        """PSNR, share of codes in use, and the perplexity of their use, over the window."""
         counts = distributed.total(torch.stack(tuple(self._counts)).sum(0).double())
         share = counts / counts.sum()
-        return {
+        return super().statistics(terms) | {
             "usage": (counts > 0).double().mean().item(),
             "perplexity": torch.special.entr(share).sum().exp().item(),
         }
