@@ -56,26 +56,13 @@ def generator(options: argparse.Namespace) -> None:
 
 def _judge(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
     """Judges a stream against the reference and reports."""
-    from .evaluation.compare import compare, notes
-    from .evaluation.inputs import open_stream
-    from .evaluation.results import Results
-    from .evaluation.statistics import KEPT_REFERENCE, collect, load_reference
+    from .evaluation.compare import report_comparison
+    from .evaluation.statistics import collect, load_reference
 
     network = network_of(options)
-    if Path(options.reference).suffix == ".npz":
-        reference = load_reference(options.reference, network)
-    else:
-        reference = collect(open_stream(options.reference, options.size), network, keep=KEPT_REFERENCE)
+    against = load_reference(options.reference, network, options.size)
     found = collect(stream, network)
-    metrics = compare(found, reference)
-    results = Results(options.output, f"{stream.name} against {reference.name}")
-    results.table(list(metrics.items()), ("metric", "value"), f"{found.protocol}, {found.count} images")
-    results.notes(notes(found, reference))
-    results.images(next(iter(stream))[:32], f"The first images of {stream.name}.")
-    results.add("metrics", metrics)
-    results.add("samples", found.describe() | ({"sampling": settings} if settings else {}))
-    results.add("reference", reference.describe())
-    results.save()
+    report_comparison(found, against, options.output, sampling=settings, pictures=next(iter(stream))[:32])
 
 
 def reference(options: argparse.Namespace) -> None:

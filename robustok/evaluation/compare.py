@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from torch import Tensor
+
 from ..errors import UserError
 from .discrepancy import kernel_distance
 from .features import distance_name
 from .moments import frechet_distance
+from .results import Results
 from .scores import inception_score, precision_recall
 from .statistics import KEPT_REFERENCE, ImageStatistics, evenly
 
@@ -66,3 +71,28 @@ def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
     if samples.weights is not None and not samples.weights.startswith("6726825d"):
         found.append("the network's weights are not the published ones: figures compare only among themselves")
     return found
+
+
+def report_comparison(
+    samples: ImageStatistics,
+    reference: ImageStatistics,
+    folder: str | Path,
+    *,
+    sampling: dict | None = None,
+    pictures: Tensor | None = None,
+) -> dict[str, float]:
+    """Compares and reports: a table on the terminal, metrics.json and report.html in `folder`. Returns the metrics.
+
+    `sampling`: the settings that the samples were made with. `pictures`: uint8 (N, 3, H, W), some of them.
+    """
+    metrics = compare(samples, reference)
+    results = Results(folder, f"{samples.name} against {reference.name}")
+    results.table(list(metrics.items()), ("metric", "value"), f"{samples.protocol}, {samples.count} images")
+    results.notes(notes(samples, reference))
+    if pictures is not None:
+        results.images(pictures, f"Some of {samples.name}.")
+    results.add("metrics", metrics)
+    results.add("samples", samples.describe() | ({"sampling": sampling} if sampling else {}))
+    results.add("reference", reference.describe())
+    results.save()
+    return metrics

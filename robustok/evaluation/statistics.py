@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..formats.folder import sha256
-from .inputs import ImageStream, NpzImages, npz_header, npz_names
+from .inputs import ImageStream, NpzImages, npz_header, npz_names, open_stream
 from .moments import FeatureStatistics
 from .progress import track
 
@@ -125,12 +125,14 @@ class Rows:
         return self.matrix[: self.count]
 
 
-def load_reference(path: str | Path, network: Callable) -> ImageStatistics:
-    """Reference statistics from an .npz file: saved ones, ADM's, or images `arr_0` that are judged here.
+def load_reference(path: str | Path, network: Callable, size: int | None = None) -> ImageStatistics:
+    """What to compare with: images (see `open_stream`; cut to `size`), or statistics from an .npz, saved ones or ADM's.
 
     ADM's files hold both: statistics are taken as they are, and features for precision, recall and KID from the images.
     Raises UserError for a reference of another protocol, other weights or another dimension.
     """
+    if Path(path).suffix != ".npz":
+        return collect(open_stream(path, size), network, keep=KEPT_REFERENCE)
     names = npz_names(path)
     has_images = "arr_0" in names and len(npz_header(path, "arr_0")[0]) == 4
     if "mu" not in names:
