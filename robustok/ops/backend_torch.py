@@ -16,6 +16,7 @@ from .gradients import blocks
 from .reference import Draw, Perturbed, Quantized, compared, draw_ranks, norms
 
 _BLOCK_BYTES = 8 << 20  # of one block of scores
+_SERIAL_ELEMENTS = 32_000  # of one block of rows: torch does the small steps on one thread, without waiting for others
 _GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winner
 _PAIRS = 1 << 14  # (token, code) pairs re-scored at once
 _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
@@ -35,7 +36,8 @@ class Codes:
         self.matrix[D, K:] = -torch.inf
         self.longest = norms(self.rows.double()).max()
         self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
-        self.block_rows = max(1, _BLOCK_BYTES // (4 * columns))
+        self.normalize = normalize
+        self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), max(64, _SERIAL_ELEMENTS // D)))
         self._scores = self.rows.new_empty(self.block_rows, columns)
         self._padded = self.rows.new_ones(self.block_rows, D + 1)
 
@@ -45,10 +47,14 @@ class Codes:
         padded[:, :-1] = u
         with torch.autocast(u.device.type, enabled=False):
             torch.mm(padded, self.matrix, out=scores)
-        magnitude = norms(u.double()) * self.longest + self.longest.square() / 2
+        return scores, self.error(u)
+
+    def error(self, u: Tensor) -> Tensor:
+        """Largest error (R, 1) of the scores of float32 rows (R, D); rows that are not finite have NaN scores."""
+        lengths = u.new_ones(len(u), 1, dtype=torch.float64) if self.normalize else norms(u.double())
+        magnitude = lengths * self.longest + self.longest.square() / 2
         underflow = (u.shape[1] + 2) * 2.0**-126
-        error = torch.where(magnitude > 1e37, torch.inf, 1.01 * (self.roundoff * magnitude + underflow))
-        return scores, error.float()
+        return torch.where(magnitude > 1e37, torch.inf, 1.01 * (self.roundoff * magnitude + underflow)).float()
 
 
 def product_roundoff(device: torch.device) -> float:
