@@ -137,10 +137,8 @@ def perturbed_images(
     else:
         options = {"seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
         for alpha, delta in settings:
-            yield (
-                (alpha, delta),
-                to_uint8(tokenizer.reconstruct(from_uint8(images), alpha=alpha, delta=delta, **options)),
-            )
+            restored = tokenizer.reconstruct(from_uint8(images), alpha=alpha, delta=delta, **options)
+            yield (alpha, delta), to_uint8(restored)
 
 
 def has_one_codebook(tokenizer) -> bool:
@@ -162,14 +160,14 @@ def perturbed_indices(
         raise UserError("this needs a tokenizer whose latents are each one code of one codebook, found several")
     settings = list(settings)
     latents = tokenizer.encode(from_uint8(images))
-    B, L, _ = latents.shape
+    L = latents.shape[1]
     deltas = sorted({delta for _, delta in settings})
     positions = torch.arange(L, device=latents.device)
     choice, draw, _, _ = philox.keyed_words(seed, philox.PERTURB, sample_ids[:, None], positions[None])
     ranks = torch.stack([(draw * delta) >> 32 for delta in deltas], dim=-1)  # (B, L, deltas)
     step = max(1, NEIGHBOR_BYTES // (8 * L * deltas[-1]))
-    chosen = torch.cat([_neighbors_at(tokenizer, latents[i : i + step], ranks[i : i + step], neighbors, deltas[-1])
-                        for i in range(0, B, step)])  # fmt: skip
+    parts = zip(latents.split(step), ranks.split(step), strict=True)
+    chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
     nearest = chosen[..., 0]
     for alpha, delta in settings:
         perturbed = choice < int(alpha * 2**32)
@@ -198,9 +196,7 @@ def codes_of(tokenizer, indices: Tensor) -> Tensor:
 def _codebook_size(tokenizer) -> int:
     codebook = getattr(tokenizer, "codebook", None)
     if codebook is None:
-        raise ValueError(
-            "pFID needs a tokenizer with a codebook; for continuous ones judge reconstruct(images, noise=...)"
-        )
+        raise UserError("pFID needs a tokenizer with a codebook; continuous ones have no neighbours to draw from")
     return codebook.shape[-2]
 
 
