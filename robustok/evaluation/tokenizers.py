@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+from ..models.residual import ResidualQuantizer
 from .features import distance_name
 from .inputs import open_stream
 from .latents import perturbed_reconstructions
@@ -91,12 +93,15 @@ def judge_tokenizer(
     seed: int = 0,
 ) -> TokenizerRow:
     """One row: reconstruction of `images` (a path, see `open_stream`) and pFID ("full", "quick" or "none")."""
+    perturbable = _is_perturbable(tokenizer)
+    if pfid != "none" and not perturbable:
+        raise UserError(f"{name}: pFID is not defined for residual multi-scale codes; judge it with --pfid none")
     stream = open_stream(images, tokenizer.image_size)
     plain = judge_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
     originals = next(iter(stream))[:STRIP]
     codes = tokenizer.codebook.shape[-2]
-    settings = [CLEAN, *((alpha, delta_set(codes)[-1]) for alpha in ALPHAS[::-2])]
+    settings = [CLEAN, *((alpha, delta_set(codes)[-1]) for alpha in ALPHAS[::-2] if perturbable)]
     strips = perturbed_reconstructions(tokenizer, originals, settings, seed)
     return TokenizerRow(
         name=name,
@@ -109,6 +114,10 @@ def judge_tokenizer(
         strips=strips,
         originals=originals,
     )
+
+
+def _is_perturbable(tokenizer) -> bool:
+    return not any(isinstance(module, ResidualQuantizer) for module in tokenizer.modules())
 
 
 def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:
@@ -135,8 +144,8 @@ def report_tokenizers(results: Results, rows: Sequence[TokenizerRow]) -> None:
             figure = settings_figure(row.perturbed.table, f"{row.distance} against the input images")
             results.figure(f"pfid-{number}", figure, f"{row.distance} of perturbed reconstructions.")
         shown = torch.cat([row.originals.cpu(), *(images.cpu() for images in row.strips.values())])
-        settings = ", ".join(f"alpha {alpha} delta {delta}" for alpha, delta in row.strips if (alpha, delta) != CLEAN)
-        results.images(shown, f"Rows: originals, plain reconstructions, then {settings}.", columns=len(row.originals))
+        rows_shown = ["originals", "plain reconstructions", *(f"alpha {a} delta {d}" for a, d in list(row.strips)[1:])]
+        results.images(shown, f"Rows: {', '.join(rows_shown)}.", columns=len(row.originals))
 
 
 def _notes(rows: Sequence[TokenizerRow]) -> list[str]:
