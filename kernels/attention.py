@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 BLOCK_T = 64  # keys a tile
-MATMUL_QUERIES = 16  # smallest tile of a matrix product; a single query takes sums instead
+MATMUL_QUERIES = 16  # a tile of queries, the smallest a matrix product takes; a single query takes sums instead
 LOG2_E = 1.4426950408889634
 
 
@@ -26,10 +26,11 @@ def _decode_attention_kernel(
     heads, queries, width, scale,
     BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """Grid (S * H,). One program owns all queries of a (stream, head), and stops at the last key one of them sees."""
+    """Grid (S * H, tiles of queries). One program owns a tile of queries of a (stream, head): it reads every key once
+    and stops at the last one that any of its queries sees."""
     program = tl.program_id(0).to(tl.int64)
     stream, head = program // heads, program % heads
-    n, w = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_W)
+    n, w = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_W)
     rows, columns = n < queries, w < width
     inside = rows[:, None] & columns[None, :]
     place = tl.load(places + stream * place_stride_s + n * place_stride_n, mask=rows, other=0)
@@ -69,11 +70,11 @@ def decode_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tens
     if keys.stride() != values.stride() or keys.stride(-1) != 1 or query.stride(-1) != 1:
         raise ValueError("keys and values: expected equal strides and a contiguous last dimension, as query's")
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    _decode_attention_kernel[(streams * heads,)](
+    block = 1 if queries == 1 else MATMUL_QUERIES
+    _decode_attention_kernel[(streams * heads, triton.cdiv(queries, block))](
         query, keys, values, places, out,
         *query.stride()[:3], *keys.stride()[:3], *places.stride(),
         heads, queries, width, LOG2_E * width**-0.5,
-        BLOCK_N=1 if queries == 1 else max(MATMUL_QUERIES, triton.next_power_of_2(queries)),
-        BLOCK_T=BLOCK_T, BLOCK_W=triton.next_power_of_2(width), num_warps=4,
+        BLOCK_N=block, BLOCK_T=BLOCK_T, BLOCK_W=triton.next_power_of_2(width), num_warps=4,
     )  # fmt: skip
     return out

@@ -92,13 +92,17 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         "images": list(options.save), "features": getattr(network, "protocol", None),
     })  # fmt: skip
     sharded = ShardedRun(
-        Path(options.output), classes, lambda: Sampler(generator, **settings), about=about, seed=options.seed,
+        Path(options.output), classes, lambda: Sampler(generator, **settings, compile=options.compile),
+        about=about, seed=options.seed,
         batch_size=min(options.batch_size, len(classes)), tokenizer=tokenizer, network=network,
         shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
     )  # fmt: skip
     begin = time.perf_counter()
-    with progress_bar(len(classes), "images") as show:
-        made = sharded.work(show)
+    if os.environ.get("RANK", "0") == "0":
+        with progress_bar(len(classes), "images") as show:
+            made = sharded.work(show)
+    else:
+        made = sharded.work(lambda done: None)
     _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
     tokens = sharded.finish()
     if tokens is None:
@@ -211,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches ({SHARD})")
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16" if gpu else "float32",
         help="of weights and caches; logits are always float32")  # fmt: skip
+    add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")
     add("--device", default=device, help=f"where to compute ({device})")
     add("--output", default="samples", help="folder of the run (samples)")
     add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms")

@@ -43,6 +43,15 @@ KERNELS = {
         | STRIDES,
         {"NORMALIZE": True, "STRAIGHT": 2, "COMMIT": True, "VQ": True, "BLOCK_N": 64, "BLOCK_D": 64},
     ),
+    "attention._decode_attention_kernel": (
+        {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "places": P64, "out": "*bf16", "scale": "fp32"},
+        {"BLOCK_N": 1, "BLOCK_T": 64, "BLOCK_W": 64},
+    ),
+    "sampling._guided_sample_kernel": (
+        {"logits": F32, "scales": F32, "samples": P64, "steps": P64, "seed": P64, "out": P64}
+        | {"temperature": "fp32", "top_p": "fp32"},
+        {"STREAM": 1, "GUIDED": True, "TOP_K": True, "TOP_P": True, "GROUPS": 1024},
+    ),
 }
 
 

@@ -1,13 +1,8 @@
-import os
-
 import pytest
 import torch
 
 from robustok.config import RARConfig
 from robustok.models.rar import RAR
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported: then it runs on the CPU
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,15 @@ def test_tokens_do_not_depend_on_the_size_of_the_modulation_table(make_model, mo
     assert torch.equal(model.generate(classes, seed=1, **keep, **GUIDED), around)
 
 
+def test_bfloat16_weights_give_float32_logits_close_to_theirs(make_model):
+    model, tokens, classes = make_model(), torch.randint(0, 40, (3, 24)), torch.tensor([4, 0, 4])
+    exact = model.guided_logits(tokens, classes, **GUIDED).log_softmax(-1)
+    coarse = model.bfloat16().guided_logits(tokens, classes, **GUIDED)
+    assert coarse.dtype == torch.float32
+    divergence = (exact.exp() * (exact - coarse.log_softmax(-1))).sum(-1)
+    assert divergence.mean() < 5e-3
+
+
 def test_sampler_reuses_its_buffers(make_model):
     model, sampler = make_model(), Sampler(make_model(), **GUIDED)
     for classes in (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 4]), torch.tensor([2, 2])):

@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("queries", [1, 3, 17])
 @pytest.mark.parametrize("width", [48, 64])
 def test_decode_attention(queries, width):
     from robustok.kernels.attention import decode_attention

@@ -1,0 +1,172 @@
+"""Rows P6 to P10 of the goals (GPU), and sampling on a CPU beside the authors' loop."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from robustok.config import RARConfig
+from robustok.models.rar import RAR
+from robustok.models.sampler import Sampler
+from robustok.ops.decode_attention import decode_attention
+from robustok.ops.guided_sample import gumbel_noise
+from robustok.sampling.traffic import cache_bytes
+
+from . import recording
+from .sampling_peers import CompiledStaticCache, GrowingCache, multinomial
+
+GUIDANCE = (6.0, 1.15, 1.02)  # scale, power, temperature
+SMALL = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64, "codebook_size": 64, "num_classes": 8, "num_tokens": 12}
+CPU_SHAPE = {"width": 256, "depth": 8, "heads": 4, "mlp_width": 1024}
+PUBLISHED = {"codebook_size": 4096, "num_classes": 1000, "num_tokens": 256}
+RAR_SHAPES = {
+    "rar-b": {"width": 768, "depth": 24, "heads": 16, "mlp_width": 3072},
+    "rar-l": {"width": 1024, "depth": 24, "heads": 16, "mlp_width": 4096},
+}
+GOALS = {"rar-b": ("P7", 12.0, 430.0), "rar-l": ("P6", 10.0, 310.0)}  # against the authors at batch 50, images/s
+
+
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """Calls that last seconds are repeated less."""
+    monkeypatch.setattr(recording, "ROUNDS", {"cpu": 5, "cuda": 5})
+    monkeypatch.setattr(recording, "WARM_UP_CALLS", 1)
+
+
+def needs_gpu(goal: str, timed: bool, record) -> None:
+    """A row that needs a GPU says so where there is none."""
+    if not torch.cuda.is_available():
+        if timed:
+            record.add(goal, "needs a GPU", "see the goals", "this machine has none", None)
+        pytest.skip("needs a CUDA device")
+
+
+def random_model(shape: dict, device: str = "cpu") -> RAR:
+    with torch.device(device):
+        model = RAR(RARConfig(**shape)).eval()
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05, generator=generator)
+    return model
+
+
+def our_settings() -> dict:
+    return dict(zip(("guidance_scale", "guidance_power", "temperature"), GUIDANCE, strict=True))
+
+
+def same_noise(ids: torch.Tensor, logits: torch.Tensor, step: int) -> torch.Tensor:
+    return (logits.log_softmax(-1) + gumbel_noise(0, ids, step, logits.shape[1])).argmax(-1)
+
+
+def add_ratio(record, goal: str, what: str, timings: dict, peer: str, least: float, **details) -> None:
+    found = recording.ratio(timings, peer, "ours")
+    text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+    reached = found["median"] >= least
+    record.add(
+        goal, f"{what}, against {peer}", f">= {least}x", text, reached, ratio=found, milliseconds=timings, **details
+    )
+
+
+def images_per_second(timings: dict, count: int) -> float:
+    return count * 1e3 / sorted(timings["ours"])[len(timings["ours"]) // 2]
+
+
+def test_sampling_on_cpu(timed, record, few_rounds):
+    """The goal: at least 3x the images/s of the authors' loop, the same tokens where both use the same noise."""
+    model = random_model(CPU_SHAPE | PUBLISHED if timed else SMALL)
+    classes, ids = torch.full((16,), 3), torch.arange(16)  # one class: large samples are sorted by class
+    sampler, authors = Sampler(model, **our_settings()), GrowingCache(model)
+    tokens = sampler.generate(classes, seed=0)
+    assert torch.equal(tokens, authors.generate(classes, *GUIDANCE, partial(same_noise, ids)))
+    if timed:
+        variants = {
+            "ours": lambda: sampler.generate(classes, seed=0),
+            "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
+        }
+        timings = recording.measure(variants)
+        rate = images_per_second(timings, 16)
+        what = f"RAR 256 x 8 x 4, 256 tokens, CFG, batch 16, {torch.get_num_threads()} threads"
+        add_ratio(record, "S-CPU", what, timings, "the authors' loop", 3.0, images_per_second=rate)
+
+
+def test_compiled_peer_draws_the_same_tokens():
+    """What the GPU rows are measured against does the same work (uncompiled here: that takes a minute)."""
+    model, classes, ids = random_model(SMALL), torch.tensor([1, 2, 2]), torch.arange(3)
+    peer = CompiledStaticCache(model, compiler=lambda step: step)
+    tokens = model.generate(classes, seed=0, **our_settings())
+    assert torch.equal(tokens, peer.generate(classes, *GUIDANCE, partial(same_noise, ids)))
+
+
+@pytest.mark.parametrize("name", RAR_SHAPES)
+def test_sampling_on_gpu(name, timed, record, few_rounds):
+    """P6, P7: batch 50 against both peers, then our best batch; bfloat16 with float32 logits."""
+    goal, least, rate_wanted = GOALS[name]
+    needs_gpu(goal, timed, record)
+    model = random_model(RAR_SHAPES[name] | PUBLISHED, "cuda").bfloat16()
+    plain = random_model(RAR_SHAPES[name] | PUBLISHED, "cuda")
+    torch.backends.cuda.matmul.allow_tf32 = True  # as the authors run it
+    authors, compiled = GrowingCache(plain), CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead"))
+    classes = torch.full((50,), 3, device="cuda")
+    sampler = Sampler(model, **our_settings(), compile=True)
+    timings = recording.measure({
+        "ours": lambda: sampler.generate(classes, seed=0),
+        "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
+        "torch.compile + static cache": lambda: compiled.generate(classes, *GUIDANCE, multinomial),
+    }, "cuda")  # fmt: skip
+    add_ratio(record, goal, f"{name}, batch 50", timings, "the authors' loop", least)
+    add_ratio(record, goal, f"{name}, batch 50", timings, "torch.compile + static cache", 1.7)
+    best = max((gpu_rate(model, batch), batch) for batch in (128, 256, 512))
+    read = cache_bytes(model, 2) * best[0] / 1e12
+    found = f"{best[0]:.0f} images/s at batch {best[1]}, caches read at {read:.2f} TB/s"
+    record.add(goal, f"{name}, best batch", f">= {rate_wanted:.0f} images/s", found, best[0] >= rate_wanted)
+
+
+def gpu_rate(model: RAR, batch: int) -> float:
+    sampler = Sampler(model, **our_settings(), compile=True)
+    classes = torch.arange(batch, device="cuda") // 50
+    return images_per_second(recording.measure({"ours": lambda: sampler.generate(classes, seed=0)}, "cuda"), batch)
+
+
+@pytest.mark.parametrize("length", [129, 257])
+@pytest.mark.parametrize("width", [48, 64])
+def test_decode_attention_on_gpu(width, length, timed, record):
+    """P8: 1,024 streams of 16 heads; against SDPA on the same static cache."""
+    needs_gpu("P8", timed, record)
+    cache = torch.randn(2, 1024, 16, 257, width, device="cuda", dtype=torch.bfloat16)
+    query = torch.randn(1024, 16, 1, width, device="cuda", dtype=torch.bfloat16)
+    timings = recording.measure({
+        "ours": lambda: decode_attention(query, *cache, length),
+        "SDPA": lambda: F.scaled_dot_product_attention(query, *cache[:, :, :, :length]),
+    }, "cuda")  # fmt: skip
+    seconds = sorted(timings["ours"])[len(timings["ours"]) // 2] / 1e3
+    read = 2 * 1024 * 16 * length * width * 2 / seconds / 1e12
+    add_ratio(record, "P8", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5)
+
+
+def test_latency_on_gpu(timed, record, few_rounds):
+    """P9: one image of RAR-B."""
+    needs_gpu("P9", timed, record)
+    model = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda")
+    half = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda").bfloat16()
+    sampler, authors = Sampler(half, **our_settings(), compile=True), GrowingCache(model)
+    classes = torch.full((1,), 3, device="cuda")
+    timings = recording.measure({
+        "ours": lambda: sampler.generate(classes, seed=0),
+        "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
+    }, "cuda")  # fmt: skip
+    add_ratio(record, "P9", "rar-b, batch 1", timings, "the authors' loop", 20.0)
+
+
+def test_pairs_on_gpu(timed, record, few_rounds):
+    """P10: sequences with 70 % of the tokens kept, against our plain sampler."""
+    needs_gpu("P10", timed, record)
+    model = random_model(RAR_SHAPES["rar-l"] | PUBLISHED, "cuda").bfloat16()
+    classes = torch.arange(256, device="cuda") // 50
+    kept = torch.randint(0, 4096, (256, 256), device="cuda")
+    sampler = Sampler(model, **our_settings(), compile=True)
+    timings = recording.measure({
+        "ours": lambda: sampler.generate(classes, seed=0, keep_tokens=kept, keep_ratio=0.7),
+        "our plain sampler": lambda: sampler.generate(classes, seed=0),
+    }, "cuda")  # fmt: skip
+    add_ratio(record, "P10", "rar-l, batch 256, sigma 0.7", timings, "our plain sampler", 2.0)
