@@ -25,7 +25,7 @@ WIDTH = 2048
 @pytest.fixture
 def few_rounds(monkeypatch):
     """Calls that last seconds are repeated less."""
-    monkeypatch.setattr(recording, "ROUNDS", {"cpu": 5, "cuda": 5})
+    monkeypatch.setattr(recording, "ROUNDS", {"cpu": 3, "cuda": 5})
     monkeypatch.setattr(recording, "WARM_UP_CALLS", 1)
 
 
