@@ -4,7 +4,7 @@ r"""Sample a generator at any scale: python -m robustok.sample --generator G [--
         --n 50000 --reference VIRTUAL_imagenet256_labeled.npz
     python -m robustok.sample --generator rar_l.bin --tokenizer post-train.pt --preset rar-l \
         --grid 8x8 --classes 207,360
-    torchrun --nproc_per_node 8 -m robustok.sample ...
+    torchrun --nproc_per_node 8 -m robustok.sample --images 50000 ...  (torchrun takes --n for its own)
 
 By default images go straight from the decoder to features, moments and FID; --save keeps them. The tokens of every
 image are kept in OUTPUT/tokens. Work is shared out in shards over any number of processes that run the same command, on
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--generator", required=True, help="checkpoint of this package or a released file")
     add("--tokenizer", help="whose tokens they are; without it only tokens are made")
     add("--preset", help="take the sampling settings of rar-b, rar-l, ...")
-    add("--n", type=int, default=50_000, help="images, in equal shares of the classes (50000)")
+    add("--n", "--images", type=int, default=50_000, help="images, in equal shares of the classes (50000)")
     add("--classes", type=_numbers(int), help="only these, with commas (all)")
     add("--class_weights", type=_numbers(float), help="shares of the classes, with commas (equal)")
     for name in SETTINGS:

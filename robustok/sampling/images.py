@@ -1,6 +1,8 @@
 """Generated images on request: tar shards, a memory-mapped .npy, ADM's .npz, or single PNG files."""
 
+import fcntl
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -49,14 +51,17 @@ class ImageFiles:
             (self.folder / ARRAY).unlink()
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The .npy file, created whole (its blocks still empty) by the first process that comes."""
-        path = self.folder / ARRAY
-        with open(path, "ab") as file:  # "x" would let another process see it before its header is there
-            if file.tell() == 0:
-                np.lib.format.write_array_header_1_0(
-                    file, {"descr": "|u1", "fortran_order": False, "shape": (self.count, *shape)}
-                )
-                file.truncate(file.tell() + self.count * int(np.prod(shape)))
+        """The .npy file, made at its full size, still empty, by the first process that comes."""
+        header, path = io.BytesIO(), self.folder / ARRAY
+        about = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *shape)}
+        np.lib.format.write_array_header_1_0(header, about)
+        size = header.tell() + self.count * int(np.prod(shape))
+        with open(path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_size != size:  # new, or of a process that was killed right here
+                file.truncate(0)
+                file.write(header.getvalue())
+                file.truncate(size)
         return np.load(path, mmap_mode="r+")
 
     def _write_tar(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from ..data.tokens import TokenSet, TokenWriter
+from ..data.tokens import TokenSet, TokenWriter, open_tokens
 from ..data.transforms import to_uint8
 from ..errors import RunError
 from ..models.sampler import Sampler
@@ -48,6 +48,7 @@ class ShardedRun:
         self.writer = TokenWriter(folder / "tokens", about, shard_rows=shard_rows)
         self.images = ImageFiles(folder, image_kinds, len(classes)) if image_kinds else None
         self.features = FeatureFiles(folder) if network else None
+        self.was_finished = self.is_finished()
         self.shards = -(-len(classes) // shard_rows)
 
     @torch.inference_mode()
@@ -81,9 +82,16 @@ class ShardedRun:
         if held is None:
             return None
         with held:
+            if self.was_finished:
+                return open_tokens(self.writer.folder)
+            if self.is_finished():  # by another, a moment ago
+                return None
             if self.images:
                 self.images.finish(self.classes.numpy())
             return self.writer.finish(len(self.classes))
+
+    def is_finished(self) -> bool:
+        return (self.writer.folder / "manifest.json").is_file()
 
     def _claim_one(self, missing: list[int]) -> tuple[int, TextIO | None]:
         """The first of the missing shards that nobody works on, and the claim to it."""

