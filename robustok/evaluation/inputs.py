@@ -42,8 +42,9 @@ class ImageStream(Protocol):
 class ImageFiles:
     """The images of a folder, a tar file or a folder of tar shards, in the order of their names.
 
-    size None: as stored, all of one size. size int: resized and centre-cropped as for training's evaluation. An
-    unreadable image is named in a warning and left out; UserError beyond 0.1 % of them, or where sizes differ.
+    size None: as stored, all of one size. size int: resized and centre-cropped as for training's evaluation. What
+    cannot be read (an image, a part of a shard) is named in a warning and left out; UserError beyond 0.1 % of the
+    images, or where sizes differ.
     """
 
     def __init__(self, source: Source, name: str, size: int | None = None):
@@ -51,6 +52,9 @@ class ImageFiles:
         self.labels: np.ndarray | None = source.labels if len(source.class_names) > 1 else None
         self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {size} (Pillow)"
         self.bad: set[int] = set()
+        for problem in source.problems:
+            warnings.warn(f"left out: {problem}", stacklevel=3)
+        self._check_budget(source.problems[-1:])
 
     def __len__(self) -> int:
         return len(self.source.labels) - len(self.bad)
@@ -84,10 +88,14 @@ class ImageFiles:
         if index not in self.bad:
             self.bad.add(index)
             warnings.warn(f"left out: {error}", stacklevel=2)
-        if len(self.bad) > BAD_SHARE * len(self.source.labels):
+            self._check_budget([error])
+
+    def _check_budget(self, last: list) -> None:
+        count = len(self.bad) + len(self.source.problems)
+        if count > BAD_SHARE * len(self.source.labels):
             raise UserError(
-                f"{self.name}: {len(self.bad)} unreadable images of {len(self.source.labels)}, more than 0.1 %;"
-                f" the last is {error}"
+                f"{self.name}: {count} unreadable images or parts, more than 0.1 % of {len(self.source.labels)};"
+                f" the last is {last[0]}"
             )
 
 

@@ -36,7 +36,7 @@ class FeatureStatistics:
         statistics._scatter = covariance.double() * (1 if count is None else count - 1)
         return statistics
 
-    def update(self, features: Tensor) -> FeatureStatistics:
+    def update(self, features: Tensor | np.ndarray) -> FeatureStatistics:
         """Adds rows: features (B, dim), any floating dtype, moved to the device of the statistics. Returns self.
 
         Raises ValueError for another shape. NaN and infinity are reported when the moments are read, so that no batch
@@ -46,7 +46,7 @@ class FeatureStatistics:
             raise ValueError(f"features: found shape {tuple(features.shape)}, expected (B, {self.dim})")
         if len(features) == 0:
             return self
-        rows = features.detach().to(self._mean.device, torch.float64)
+        rows = torch.as_tensor(features).detach().to(self._mean.device, torch.float64)
         mean = rows.mean(dim=0)
         self._accumulate(rows - mean)
         return self._join(len(rows), mean)

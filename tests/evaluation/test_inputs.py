@@ -72,11 +72,21 @@ def test_mixed_sizes_are_refused_unless_a_size_is_asked_for(folder):
     assert pixels_of(open_stream(folder, 8)).shape == (121, 8, 8, 3)
 
 
+def test_a_truncated_tar_is_named_and_refused(folder, tmp_path):
+    with tarfile.open(tmp_path / "samples.tar", "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    data = (tmp_path / "samples.tar").read_bytes()
+    (tmp_path / "samples.tar").write_bytes(data[: len(data) // 2 + 100])
+    with pytest.warns(UserWarning, match=r"samples\.tar"), pytest.raises(UserError, match=r"more than 0\.1 %"):
+        open_stream(tmp_path / "samples.tar")
+
+
 def test_unreadable_images_are_named_and_stop_beyond_the_budget(folder, monkeypatch):
     (folder / "0005.png").write_bytes((folder / "0005.png").read_bytes()[:100])
     with (
         pytest.warns(UserWarning, match=r"0005\.png"),
-        pytest.raises(UserError, match=r"1 unreadable.*more than 0\.1 %"),
+        pytest.raises(UserError, match=r"1 unreadable images or parts, more than 0\.1 %"),
     ):
         list(open_stream(folder))
     monkeypatch.setattr(inputs, "BAD_SHARE", 0.01)

@@ -15,7 +15,6 @@ from_moments = FeatureStatistics.from_moments
 
 
 def statistics(rows) -> FeatureStatistics:
-    rows = torch.as_tensor(rows)
     return FeatureStatistics(rows.shape[1]).update(rows)
 
 
