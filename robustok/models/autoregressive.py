@@ -26,8 +26,10 @@ class Autoregressive(nn.Module):
         """Teacher-forced logits (B, L, K); row i predicts tokens[order[i]].
 
         tokens: int64 (B, L) in raster order. classes: int64 (B,), None = the null class. order: int64 (L,) or (B, L),
-        None = raster order.
+        None = raster order. Differentiable. Raises ValueError for tokens of another shape.
         """
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens: found {tuple(tokens.shape)}, expected (B, {self.num_tokens})")
         if classes is None:
             classes = torch.full_like(tokens[:, 0], self.num_classes)
         orders = order if order is None else order.expand(len(tokens), -1)
@@ -36,7 +38,7 @@ class Autoregressive(nn.Module):
     def generate(self, classes: Tensor, *, seed: int, sample_ids: Tensor | None = None, guidance_scale: float,
                  guidance_power: float | None = None, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
                  keep_tokens: Tensor | None = None, keep_ratio: float = 0.0) -> Tensor:  # fmt: skip
-        """Samples one sequence for each class: int64 (B, L) on the device of `classes`.
+        """Samples one sequence for each class: int64 (B, L) on the device of the weights.
 
         Args:
             classes: int64 (B,), 0..C-1.

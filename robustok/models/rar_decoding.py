@@ -20,17 +20,13 @@ from ..ops.decode_attention import decode_attention
 from ..ops.linear import ready_linear
 from .rar_layers import NORM_EPS
 from .runs import Runs
+from .sampler import take
 
 if TYPE_CHECKING:
     from .rar import RAR
 
 PREFIX = 2  # places before the first image token: class vector and condition
 TABLE_BYTES = 256 * 2**20  # largest modulation table; a larger one is built in blocks of places
-
-
-def take(table: Tensor, index: int | Tensor) -> Tensor:
-    """table[index] for an int or an int64 (1,) tensor, without reading the tensor on the host."""
-    return table[index] if isinstance(index, int) else table.index_select(0, index)[0]
 
 
 class Modulation:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..ops.guided_sample import guide, guided_sample
 from ..ops.philox import KEEP, keyed_words
-from .rar_decoding import take
 from .runs import rounds
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ class Sampler:
     def logits(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """Guided logits / temperature at every step if the tokens drawn were `tokens` (B, L): float32 (B, L, K)."""
         check_classes(classes, self.model.num_classes)
+        expected = (len(classes), self.length)
+        _expect(tokens.shape == expected, "tokens", tuple(tokens.shape), f"(B, L) = {expected}")
         logits = self._start(classes, 0, torch.arange(len(classes)))
         self.tokens.copy_(tokens.T)
         rows = [guide(logits, len(classes), self.scales[:1], self.filters[0])]
@@ -146,6 +147,11 @@ class Sampler:
             rows = images if self.streams == 1 else torch.cat([images, images + count])
             self.tokens[steps, images] = self._draw(logits[rows], steps, self.ids[images])
         return self.tokens.T.clone()
+
+
+def take(table: Tensor, index: int | Tensor) -> Tensor:
+    """table[index] for an int or an int64 (1,) tensor, without reading the tensor on the host."""
+    return table[index] if isinstance(index, int) else table.index_select(0, index)[0]
 
 
 def guidance_ramp(scale: float, power: float | None, length: int) -> Tensor:

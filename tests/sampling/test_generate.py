@@ -158,6 +158,14 @@ def test_bad_input(make_model):
             model.generate(**({"classes": classes, "seed": 0, "guidance_scale": 2.0} | arguments))
 
 
+def test_tokens_of_the_wrong_rank_are_refused(make_model):
+    model, tokens, classes = make_model(), torch.zeros(2, 24, 1, dtype=torch.int64), torch.tensor([0, 4])
+    with pytest.raises(ValueError, match="tokens: found"):
+        model.logits(tokens, classes)
+    with pytest.raises(ValueError, match="tokens: found"):
+        model.guided_logits(tokens, classes, guidance_scale=2.0)
+
+
 def test_the_global_generator_is_untouched(make_model):
     model, before = make_model(), torch.get_rng_state()
     model.generate(torch.tensor([0]), seed=0, guidance_scale=2.0)
