@@ -23,8 +23,9 @@ class FeatureStatistics:
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
         self.dim = dim
         self.count: int | None = 0
-        self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)  # sum of (x - mean)(x - mean)^T
+        with torch.inference_mode(False):  # made inside of it, they could not be updated outside
+            self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
+            self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)  # sum of (x - mean)(x - mean)^T
         self._root: Tensor | None = None
 
     @classmethod
@@ -89,7 +90,7 @@ class FeatureStatistics:
         total = self.count + count
         shift = mean - self._mean
         self._accumulate(shift[None] * (self.count * count / total) ** 0.5)
-        self._mean += shift * (count / total)
+        self._mean = self._mean + shift * (count / total)
         self.count, self._root = total, None
         return self
 

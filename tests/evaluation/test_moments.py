@@ -53,6 +53,17 @@ def test_merge_is_one_pass_over_both():
     assert torch.allclose(merged.covariance, whole.covariance, rtol=1e-12)
 
 
+def test_what_was_read_or_given_does_not_change_later():
+    given = torch.zeros(2, dtype=torch.float64)
+    found = from_moments(given, torch.eye(2), 10)
+    seen = found.mean
+    with torch.inference_mode():
+        found.merge(FeatureStatistics(2).update(torch.ones(5, 2)))
+    found.update(torch.ones(5, 2))
+    assert given.tolist() == seen.tolist() == [0, 0]
+    assert found.mean.tolist() == [0.5, 0.5]
+
+
 def test_merge_into_nothing():
     part = statistics(torch.arange(8.0).view(4, 2))
     assert torch.equal(FeatureStatistics(2).merge(part).covariance, part.covariance)
