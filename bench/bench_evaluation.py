@@ -149,7 +149,6 @@ class Autocast:
 
     def __init__(self, tokenizer):
         self.tokenizer, self.codebook, self.normalize = tokenizer, tokenizer.codebook, tokenizer.normalize
-        self.reconstruct = torch.autocast("cuda", torch.bfloat16)(tokenizer.reconstruct)
         self.encode = torch.autocast("cuda", torch.bfloat16)(tokenizer.encode)
         self.decode = torch.autocast("cuda", torch.bfloat16)(torch.compile(tokenizer.decode, dynamic=False))
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustok import vq_perturb
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, frechet_distance
 from robustok.evaluation.features import normalize, tf1_resize
@@ -87,8 +88,10 @@ def naive_pfid(tokenizer, batches: Iterable[Tensor], features: Callable, setting
         original = FeatureStatistics(2048, batches[0].device)
         for i, batch in enumerate(batches):
             ids = torch.arange(len(batch), device=batch.device) + i * len(batches[0])
-            images = tokenizer.reconstruct(from_uint8(batch), alpha=alpha, delta=delta, sample_ids=ids)
-            found.update(features(to_uint8(images)).features)
+            draw = {"alpha": alpha, "beta": 1.0, "delta": delta, "seed": 0, "sample_ids": ids}
+            latents = tokenizer.encode(from_uint8(batch)).float()
+            moved = vq_perturb(latents, tokenizer.codebook, normalize=tokenizer.normalize, **draw)
+            found.update(features(to_uint8(tokenizer.decode(moved.z_q))).features)
             if reference is None:
                 original.update(features(batch).features)
         reference = reference or original
