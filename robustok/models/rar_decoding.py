@@ -126,11 +126,12 @@ class RARDecoder:
     def _prefix(self, classes: Tensor) -> Tensor:
         """Class vector and condition through the network, once a class; their keys and values go to every stream."""
         rows = torch.arange(len(classes), device=classes.device)
-        caches = torch.empty_like(self.keys[:, : len(rows)]), torch.empty_like(self.keys[:, : len(rows)])
+        layers, _, heads, _, width = self.keys.shape
+        caches = self.keys.new_empty(2, layers, len(rows), heads, PREFIX, width)
         for place, x in enumerate((self.model.cls_token[0].expand(len(rows), -1), self.model.condition(classes))):
             last = self._blocks(x + self.positions[place], self.modulation.at(place, rows), _one(*caches, place))
         for cache, prefix in zip((self.keys, self.values), caches, strict=True):
-            cache[:, :, :, :PREFIX] = prefix[:, self.rows, :, :PREFIX]
+            cache[:, :, :, :PREFIX] = prefix[:, self.rows]
         return self._head(last, self.modulation.at(PREFIX - 1, rows))
 
     def step(self, tokens: Tensor, step: int | Tensor) -> Tensor:
