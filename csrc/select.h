@@ -18,10 +18,11 @@ namespace robustok {
 constexpr int kListed = 32;  // candidates that are ordered directly, one for each lane of a warp
 constexpr int kEnough = 8;   // bisection stops here: one more pass costs more than ordering these
 
+template <class Score>
 struct Token {
     const float* row;     // (D), as compared
     const float* codes;   // (K, D), as compared
-    const float* scores;  // (K)
+    const Score* scores;  // (K)
     int D;
     int K;
     float error;
@@ -44,8 +45,8 @@ ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // ordered as the distances
 }
 
 // The listed candidate that `rank` others precede.
-template <class Team>
-ROBUSTOK_SHARED int rank_listed(const Team& team, const Token& token, int listed, int rank, Candidates& list) {
+template <class Team, class Score>
+ROBUSTOK_SHARED int rank_listed(const Team& team, const Token<Score>& token, int listed, int rank, Candidates& list) {
     for (int i = team.lane(); i < listed; i += team.size())
         list.distance[i] = squared_distance(token.row, token.codes + int64_t(list.code[i]) * token.D, token.D);
     team.sync();
@@ -61,13 +62,16 @@ ROBUSTOK_SHARED int rank_listed(const Team& team, const Token& token, int listed
 }
 
 // The same for any number of candidates: bisects the distances, which are computed again in each pass.
-template <class Team>
+template <class Team, class Score>
 struct Crowd {
     const Team& team;
-    const Token& token;
+    const Token<Score>& token;
     float low, high;
 
-    ROBUSTOK_METHOD bool inside(int k) const { return !(token.scores[k] < low) && !(token.scores[k] > high); }
+    ROBUSTOK_METHOD bool inside(int k) const {
+        const float score = token.scores[k];
+        return !(score < low) && !(score > high);
+    }
 
     ROBUSTOK_METHOD uint64_t distance(int k) const {
         return bits_of(squared_distance(token.row, token.codes + int64_t(k) * token.D, token.D));
@@ -106,7 +110,8 @@ struct Crowd {
             const int k = base + team.lane();
             const bool equal = k < token.K && inside(k) && distance(k) == wanted;
             const int found = team.sum(int(equal));
-            if (left < found) return team.most(equal && team.before(equal) == left ? k : -1);
+            const int lower = team.before(equal);  // by every lane: the lanes of a warp vote together
+            if (left < found) return team.most(equal && lower == left ? k : -1);
             left -= found;
         }
         return -1;  // not reached: there are more candidates than the rank
@@ -114,10 +119,10 @@ struct Crowd {
 };
 
 // Index of the code at `rank` in [0, K).
-template <class Team>
-ROBUSTOK_SHARED int select_rank(const Team& team, const Token& token, int rank, Candidates& list) {
+template <class Team, class Score>
+ROBUSTOK_SHARED int select_rank(const Team& team, const Token<Score>& token, int rank, Candidates& list) {
     if (token.error != token.error) return rank;  // no distance is finite: the order is by index
-    if (token.error == INFINITY) return Crowd<Team>{team, token, -INFINITY, INFINITY}.code_at(rank);
+    if (token.error == INFINITY) return Crowd<Team, Score>{team, token, -INFINITY, INFINITY}.code_at(rank);
     float low, high;
     team.range(token.scores, token.K, low, high);
     if (rank == 0) low = high;
@@ -134,7 +139,7 @@ ROBUSTOK_SHARED int select_rank(const Team& team, const Token& token, int rank, 
     low -= 2 * token.error, high += 2 * token.error;
     const Counts counts = team.collect(token.scores, token.K, low, high, list.code);
     if (counts.inside == 1) return list.code[0];
-    if (counts.inside > kListed) return Crowd<Team>{team, token, low, high}.code_at(rank - counts.above);
+    if (counts.inside > kListed) return Crowd<Team, Score>{team, token, low, high}.code_at(rank - counts.above);
     return rank_listed(team, token, counts.inside, rank - counts.above, list);
 }
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import backend_cpp, backend_triton
+from . import backend_cpp, backend_cuda, backend_triton
 
 
 def _nothing_missing(device: torch.device) -> None:
@@ -35,6 +35,8 @@ BACKENDS = {
     for backend in (
         Backend("cpp", ".backend_cpp", ".gradients", backend_cpp.missing),
         Backend("triton", ".backend_triton", ".backend_triton", backend_triton.missing, devices=("cuda",)),
+        # Never measured on a GPU, so only where it is asked for.
+        Backend("cuda", ".backend_cuda", ".backend_triton", backend_cuda.missing, devices=()),
         Backend("torch", ".backend_torch", ".gradients", _nothing_missing),
         Backend("reference", ".reference", ".gradients", _nothing_missing),
     )
@@ -67,5 +69,9 @@ def explain(z: Tensor | torch.device | str) -> str:
     device = z.device if isinstance(z, Tensor) else torch.device(z)
     chosen = choose("auto", device).name
     lines = [f"{chosen}: taken for {device.type} tensors"]
-    lines += [f"{name}: {reason or 'can run, slower'}" for name, reason in reasons(device).items() if name != chosen]
+    lines += [
+        f"{name}: {reason or 'can run where it is asked for by name'}"
+        for name, reason in reasons(device).items()
+        if name != chosen
+    ]
     return "\n".join(lines)

@@ -1,6 +1,8 @@
 """The Triton backend (kernels/): on a GPU, or on the CPU in Triton's interpreter. Never waits for the device."""
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,27 +50,39 @@ def draw_ranks(draw: Draw, L: int) -> Tensor:
     return kernel_draw.draw_ranks(draw.sample_ids[: draw.num_images], L, *numbers)
 
 
-def select(u: Tensor, codes: "kernel_codes.Codes", clean: Tensor, ranks: Tensor, draw: Draw, around: str) -> Tensor:
+class Search(NamedTuple):
+    """How rows find their codes; the rest is the same for the compiled CUDA kernels."""
+
+    nearest: Callable  # float32 rows u (R, D), Codes -> int64 (R,)
+    select: Callable  # u, Codes, ranks int32 (R,), out int64 (R,), written where the rank is not 0
+
+
+def triton_search() -> Search:
+    return Search(kernel_nearest.nearest, kernel_select.select)
+
+
+def perturbed_codes(search: Search, u: Tensor, codes, clean: Tensor, ranks: Tensor, draw: Draw, around: str) -> Tensor:
     """Codes (R,) after perturbation of float32 rows (R, D); the first len(ranks) tokens may be perturbed."""
     indices = clean.clone()
     M, K = len(ranks), len(codes.rows)
     if M == 0:
         return indices
     if around == "latent":
-        kernel_select.select(u[:M], codes, ranks, indices[:M])
+        search.select(u[:M], codes, ranks, indices[:M])
     elif M > K and not draw.delta.is_cuda:  # the width of a table must be known here
         table = kernel_select.neighbors(codes.rows, codes, int(draw.delta))
         indices[:M] = table[clean[:M], ranks.long()]
     else:
-        kernel_select.select(codes.rows[clean[:M]], codes, ranks, indices[:M])
+        search.select(codes.rows[clean[:M]], codes, ranks, indices[:M])
     return indices
 
 
-def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+def nearest(z: Tensor, codebook: Tensor, normalize: bool, search: Search | None = None) -> Tensor:
+    search = search or triton_search()
     codes = kernel_codes.prepare(codebook, normalize)
     out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
     for tokens, u in row_blocks(z, normalize):
-        out.view(-1)[tokens] = kernel_nearest.nearest(u, codes)
+        out.view(-1)[tokens] = search.nearest(u, codes)
     return out
 
 
@@ -84,7 +98,10 @@ def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: boo
     return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
 
 
-def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
+def quantize(
+    z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool, search: Search | None = None
+) -> Quantized:
+    search = search or triton_search()
     codes = kernel_codes.prepare(codebook, normalize)
     D = z.shape[2]
     z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
@@ -93,8 +110,8 @@ def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bo
     total = torch.zeros((), dtype=torch.float64, device=z.device)
     ranks = draw_ranks(draw, z.shape[1])
     for tokens, u in row_blocks(z, normalize):
-        nearest = kernel_nearest.nearest(u, codes)
-        chosen = select(u, codes, nearest, ranks[tokens], draw, around)
+        nearest = search.nearest(u, codes)
+        chosen = perturbed_codes(search, u, codes, nearest, ranks[tokens], draw, around)
         outputs = z_q.view(-1, D)[tokens], z_q_clean.view(-1, D)[tokens]
         total += kernel_quantize.finish(u, codes.rows, nearest, chosen, *outputs, usage)
         clean.view(-1)[tokens], indices.view(-1)[tokens] = nearest, chosen

@@ -1,0 +1,35 @@
+// Python bindings of the CUDA side: device addresses and the current stream go in as integers; Python has checked them.
+#include <pybind11/pybind11.h>
+
+#include "kernels.h"
+
+namespace py = pybind11;
+using namespace robustok;
+
+namespace {
+
+template <class T>
+T* at(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+    const auto released = py::call_guard<py::gil_scoped_release>();
+    m.def("select_shared_bytes", &select_shared_bytes);
+    m.def("nearest",
+          [](uintptr_t u, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width, double longest,
+             uintptr_t out, uintptr_t tied, uintptr_t tied_count, uintptr_t stream) {
+              nearest(at<float>(u), N, at<void>(tiles), at<float>(rows), K, D, width, longest, at<int64_t>(out),
+                      at<int>(tied), at<int>(tied_count), at<void>(stream));
+          },
+          released);
+    m.def("select",
+          [](uintptr_t u, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width, double longest,
+             uintptr_t ranks, uintptr_t out, uintptr_t stream) {
+              select(at<float>(u), N, at<void>(tiles), at<float>(rows), K, D, width, longest, at<int>(ranks),
+                     at<int64_t>(out), at<void>(stream));
+          },
+          released);
+}

@@ -1,0 +1,92 @@
+"""The compiled CUDA kernels (csrc/cuda/) for the search, Triton's for the rest. Never waits for the device."""
+
+import torch
+from torch import Tensor
+
+from . import backend_triton
+from .reference import Draw, Perturbed, Quantized
+
+try:
+    from robustok import _cuda
+except ImportError as error:
+    _cuda, IMPORT_ERROR = None, error
+
+_TILE = 16  # side of the blocks that the tensor cores multiply
+_LONGEST = 1 + 2.0**-22  # of rows of unit length, rounded to float32
+
+
+def missing(device: torch.device) -> str | None:
+    if _cuda is None:
+        return f"the CUDA extension is not there ({IMPORT_ERROR}); it is built where pip finds nvcc"
+    if device.type != "cuda":
+        return f"it needs a CUDA device, the tensors are on {device.type}"
+    return backend_triton.missing(device)
+
+
+def half_tiles(rows: Tensor) -> Tensor:
+    """Unit rows (K, D) for the tensor cores: float16 (K, D + 1), both padded to whole tiles.
+
+    The last column of a row is (1 - |e|^2) / 2 and meets a 1 in the token, so that a product orders zero rows too.
+    Rows that are not finite, and those beyond K, lose against all others.
+    """
+    K, D = rows.shape
+    finite = rows.isfinite().all(1)
+    usable = torch.where(finite[:, None], rows, 0)
+    tiles = rows.new_zeros(-(-K // _TILE) * _TILE, -(-(D + 1) // _TILE) * _TILE, dtype=torch.float16)
+    tiles[:, D] = -60000
+    tiles[:K, :D] = usable
+    tiles[:K, D] = torch.where(finite, (1 - usable.double().square().sum(1)) / 2, -60000).half()
+    return tiles
+
+
+def _arguments(u: Tensor, codes, tiles: Tensor) -> tuple:
+    K, D = codes.rows.shape
+    return u.data_ptr(), len(u), tiles.data_ptr(), codes.rows.data_ptr(), K, D, tiles.shape[1], _LONGEST
+
+
+def _search(codebook: Tensor, normalize: bool) -> backend_triton.Search:
+    if not normalize:
+        raise ValueError("backend: 'cuda' compares rows of unit length; use normalize=True or backend='triton'")
+    K, D = codebook.shape
+    properties = torch.cuda.get_device_properties(codebook.device)
+    needed = _cuda.select_shared_bytes(K, -(-(D + 1) // _TILE) * _TILE)
+    if needed > properties.shared_memory_per_block_optin:
+        found = f"{needed} bytes of shared memory for K = {K}, D = {D}"
+        raise ValueError(f"backend: 'cuda' needs {found}, more than {properties.name} has; use backend='triton'")
+    stream = torch.cuda.current_stream(codebook.device).cuda_stream
+    tiles = {}  # of the one codebook of this call, made when it is known as compared
+
+    def prepared(codes) -> Tensor:
+        if not tiles:
+            tiles[0] = half_tiles(codes.rows)
+        return tiles[0]
+
+    def nearest(u: Tensor, codes) -> Tensor:
+        out = torch.empty(len(u), dtype=torch.int64, device=u.device)
+        tied, count = (torch.zeros(n, dtype=torch.int32, device=u.device) for n in (len(u), 1))
+        if len(u):
+            pointers = out.data_ptr(), tied.data_ptr(), count.data_ptr()
+            _cuda.nearest(*_arguments(u, codes, prepared(codes)), *pointers, stream)
+        return out
+
+    def select(u: Tensor, codes, ranks: Tensor, out: Tensor) -> None:
+        if len(u):
+            _cuda.select(*_arguments(u, codes, prepared(codes)), ranks.data_ptr(), out.data_ptr(), stream)
+
+    return backend_triton.Search(nearest, select)
+
+
+def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+    return backend_triton.nearest(z, codebook, normalize, _search(codebook, normalize))
+
+
+def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+    return backend_triton.neighbors(query, codebook, delta, normalize)
+
+
+def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
+    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+
+
+def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
+    return backend_triton.quantize(z, codebook, draw, around, normalize, _search(codebook, normalize))

@@ -1,0 +1,126 @@
+"""The CUDA kernels: they compile for the GPUs supported, and their logic, run on the CPU, finds the codes it must."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustok.ops import reference
+from robustok.ops.backend_cuda import _LONGEST, half_tiles
+
+from .table import make, order
+
+CUDA = Path(__file__).parents[2] / "csrc" / "cuda"
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize("source", ["nearest.cu", "select.cu", "check.cu"])
+def test_compiles_without_spills(source, tmp_path):
+    architectures = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ("80", "90a")]
+    command = [NVCC, "-O3", "-std=c++17", "-Xptxas=-v", *architectures, "-c", CUDA / source, "-o", tmp_path / "out.o"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    report = done.stdout + done.stderr
+    assert done.returncode == 0, report
+    for kernel, spills, registers in re.findall(
+        r"Function properties for (\w+).*?(\d+) bytes spill stores.*?Used (\d+) registers", report, re.DOTALL
+    ):
+        print(f"{kernel}: {registers} registers, {spills} bytes spilled")
+        assert int(spills) == 0
+    if source != "check.cu":
+        assert report.count("registers") >= 2
+
+
+WRAPPERS = """
+#include "kernels.h"
+namespace robustok { void check(int) {} }
+extern "C" void run_nearest(const float* u, int64_t N, const void* t, const float* e, int K, int D, int w, double m,
+                            int64_t* out, int* tied, int* count) {
+    robustok::nearest(u, N, t, e, K, D, w, m, out, tied, count, nullptr);
+}
+extern "C" void run_select(const float* u, int64_t N, const void* t, const float* e, int K, int D, int w, double m,
+                           const int* ranks, int64_t* out) {
+    robustok::select(u, N, t, e, K, D, w, m, ranks, out, nullptr);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> ctypes.CDLL:
+    """The sources with launches and shared memory spelt for the CPU (cuda_on_cpu.h), as a library."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    folder = tmp_path_factory.mktemp("cuda")
+    for header in ("cuda_fp16.h", "cuda_runtime.h", "mma.h"):
+        (folder / header).write_text(f'#include "{Path(__file__).with_name("cuda_on_cpu.h")}"\n')
+    for name in ("nearest", "select"):
+        text = (CUDA / f"{name}.cu").read_text()
+        text = re.sub(r"(\w+)<<<(.+?)>>>\(", r"emulator::launch(\1, \2)(", text, flags=re.DOTALL)
+        text = re.sub(r"extern __shared__.*;", "unsigned char* memory = dynamic_shared;", text)
+        (folder / f"{name}.cpp").write_text(text)
+    (folder / "wrappers.cpp").write_text(WRAPPERS)
+    sources = [folder / f"{name}.cpp" for name in ("nearest", "select", "wrappers")]
+    flags = ["-O2", "-march=native", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-I", folder, "-I", CUDA]
+    subprocess.run(["g++", *flags, *sources, "-o", folder / "kernels.so"], check=True)
+    return ctypes.CDLL(folder / "kernels.so")
+
+
+def arguments(u, e):
+    tiles = half_tiles(e)
+    pointer = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (u, tiles, e)]
+    sizes = len(e), e.shape[1], tiles.shape[1], ctypes.c_double(_LONGEST)
+    return tiles, (pointer[0], ctypes.c_int64(len(u)), *pointer[1:], *sizes)
+
+
+CASES = {  # N, K, D: blocks not filled, one code, no padding left in the width, many tiles
+    "small": (5, 7, 3),
+    "one-code": (3, 1, 12),
+    "full-width": (20, 300, 15),
+    "odd": (19, 333, 33),
+    "long": (17, 900, 64),
+}
+
+
+def case(N, K, D, special):
+    z, codebook = make((1, N, D, K, 1), seed=N)
+    if special == "duplicates":
+        codebook[K // 2 :] = codebook[: K - K // 2].clone()
+    if special == "identical":
+        codebook[:] = codebook[0].clone()
+    if special == "not finite":
+        z[0, -1, 0], z[0, 0, -1], codebook[K // 3, 0] = float("nan"), float("inf"), float("nan")
+    if special == "zero":
+        z[0, 0], codebook[K - 1] = 0, 0
+    u, e = reference.compared(z[0], True), reference.compared(codebook, True)
+    return u, e, order(z, codebook, True)
+
+
+@pytest.mark.parametrize("special", ["plain", "duplicates", "identical", "not finite", "zero"])
+@pytest.mark.parametrize("size", CASES)
+def test_nearest_on_cpu(emulated, size, special):
+    u, e, orders = case(*CASES[size], special)
+    out, tied, count = (
+        torch.full((len(u),), -1),
+        torch.zeros(len(u), dtype=torch.int32),
+        torch.zeros(1, dtype=torch.int32),
+    )
+    _tiles, given = arguments(u, e)
+    emulated.run_nearest(*given, *(ctypes.c_void_p(x.data_ptr()) for x in (out, tied, count)))
+    assert np.array_equal(out, orders[:, 0])
+
+
+@pytest.mark.parametrize("special", ["plain", "duplicates", "not finite", "zero"])
+@pytest.mark.parametrize("size", CASES)
+def test_select_on_cpu(emulated, size, special):
+    u, e, orders = case(*CASES[size], special)
+    generator = torch.Generator().manual_seed(0)
+    ranks = torch.randint(0, min(len(e), 100), (len(u),), generator=generator, dtype=torch.int32)
+    out = torch.from_numpy(orders[:, 0].copy())
+    _tiles, given = arguments(u, e)
+    emulated.run_select(*given, ctypes.c_void_p(ranks.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+    assert np.array_equal(out, orders[np.arange(len(u)), ranks])
