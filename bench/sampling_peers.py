@@ -59,11 +59,11 @@ class GrowingCache:
             x, c = x[:, -1:], c[:, -1:]
         for layer, block in enumerate(model.blocks):
             x = self._block(block, x, c, caches, layer)
-        return model.lm_head(model.adaln_before_head(x, c)[:, -1])
+        return model.lm_head(model.adaln_before_head(x, c, None)[:, -1])
 
     @staticmethod
     def _block(block, x: Tensor, c: Tensor, caches: list, layer: int) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c).chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c, None)
         h = block.norm1(x) * (1 + scale1) + shift1
         q, k, v = (part.transpose(1, 2) for part in block.attn.split(block.attn.qkv(h)))
         if caches[layer] is not None:
@@ -114,7 +114,7 @@ class CompiledStaticCache:
         c = (condition + model.timesteps_embeddings[0, place])[:, None]
         seen = torch.arange(cache.shape[4], device=x.device) <= place
         for block, (keys, values) in zip(model.blocks, cache, strict=True):
-            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c).chunk(6, dim=-1)
+            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c, None)
             h = block.norm1(x) * (1 + scale1) + shift1
             q, k, v = (part.transpose(1, 2) for part in block.attn.split(block.attn.qkv(h)))
             keys.index_copy_(2, place, k)
@@ -122,4 +122,4 @@ class CompiledStaticCache:
             mixed = F.scaled_dot_product_attention(q, keys, values, seen[None, None, None])
             x = x + gate1 * block.attn.proj(mixed.transpose(1, 2).flatten(2))
             x = x + gate2 * block.mlp(block.norm2(x) * (1 + scale2) + shift2)
-        return model.lm_head(model.adaln_before_head(x, c)[:, 0])
+        return model.lm_head(model.adaln_before_head(x, c, None)[:, 0])

@@ -64,10 +64,13 @@ class RAR(Autoregressive):
         if orders is None:
             orders = torch.arange(self.num_tokens, device=tokens.device).expand_as(tokens)
         x = self.embed(tokens.gather(1, orders)[:, :-1], classes, orders)
-        condition = self.condition(classes)[:, None] + self.timesteps_embeddings[:, : x.shape[1]]
+        rows, distinct = None, classes
+        if len(classes) > self.num_classes + 1:  # modulation once a class is less work than once a sequence
+            rows, distinct = classes, torch.arange(self.num_classes + 1, device=classes.device)
+        condition = self.condition(distinct)[:, None] + self.timesteps_embeddings[:, : x.shape[1]]
         for block in self.blocks:
-            x = block(x, condition)
-        return self.lm_head(self.adaln_before_head(x, condition)[:, 1:])
+            x = block(x, condition, rows)
+        return self.lm_head(self.adaln_before_head(x, condition, rows)[:, 1:])
 
     def decoder(self, streams: int) -> RARDecoder:
         """The network place by place, for a number of sequences at once."""

@@ -46,6 +46,22 @@ class MLP(nn.Module):
         return self.fc2(self.dropout(F.gelu(self.fc1(x))))
 
 
+class AdaLN(nn.Sequential):
+    """A number of parts of a modulation from the condition: SiLU, then one linear layer.
+
+    condition (U, T, width) holds U distinct conditions, rows int64 (B,) says whose is whose; None: U = B, in order.
+    Returns the parts, each (B, T, width).
+    """
+
+    def __init__(self, width: int, parts: int):
+        super().__init__(nn.SiLU(), nn.Linear(width, parts * width))
+        self.parts = parts
+
+    def forward(self, condition: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
+        values = super().forward(condition)
+        return (values if rows is None else values.index_select(0, rows)).chunk(self.parts, dim=-1)
+
+
 class Block(nn.Module):
     """Pre-norm block; shift, scale and gate of both branches come from the condition."""
 
@@ -56,10 +72,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.width, 6 * config.width))
+        self.adaLN_modulation = AdaLN(config.width, 6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
+    def forward(self, x: Tensor, condition: Tensor, rows: Tensor | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition, rows)
         x = x + gate1 * self.dropout(self.attn(torch.addcmul(shift1, self.norm1(x), 1 + scale1)))
         return x + gate2 * self.dropout(self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
 
@@ -70,8 +86,8 @@ class FinalNorm(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.adaLN_modulation = AdaLN(width, 2)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.adaLN_modulation(condition).chunk(2, dim=-1)
+    def forward(self, x: Tensor, condition: Tensor, rows: Tensor | None) -> Tensor:
+        scale, shift = self.adaLN_modulation(condition, rows)
         return torch.addcmul(shift, self.norm(x), 1 + scale)
