@@ -152,7 +152,7 @@ class ShardedRun:
                 ) from None
 
     def _remove_partial(self, number: int) -> None:
-        for path in [*self.folder.rglob(f"shard-{number:05d}.*tmp*")]:
+        for path in [*self.folder.glob(f"*/shard-{number:05d}.*tmp*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
