@@ -13,7 +13,7 @@ from ..config import TokenizerConfig
 from ..data.transforms import from_uint8
 from ..formats.dino import to_vit
 from ..models.pretrained import load_teacher, read_state
-from .features import check_hash
+from .features import check_hash, measuring
 
 SIDE, PATCH, HEAD_WIDTH = 224, 14, 64
 
@@ -38,7 +38,7 @@ class DinoFeatures:
         self.sha256 = check_hash(Path(weights_path))
         self.protocol = f"dinov2-vit14-{width}/bicubic-antialias-{SIDE}/float32"
 
-    @torch.inference_mode()
+    @measuring
     def __call__(self, images: Tensor) -> DinoOutput:
         parts = []
         for part in images.split(self.batch_size):

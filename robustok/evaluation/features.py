@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,17 @@ from ..models.inception import InceptionOutput, load_inception
 
 SIDE = 299
 PUBLISHED_HASH = "6726825d"  # first digits of the SHA-256 of the released weights, part of their file names
+
+
+def measuring(call: Callable) -> Callable:
+    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models."""
+
+    @functools.wraps(call)
+    def wrapped(self, images: Tensor):
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            return call(self, images)
+
+    return wrapped
 
 
 def distance_name(protocol: str) -> str:
@@ -59,12 +72,11 @@ class InceptionFeatures:
         precision = "float16" if self.half else "float32"
         self.protocol = f"inception-v3-tf2015/tf1-bilinear-{SIDE}/{mode}-{precision}"
 
-    @torch.inference_mode()
+    @measuring
     def __call__(self, images: Tensor) -> InceptionOutput:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
-        exact = torch.autocast(self.device.type, enabled=False)  # a caller's autocast is meant for its own models
-        with exact, torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
             parts = [self._forward(part.to(self.device)) for part in images.split(self.batch_size)]
         return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
 
@@ -97,7 +109,7 @@ class ClassifierFeatures:
         self.device = next(classifier.parameters()).device
         self.protocol, self.sha256 = f"classifier/{name}/float32", sha256
 
-    @torch.inference_mode()
+    @measuring
     def __call__(self, images: Tensor) -> ClassifierOutput:
         parts = [self.classifier.features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
         features = torch.cat(parts)

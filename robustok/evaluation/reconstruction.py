@@ -58,7 +58,8 @@ def judge_reconstruction(
         figures["psnr"].append(psnr(restored, original).cpu())
         figures["ssim"].append(ssim(restored, original).cpu())
         if perceptual is not None:
-            figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
+            with torch.autocast(device.type, enabled=False):  # a caller's is meant for the tokenizer
+                figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
     means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
     return Reconstruction(rfid=frechet_distance(*sides), usage=usage_of(counts), count=sides[0].count, **means)
 

@@ -68,6 +68,15 @@ def test_classifier_features_lead_to_its_logits():
         assert torch.allclose(found.logits, classifier(from_uint8(images)), atol=1e-5)
 
 
+def test_a_callers_autocast_does_not_reach_the_features():
+    torch.manual_seed(0)
+    network = ClassifierFeatures(Classifier(10, 32), "digits")
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(images).features
+    assert torch.equal(found, network(images).features)
+
+
 def test_only_inceptions_distance_is_called_fid():
     assert distance_name("inception-v3-tf2015/tf1-bilinear-299/fast-float16") == "FID"
     assert distance_name("dinov2-vit14-768/bicubic-antialias-224/float32") == "FD"
