@@ -81,8 +81,9 @@ def extensions() -> list[Extension]:
 
 NVCC = find_nvcc()
 setup(
-    packages=[*find_packages(include=["robustok", "robustok.*"]), "robustok.kernels"],
-    package_dir={"robustok.kernels": "kernels"},
+    packages=[*find_packages(include=["robustok", "robustok.*"]), "robustok.kernels", "robustok.configs"],
+    package_dir={"robustok.kernels": "kernels", "robustok.configs": "configs"},
+    package_data={"robustok.configs": ["*.yaml"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtensions},
 )

@@ -61,6 +61,12 @@ def test_wheel_runs_from_elsewhere_without_a_compiler(installed, tmp_path):
     assert any(line.startswith("cpp: the compiled extension is not there") for line in lines)
 
 
+def test_wheel_brings_its_presets(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])}
+    printed = run(sys.executable, "-S", "-m", "robustok.train", "--dry_run", cwd=tmp_path, env=environment)
+    assert "1297 images to train on" in printed
+
+
 def test_sources_travel_with_the_source_distribution(tmp_path):
     run(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path, cwd=ROOT)
     (archive,) = tmp_path.glob("*.tar.gz")
