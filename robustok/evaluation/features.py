@@ -41,7 +41,7 @@ class InceptionFeatures:
 
     mode "exact": float32 throughout, TensorFlow-1 resize, unfolded batch norm, TF32 off; for published numbers.
     mode "fast": batch norm folded into channels-last convolutions; on a GPU also float16 storage, torch.compile, and
-    resize and normalisation in one kernel. float16 moves features by about 1e-3 and FID by less than 0.005.
+    resize and normalisation in one kernel. float16 rounds the features: compare fast figures with fast figures.
 
     `protocol` names what was computed, `sha256` the weights; both belong beside every figure. Raises UserError for
     missing or foreign weights, and for a file that carries the published hash in its name but not in its bytes.
