@@ -6,10 +6,18 @@ import torch
 from robustok import ops
 from robustok.ops import backend
 
-from .ops_peers import authors_perturb, authors_quantize, cdist_nearest, product, topk_on_rows
-from .recording import measure, ratio
+from .ops_peers import (
+    authors_perturb,
+    authors_quantize,
+    cdist_nearest,
+    product,
+    topk_on_rows,
+    vector_quantize_pytorch,
+)
+from .recording import measure, ratio, version
 
 K, D, L, DELTA, BETA = 4096, 64, 256, 100, 0.1
+PEER = "vector-quantize-pytorch, cosine"
 CPU_GOALS = {"cpp": (5.5, 11.0, 0.7), "torch": (4.0, 6.0, 0.5)}  # lookup, quantise + perturb, share of the product
 
 
@@ -39,7 +47,7 @@ def variants(z, codebook, name: str, beta: float):
         z_q = authors_quantize(flat, codebook)[1]
         return authors_perturb(flat, z_q, codebook, 1.0, perturbed, DELTA)
 
-    return {
+    found = {
         "authors, quantise": lambda: authors_quantize(flat, codebook),
         "cdist + argmin": lambda: cdist_nearest(flat, codebook),
         "product alone": lambda: product(flat, codebook),
@@ -48,6 +56,15 @@ def variants(z, codebook, name: str, beta: float):
         "top-k on perturbed rows": lambda: topk_on_rows(flat, codebook, perturbed, DELTA),
         f"ours, quantise + perturb ({name})": lambda: ops.vq_quantize(z, codebook, seed=0, **settings),
     }
+    if peer := vector_quantize_pytorch(codebook):
+        found[PEER] = lambda: peer(flat)
+    return found
+
+
+def agreement(runs, name: str) -> float:
+    """Share of tokens for which the installed peer finds the nearest code."""
+    ours = runs[f"ours, nearest ({name})"]()
+    return (runs[PEER]() == ours.flatten()).float().mean().item()
 
 
 @pytest.mark.parametrize("N", [4096, 16384])
@@ -62,7 +79,8 @@ def test_cpu(name, N, timed, record):
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    timings = measure(variants(z, codebook, name, BETA))
+    runs = variants(z, codebook, name, BETA)
+    timings = measure(runs)
     torch.set_num_threads(threads)
     lookup, both, share = CPU_GOALS[name]
     nearest, fused = f"ours, nearest ({name})", f"ours, quantise + perturb ({name})"
@@ -75,6 +93,13 @@ def test_cpu(name, N, timed, record):
         text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
         what = f"{what}, {name}, N {N}, 2 threads"
         record.add("P20", what, f">= {goal}x", text, found["median"] >= goal, ratio=found, milliseconds=timings)
+    if PEER in runs:
+        found, share = ratio(timings, PEER, nearest), agreement(runs, name)
+        what = (
+            f"lookup against {PEER} {version('vector-quantize-pytorch')} ({share:.2%} exact), {name}, N {N}, 2 threads"
+        )
+        text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+        record.add("P20", what, ">= 1x", text, found["median"] >= 1, ratio=found)
 
 
 GPU_GOALS = {

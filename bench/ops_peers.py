@@ -1,5 +1,8 @@
 """What the codebook operations are measured against, each with its best settings for the task."""
 
+import importlib.util
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,3 +52,15 @@ def product(z: Tensor, codebook: Tensor, rows: int = 512) -> Tensor:
     for block in z.split(rows):
         torch.mm(block, codes, out=buffer[: len(block)])
     return buffer
+
+
+def vector_quantize_pytorch(codebook: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The package's cosine quantiser with this codebook, in evaluation: z (N, D) -> indices; None: not installed."""
+    if importlib.util.find_spec("vector_quantize_pytorch") is None:
+        return None
+    from vector_quantize_pytorch import VectorQuantize
+
+    K, D = codebook.shape
+    peer = VectorQuantize(dim=D, codebook_size=K, use_cosine_sim=True).to(codebook.device).eval()
+    peer._codebook.embed.data.copy_(F.normalize(codebook, dim=1)[None])
+    return lambda z: peer(z[None])[1][0]
