@@ -57,10 +57,10 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     tokenizer = pipeline.load_tokenizer("tokenizer")
     originals = images.judge.load(torch.arange(min(PICTURED, len(images.judge))))
     reference, accuracy, _ = _look(pipeline, pipeline.load(images.judge), images.judge.labels, range(0))
-    result = pfid(tokenizer, pipeline.load(images.judge), pipeline.frozen.features)
+    result = pfid(tokenizer, pipeline.load(images.judge), pipeline.features)
     tokens, classes = pipeline.sample(pipeline.config.evaluation.samples_per_class, "judge")
     metrics = {
-        "distance": pipeline.frozen.distance_name,
+        "distance": pipeline.distance_name,
         "modes": list(modes),
         "images": {"train": len(images.train), "stop": len(images.stop), "judge": result.count, "samples": len(tokens)},
         "real_fd": frechet_distance(pipeline.statistics(pipeline.load(images.train)), reference),
@@ -97,7 +97,7 @@ def _look(
     """One pass over uint8 batches: (moments, share that is read as `classes` (n,), images of the numbers `keep`)."""
     statistics, right, done, wanted, kept = None, 0, 0, set(keep), []
     for images in batches:
-        seen = pipeline.frozen.features(images)
+        seen = pipeline.features(images)
         statistics = statistics or FeatureStatistics(seen.features.shape[1], seen.features.device)
         statistics.update(seen.features)
         right += (seen.logits.argmax(1).cpu() == classes[done : done + len(images)]).sum().item()

@@ -19,6 +19,7 @@ from ..data.tokens import TokenSet, open_tokens
 from ..data.transforms import to_uint8
 from ..errors import UserError
 from ..evaluation import FeatureStatistics, frechet_distance
+from ..evaluation.features import ClassifierFeatures
 from ..formats.checkpoint import open_checkpoint
 from ..formats.folder import read_json
 from ..models.classifier import Classifier
@@ -49,9 +50,9 @@ class Pipeline:
 
     @cached_property
     def frozen(self) -> FrozenNetworks:
-        """The networks that losses and distances look through: those of the files named, else the run's classifier."""
+        """The networks that losses look through: those of the files named, else the run's classifier."""
         paths, shape, device = self.config.frozen, self.config.tokenizer, self.run.device
-        networks = from_classifier(self._classifier(), f"FD-{self._data_name}")
+        networks = from_classifier(self.classifier)
         if paths.dinov2:
             networks = replace(networks, teacher=load_teacher(paths.dinov2, shape).to(device))
         if paths.lpips:
@@ -60,7 +61,9 @@ class Pipeline:
             networks = replace(networks, backbone=load_backbone(paths.dino).to(device))
         return networks
 
-    def _classifier(self) -> Classifier:
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The small classifier of the run's own classes, trained on first use."""
         if not self.run.is_finished("classifier"):
             fit(ClassifierStage(self.run, self.images), self.run)
         folder = self._result("classifier")
@@ -68,9 +71,15 @@ class Pipeline:
         model.load_state_dict(checkpoints.load(folder, "ema")[0])
         return model.to(self.run.device)
 
+    @cached_property
+    def features(self) -> ClassifierFeatures:
+        """What Fréchet distances and class agreement look through."""
+        return ClassifierFeatures(self.classifier, self.distance_name)
+
     @property
-    def _data_name(self) -> str:
-        return "digits" if self.config.data.root is None else Path(self.config.data.root).resolve().name
+    def distance_name(self) -> str:
+        root = self.config.data.root
+        return "FD-digits" if root is None else f"FD-{Path(root).resolve().name}"
 
     def tokenizer(self) -> None:
         if self.run.is_finished("tokenizer"):
@@ -175,7 +184,7 @@ class Pipeline:
         """Moments of the features of uint8 batches (b, 3, S, S), one batch in memory at a time."""
         statistics = None
         for images in batches:
-            features = self.frozen.features(images).features
+            features = self.features(images).features
             statistics = statistics or FeatureStatistics(features.shape[1], features.device)
             statistics.update(features)
         return statistics

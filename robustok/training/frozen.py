@@ -1,4 +1,4 @@
-"""The frozen networks that losses and distances look through: pretrained ones from files, else the run's classifier.
+"""The frozen networks that losses look through: pretrained ones from files, else the run's own classifier.
 
 teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      semantic loss
 perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
@@ -7,19 +7,12 @@ features(images)     uint8 images -> .features (B, F), .logits (B, classes)     
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.transforms import from_uint8
 from ..models.classifier import Classifier
-
-
-class Features(NamedTuple):
-    features: Tensor
-    logits: Tensor
 
 
 class ClassifierTeacher(nn.Module):
@@ -58,33 +51,17 @@ class ClassifierBackbone(nn.Module):
         return [tap.flatten(2) for tap in self.classifier.taps(images)]
 
 
-class ClassifierFeatures(nn.Module):
-    """Features and logits of uint8 images, in float32 and in chunks, for distances and class agreement."""
-
-    def __init__(self, classifier: Classifier):
-        super().__init__()
-        self.classifier = classifier
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Features:
-        device = next(self.classifier.parameters()).device
-        features = torch.cat([self.classifier.features(from_uint8(part.to(device))) for part in images.split(256)])
-        return Features(features, self.classifier.head(features))
-
-
 @dataclass(frozen=True)
 class FrozenNetworks:
-    """The four networks of a run and the name of the distance that `features` gives."""
+    """The three networks that the losses of a run look through."""
 
     teacher: nn.Module
     perceptual: nn.Module
     backbone: nn.Module
-    features: nn.Module
-    distance_name: str
 
 
-def from_classifier(classifier: Classifier, distance_name: str) -> FrozenNetworks:
-    """All four seen through a small classifier trained on the run's own images."""
-    parts = (ClassifierTeacher, ClassifierPerceptual, ClassifierBackbone, ClassifierFeatures)
+def from_classifier(classifier: Classifier) -> FrozenNetworks:
+    """All three seen through a small classifier trained on the run's own images."""
     classifier.eval().requires_grad_(False)
-    return FrozenNetworks(*(part(classifier).eval() for part in parts), distance_name)
+    parts = (ClassifierTeacher, ClassifierPerceptual, ClassifierBackbone)
+    return FrozenNetworks(*(part(classifier).eval() for part in parts))

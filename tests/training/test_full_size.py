@@ -35,9 +35,7 @@ def stage(tmp_path):
     config, _ = parse_run_config(parser, options)
     torch.manual_seed(0)
     vit = ViT(grid=16, patch_size=16, width=768, depth=12, heads=12, mlp_ratio=4.0, layer_scale=1e-5)
-    frozen = FrozenNetworks(
-        DINOTeacher(vit), LPIPS().eval().requires_grad_(False), DINOBackbone(), torch.nn.Identity(), "none"
-    )
+    frozen = FrozenNetworks(DINOTeacher(vit), LPIPS().eval().requires_grad_(False), DINOBackbone())
     run = Run(config)
     yield TokenizerStage(run, open_images(config.data, 256), frozen, Tokenizer(config.tokenizer))
     run.close()
