@@ -22,8 +22,8 @@ PAIRS_PER_SHARD = 4096
 class PairMaker:
     """Writes folder/direct, and folder/reencode if asked for, shard by shard and shared out over the processes.
 
-    Row p of the pairs belongs to training image p mod N. `generate(classes, sample_ids, keep_tokens, keep_ratio)` gives
-    the generator's tokens (b, L) with the run's seed and sampling settings; pair p is sample p.
+    Row p of the pairs belongs to training image p mod N. `generate(classes, sample_ids=, keep_tokens=, keep_ratio=)`
+    gives the generator's tokens (b, L) with the run's seed and sampling settings; pair p is sample p.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class PairMaker:
         ):
             kept = self.tokenizer.tokenize(from_uint8(images.to(device)))
             classes = self.split.labels[part % len(self.split)].to(device)
-            tokens.append(self.generate(classes, part.to(device), kept, self.config.sigma).cpu())
+            made = self.generate(classes, sample_ids=part.to(device), keep_tokens=kept, keep_ratio=self.config.sigma)
+            tokens.append(made.cpu())
         return torch.cat(tokens)
 
     @torch.inference_mode()

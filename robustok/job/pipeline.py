@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from ..models.classifier import Classifier
 from ..models.load import check_codebooks, load_generator, load_tokenizer, locate
 from ..models.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
 from ..models.rar import RAR
+from ..models.sampler import Sampler
 from ..models.tokenizer import Tokenizer
 from ..models.tuning import tune
 from ..ops.philox import derive_seed
@@ -122,14 +123,8 @@ class Pipeline:
         """Generated tokens beside every training image, in every mode."""
         if self.run.is_finished("pairs"):
             return
-        tokenizer, generator, c = self.load_tokenizer("tokenizer"), self.load_generator(), self.config
-        seed, guidance = derive_seed(c.seed, "pairs"), self._guidance()
-
-        def generate(classes: Tensor, sample_ids: Tensor, keep_tokens: Tensor, keep_ratio: float) -> Tensor:
-            return generator.generate(
-                classes, seed=seed, sample_ids=sample_ids, keep_tokens=keep_tokens, keep_ratio=keep_ratio, **guidance
-            )
-
+        tokenizer, c = self.load_tokenizer("tokenizer"), self.config
+        generate = partial(self._sampler().generate, seed=derive_seed(c.seed, "pairs"))
         with self.run.finishing("pairs"):
             maker = PairMaker(c.pairs, self.images.train, tokenizer, generate, c.sampling.batch_size)
             maker.write(self.run.folder / "pairs", {"settings": self.run.settings("pairs")})
@@ -165,17 +160,14 @@ class Pipeline:
     def training_tokens(self) -> TokenSet:
         return open_tokens(self.run.folder / "tokens")
 
-    def load_generator(self):
-        return load_generator(self._result("generator")).to(self.run.device).eval()
-
     @torch.inference_mode()
     def sample(self, per_class: int, purpose: str) -> tuple[Tensor, Tensor]:
         """(tokens (n, L), classes (n,)) with the run's sampling settings; `purpose` names the seed."""
-        generator, size = self.load_generator(), self.config.sampling.batch_size
+        sampler, size = self._sampler(), self.config.sampling.batch_size
         classes = torch.arange(self.images.num_classes).repeat_interleave(per_class)
         seed, device = derive_seed(self.config.seed, "sample", purpose), self.run.device
         parts = [
-            generator.generate(classes[who].to(device), seed=seed, sample_ids=who.to(device), **self._guidance()).cpu()
+            sampler.generate(classes[who].to(device), seed=seed, sample_ids=who.to(device)).cpu()
             for who in torch.arange(len(classes)).split(size)
         ]
         return torch.cat(parts), classes
@@ -222,10 +214,11 @@ class Pipeline:
                 raise UserError(f"generator.{name}: found {given}, but tokenizer and data have {value}; leave it out")
         return replace(self.config.generator, **decided)
 
-    def _guidance(self) -> dict:
-        s = self.config.sampling
-        return {"guidance_scale": s.guidance_scale, "guidance_power": s.guidance_power, "temperature": s.temperature,
-                "top_k": s.top_k, "top_p": s.top_p}  # fmt: skip
+    def _sampler(self) -> Sampler:
+        """The run's generator with its sampling settings."""
+        generator, s = load_generator(self._result("generator")).to(self.run.device).eval(), self.config.sampling
+        return Sampler(generator, guidance_scale=s.guidance_scale, guidance_power=s.guidance_power,
+                       temperature=s.temperature, top_k=s.top_k, top_p=s.top_p)  # fmt: skip
 
     def _write_tokens(self, tokenizer: Tokenizer) -> None:
         work = ImageTokens(

@@ -65,7 +65,9 @@ def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
                 "generated images read as the class asked for",
             )
         )
-    rows.append(("real images", metrics["real_fd"], f"{distance} of the training images themselves: the floor of gFD"))
+    rows.append(
+        ("training images", metrics["real_fd"], f"{distance} of the training images, which the classifier knows")
+    )
     return rows
 
 
