@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml setup.py $(wildcard csrc/*)
+.venv/ready: pyproject.toml setup.py $(wildcard csrc/* csrc/cuda/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[test]"
@@ -24,3 +24,6 @@ lint: setup
 
 torture: setup  # what takes too long for every commit
 	$(BIN)/pytest tests -m torture
+
+gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes
+	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu)
