@@ -51,7 +51,8 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
 
     Distances are Fréchet distances of the run's frozen features, named in `distance`: rfd of plain reconstructions,
     pfd the mean over the 15 perturbed settings, gfd of class-balanced samples, real_fd of the training images. Shares
-    are from 0 to 1. Pictures are uint8 (n, 3, S, S).
+    are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as it came. Pictures are uint8
+    (n, 3, S, S).
     """
     images, modes = pipeline.images, pipeline.config.pairs.modes
     tokenizer = pipeline.load_tokenizer("tokenizer")
@@ -88,6 +89,9 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
             "class_agreement": agreement,
             "rfd": frechet_distance(pipeline.statistics(again), reference),
         }
+    for folder in (pipeline.post_folder(mode) for mode in modes):
+        best = pipeline.run.stage_state(folder)["best"]
+        metrics[folder.replace("-", "_")]["best_step"] = int(best.removeprefix("step-"))
     return metrics, pictures
 
 

@@ -76,17 +76,21 @@ def verdicts(metrics: dict) -> list[str]:
     before, sentences = metrics["generator"]["gfd"], []
     for name, title in _decoders(metrics)[1:]:
         after = metrics[name]["gfd"]
+        if metrics[name]["best_step"] == 0:
+            sentences.append(
+                f"{title.capitalize()}: no step beat the start on the images kept to stop by: "
+                f"the decoder stays as it was, gFD {before:.4g}."
+            )
+            continue
         word, change = "lowers" if after < before else "does not lower", (after - before) / before
-        sentences.append(
-            f"Post-training ({title}) {word} gFD on this data: {before:.4g} -> {after:.4g} ({change:+.1%})."
-        )
+        sentences.append(f"{title.capitalize()}: {word} gFD on this data, {before:.4g} -> {after:.4g} ({change:+.1%}).")
     return sentences
 
 
 def _decoders(metrics: dict) -> list[tuple[str, str]]:
     """(key in metrics, how the page calls it), the main-trained decoder first."""
     modes = metrics["modes"]
-    posts = [("post" if i == 0 else f"post_{mode}", f"post-trained, {mode}") for i, mode in enumerate(modes)]
+    posts = [("post" if i == 0 else f"post_{mode}", f"post-trained on {mode} pairs") for i, mode in enumerate(modes)]
     return [("generator", "before post-training"), *posts]
 
 
