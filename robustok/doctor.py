@@ -1,7 +1,8 @@
 """What this machine can do: python -m robustok.doctor [--json]
 
 Versions, devices, threads, the compiled extension, and for each kind of device which backend the operations take there
-and why not the others. Exit code 0, also where only the plain backends can run.
+and why not the others; which decode attention was measured to be fastest on this machine's GPUs. Exit code 0, also
+where only the plain backends can run.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def examine() -> dict:
 
     from . import __version__
     from .ops import backend, backend_cpp
+    from .ops.decode_attention import machine_file
+    from .ops.fastest import read
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {
@@ -49,6 +52,7 @@ def examine() -> dict:
             | {name: reason or "can run" for name, reason in backend.reasons(torch.device(device)).items()}
             for device in devices
         },
+        "attention": read(machine_file()),
     }
 
 
@@ -80,6 +84,13 @@ def _describe(found: dict) -> str:
     for device, backends in found["backends"].items():
         lines.append(f"operations on {device} tensors take the backend {backends['auto']}")
         lines += [f"    {name:10}{verdict}" for name, verdict in backends.items() if name != "auto"]
+    for caches, measured in found["attention"].items():
+        lines.append(f"decode attention on {caches}: {measured['taken']}")
+        lines += [
+            f"    {name:12}{value if isinstance(value, str) else f'{value:.4f} ms'}"
+            for name, value in measured.items()
+            if name != "taken"
+        ]
     return "\n".join(lines)
 
 

@@ -8,7 +8,8 @@ r"""Sample a generator at any scale: python -m robustok.sample --generator G [--
 
 By default images go straight from the decoder to features, moments and FID; --save keeps them. The tokens of every
 image are kept in OUTPUT/tokens. Work is shared out in shards over any number of processes that run the same command, on
-any machines that share the folder; after a kill the same command goes on, and the bytes at the end are the same.
+any machines that share the folder; after a kill the same command goes on, and the bytes at the end are the same. On a
+GPU the first process measures which attention is fastest and keeps it in OUTPUT/attention.json for all of them.
 """
 
 import argparse
@@ -80,7 +81,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
+    from .evaluation.compare import report_comparison
     from .evaluation.progress import progress_bar
+    from .evaluation.statistics import load_reference
     from .models.sampler import Sampler
     from .sampling.plan import about_run, class_list
     from .sampling.shards import ShardedRun
@@ -91,8 +94,10 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         "seed": options.seed, "batch_size": options.batch_size, "precision": options.precision,
         "images": list(options.save), "features": getattr(network, "protocol", None),
     })  # fmt: skip
+    folder = Path(options.output)
     sharded = ShardedRun(
-        Path(options.output), classes, lambda: Sampler(generator, **settings, compile=options.compile),
+        folder, classes,
+        lambda: Sampler(generator, **settings, compile=options.compile, choices=folder / "attention.json"),
         about=about, seed=options.seed,
         batch_size=min(options.batch_size, len(classes)), tokenizer=tokenizer, network=network,
         shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
@@ -113,7 +118,8 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         found = sharded.features.collect(
             sharded.shards, network, tokens.tokens[:], classes, Path(options.generator).name
         )
-        _report(found, network, settings, options)
+        reference = load_reference(options.reference, network)
+        report_comparison(found, reference, options.output, sampling=settings | {"seed": options.seed})
 
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:
@@ -128,23 +134,6 @@ def _print_speed(made: int, seconds: float, generator, sampler) -> None:
         f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s, peak memory"
         f" {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB, key/value caches read at {traffic / 1e9:.1f} GB/s"
     )
-
-
-def _report(found, network, settings: dict, options: argparse.Namespace) -> None:
-    """FID, IS, precision, recall and more: on the terminal, in metrics.json and report.html."""
-    from .evaluation.compare import compare, notes
-    from .evaluation.results import Results
-    from .evaluation.statistics import load_reference
-
-    reference = load_reference(options.reference, network)
-    metrics = compare(found, reference)
-    results = Results(options.output, f"{found.name} against {reference.name}")
-    results.table(list(metrics.items()), ("metric", "value"), f"{found.protocol}, {found.count} images")
-    results.notes(notes(found, reference))
-    results.add("metrics", metrics)
-    results.add("samples", found.describe() | {"sampling": settings | {"seed": options.seed}})
-    results.add("reference", reference.describe())
-    results.save()
 
 
 @torch.inference_mode()

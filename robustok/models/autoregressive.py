@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -11,15 +13,15 @@ from .sampler import Sampler
 class Autoregressive(nn.Module):
     """A generator of L tokens out of K codes for C classes; class C is the null class.
 
-    A subclass has `forward(tokens, classes, orders) -> (B, L, K)` and `decoder(streams)`, which gives the network place
-    by place (RARDecoder shows what is asked of it).
+    A subclass has `forward(tokens, classes, orders) -> (B, L, K)` and `decoder(streams, choices)`, which gives the
+    network place by place (RARDecoder shows what is asked of it).
     """
 
     def __init__(self, codebook_size: int, num_classes: int, num_tokens: int):
         super().__init__()
         self.codebook_size, self.num_classes, self.num_tokens = codebook_size, num_classes, num_tokens
 
-    def decoder(self, streams: int):
+    def decoder(self, streams: int, choices: Path | None = None):
         raise NotImplementedError
 
     def logits(self, tokens: Tensor, classes: Tensor | None, *, order: Tensor | None = None) -> Tensor:

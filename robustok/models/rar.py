@@ -4,6 +4,8 @@ The sequence is [class vector, condition, token of order[0], token of order[1], 
 predicts the token of order[p - 1]. Parameters carry the released names, so released weights load as they are.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,9 +74,9 @@ class RAR(Autoregressive):
             x = block(x, condition, rows)
         return self.lm_head(self.adaln_before_head(x, condition, rows)[:, 1:])
 
-    def decoder(self, streams: int) -> RARDecoder:
-        """The network place by place, for a number of sequences at once."""
-        return RARDecoder(self, streams)
+    def decoder(self, streams: int, choices: Path | None = None) -> RARDecoder:
+        """The network place by place, for a number of sequences at once; arguments as RARDecoder's."""
+        return RARDecoder(self, streams, choices)
 
     def embed(self, tokens: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
         """Input places 0..L, (B, L + 1, width), from the first L - 1 tokens in their order.

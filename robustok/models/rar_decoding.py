@@ -10,13 +10,14 @@ A step is an int on the host, or int64 (1,) on the device where a graph of the s
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ops.decode_attention import decode_attention
+from ..ops.decode_attention import decode_attention, fastest_attention
 from ..ops.linear import ready_linear
 from .rar_layers import NORM_EPS
 from .runs import Runs
@@ -83,16 +84,17 @@ class RARDecoder:
 
     `start(classes)` int64 (S,) gives the logits of token 0; `step(tokens, k)` appends tokens (S,) as token k - 1 and
     gives those of token k; `extend` appends runs of different lengths. Logits are float32 (S, K), whatever the dtype of
-    the weights.
+    the weights. choices: file that keeps which attention is fastest on this GPU, None: one of this machine.
     """
 
-    def __init__(self, model: RAR, streams: int):
+    def __init__(self, model: RAR, streams: int, choices: Path | None = None):
         self.model = model
         self.modulation = Modulation(model, PREFIX)
         self.moved = 0  # how often memory that `step` reads moved: a captured graph of it is then void
         attention = model.blocks[0].attn
         shape = (len(model.blocks), streams, attention.heads, model.num_tokens + 1, attention.q_norm.weight.shape[0])
         self.keys, self.values = model.cls_token.new_zeros(shape), model.cls_token.new_zeros(shape)
+        self.attention = fastest_attention(self.keys[0], choices)
         # In float32 whatever the model's dtype: guidance amplifies rounding.
         self.head_copy = [torch.empty_like(part, dtype=torch.float32) for part in model.lm_head.parameters()]
         self.rows = torch.zeros(streams, dtype=torch.int64, device=self.keys.device)
@@ -139,7 +141,8 @@ class RARDecoder:
         place = step + 1
         modulation = self.modulation.at(place, self.rows)
         x = self.model.embeddings(tokens) + take(self.positions, place)
-        return self._head(self._blocks(x, modulation, _one(self.keys, self.values, place)), modulation)
+        attend = _one(self.keys, self.values, place, self.attention)
+        return self._head(self._blocks(x, modulation, attend), modulation)
 
     def prepare(self, step: int) -> None:
         """Makes the modulation of `step` ready."""
@@ -171,7 +174,8 @@ class RARDecoder:
         return self.head(x.float())
 
 
-def _one(keys: Tensor, values: Tensor, place: int | Tensor) -> Callable[..., Tensor]:
+def _one(keys: Tensor, values: Tensor, place: int | Tensor,
+         attention: Callable[..., Tensor] = decode_attention) -> Callable[..., Tensor]:  # fmt: skip
     """Attention of the same new place in every stream."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -179,7 +183,7 @@ def _one(keys: Tensor, values: Tensor, place: int | Tensor) -> Callable[..., Ten
         keys[layer][:, :, where] = k[:, :, None]
         values[layer][:, :, where] = v[:, :, None]
         seen = (place + 1, None) if isinstance(place, int) else (keys.shape[3], place[:, None])
-        return decode_attention(q[:, :, None], keys[layer], values[layer], *seen).flatten(1)
+        return attention(q[:, :, None], keys[layer], values[layer], *seen).flatten(1)
 
     return attend
 

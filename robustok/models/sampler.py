@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,11 +21,13 @@ class Sampler:
     """Samples batch after batch with the same settings; buffers and, on a GPU, the graph of a step are reused.
 
     Conditional and unconditional streams run as one batch, conditional first. Settings as in Autoregressive.generate;
-    compile: fuse the step that a GPU replays with torch.compile, which takes a minute or two once.
+    compile: fuse the step that a GPU replays with torch.compile, which takes a minute or two once. choices: as
+    RARDecoder's; processes that must draw the same tokens share it.
     """
 
     def __init__(self, model: Autoregressive, *, guidance_scale: float, guidance_power: float | None = None,
-                 temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compile: bool = False):  # fmt: skip
+                 temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compile: bool = False,
+                 choices: Path | None = None):  # fmt: skip
         _expect(guidance_scale >= 0, "guidance_scale", guidance_scale, "a number from 0 (1 is no guidance)")
         _expect(
             guidance_power is None or guidance_power > 0, "guidance_power", guidance_power, "a positive number or None"
@@ -32,7 +35,7 @@ class Sampler:
         _expect(temperature > 0, "temperature", temperature, "a positive number")
         _expect(top_k >= 0, "top_k", top_k, "a number from 0 (all codes)")
         _expect(0 < top_p <= 1, "top_p", top_p, "a share in (0, 1]")
-        self.model, self.length, self.compile = model, model.num_tokens, compile
+        self.model, self.length, self.compile, self.choices = model, model.num_tokens, compile, choices
         self.filters = (temperature, top_k, top_p)
         self.streams = 1 if guidance_scale == 1 else 2
         self.device = next(model.parameters()).device
@@ -78,7 +81,7 @@ class Sampler:
     def _start(self, classes: Tensor, seed: int, ids: Tensor) -> Tensor:
         """Logits of token 0; buffers keep their addresses as long as the batch keeps its size."""
         if self.decoder is None or self.tokens.shape[1] != len(classes):
-            self.decoder = self.model.decoder(self.streams * len(classes))
+            self.decoder = self.model.decoder(self.streams * len(classes), self.choices)
             self.tokens = torch.zeros(self.length, len(classes), dtype=torch.int64, device=self.device)
             self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
             self.step, self.graph = self.tokens.new_zeros(1), None
