@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.moments import FeatureStatistics
-from ..evaluation.statistics import ImageStatistics
+from ..evaluation.statistics import KEPT, ImageStatistics, Rows, evenly
 
 FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
 
@@ -33,18 +33,23 @@ class FeatureFiles:
 
     def collect(self, shards: int, network, tokens: np.ndarray, classes: Tensor, name: str) -> ImageStatistics:
         """The statistics of all shards, added up in their order, so that the figures do not depend on who did what.
+        Features and logits are kept of at most 50,000 images, evenly spaced.
 
         `tokens` (N, L) count the duplicates: images of the same tokens are the same.
         """
         moments: dict[str, FeatureStatistics] = {}
-        kept: dict[str, list[Tensor]] = {"features": [], "logits": []}
+        kept: dict[str, Rows] = {}
+        rows, done = evenly(len(classes), KEPT), 0
         for number in range(shards):
             with np.load(self._path(number), allow_pickle=False) as file:
                 arrays = {field: torch.from_numpy(file[field]) for field in file.files}
             for field in arrays.keys() - {"logits"}:
                 moments.setdefault(field, FeatureStatistics(arrays[field].shape[1])).update(arrays[field])
-            for field in arrays.keys() & kept.keys():
-                kept[field].append(arrays[field])
+            count = len(arrays["features"])
+            here = rows[(rows >= done) & (rows < done + count)] - done
+            for field in arrays.keys() & {"features", "logits"}:
+                kept.setdefault(field, Rows(len(rows), arrays[field])).add(arrays[field][here])
+            done += count
         return ImageStatistics(
             name=name,
             protocol=network.protocol,
@@ -54,7 +59,7 @@ class FeatureFiles:
             spatial=moments.get("spatial"),
             duplicates=len(tokens) - len(np.unique(tokens, axis=0)),
             class_counts=classes.bincount().tolist(),
-            **{field: torch.cat(parts) if parts else None for field, parts in kept.items()},
+            **{field: parts.filled() for field, parts in kept.items()},
         )
 
     def _path(self, number: int) -> Path:
