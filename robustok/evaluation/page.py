@@ -29,7 +29,8 @@ p { max-width: 46rem; white-space: pre-line }
 p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem }
 figure { margin: 1.25rem 0; overflow-x: auto }
 figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem }
-img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff; border-radius: 6px; border: 1px solid var(--line) }
+img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
+  border: 1px solid var(--line) }
 img.pixels { image-rendering: pixelated }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
