@@ -1,8 +1,7 @@
 """Every setting of a run as frozen dataclasses. The YAML files in configs/ are the published form of each preset.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. `None` in the
-generator's shape means: taken from the tokenizer or from the data.
+learning rates are absolute. `None` in the generator's shape means: taken from the tokenizer or from the data.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m robustok.train                                     the digits demo, from images to a judged tokenizer
     python -m robustok.train --name mine --data.root PHOTOS      the same on a folder of images
-    torchrun --nproc_per_node 8 -m robustok.train --config configs/robustok-b.yaml --compile
+    torchrun --nproc_per_node 8 -m robustok.train --config configs/robustok-b.yaml --stage tokenizer --compile
 
 The same command again resumes; finished stages are not run again.
 """
@@ -54,10 +54,12 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
         for stage in stages:
             if stage != "evaluate":
                 getattr(pipeline, stage)()
-            elif distributed.is_main():
-                evaluate(pipeline)
+            else:
+                pipeline.prepare_evaluation()
+                if distributed.is_main():
+                    evaluate(pipeline)
     except KeyboardInterrupt as stop:
-        command = "python -m robustok.train " + shlex.join(argument for argument in sys.argv[1:])
+        command = "python -m robustok.train " + shlex.join([*sys.argv[1:], "--resume", "auto"])
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None
     finally:
         opened.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import RARConfig
+from ..config import RARConfig, TokenizerConfig
 from ..data.images import Images, Split, open_images
 from ..data.loader import prefetch
 from ..data.progress import progress_lines
@@ -53,14 +53,14 @@ class Pipeline:
     def frozen(self) -> FrozenNetworks:
         """The networks that losses look through: those of the files named, else the run's classifier."""
         paths, shape, device = self.config.frozen, self.config.tokenizer, self.run.device
-        networks = from_classifier(self.classifier)
+        named = {}
         if paths.dinov2:
-            networks = replace(networks, teacher=load_teacher(paths.dinov2, shape).to(device))
+            named["teacher"] = load_teacher(paths.dinov2, shape).to(device)
         if paths.lpips:
-            networks = replace(networks, perceptual=load_lpips(paths.lpips).to(device))
+            named["perceptual"] = load_lpips(paths.lpips).to(device)
         if paths.dino:
-            networks = replace(networks, backbone=load_backbone(paths.dino).to(device))
-        return networks
+            named["backbone"] = load_backbone(paths.dino).to(device)
+        return FrozenNetworks(**named) if len(named) == 3 else replace(from_classifier(self.classifier), **named)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -99,7 +99,7 @@ class Pipeline:
     def _started(self, path: str) -> Tokenizer:
         """The tokenizer to go on training from; its shape must be that of the settings."""
         model = load_tokenizer(path, "model", self.config.start.num_heads)
-        stored, now = ({**asdict(c), "drop_path": None} for c in (model.config, self.config.tokenizer))
+        stored, now = (_shape(c) for c in (model.config, self.config.tokenizer))
         checkpoints.refuse_other_settings({"tokenizer": stored}, {"tokenizer": now}, Path(path))
         continued = Tokenizer(self.config.tokenizer)
         continued.load_state_dict(model.state_dict())
@@ -110,14 +110,12 @@ class Pipeline:
         if self.run.is_finished("generator"):
             return
         tokenizer = self.load_tokenizer("tokenizer")
-        if not self.run.is_finished("tokens"):
-            with self.run.finishing("tokens"):
-                self._write_tokens(tokenizer)
+        tokens = self.training_tokens()
         torch.manual_seed(self.config.seed)
         start = self.config.start.generator
         model = load_generator(start, "model") if start else RAR(self._generator_shape(tokenizer))
         check_codebooks(tokenizer, model)
-        fit(GeneratorStage(self.run, model.to(self.run.device), self.training_tokens()), self.run)
+        fit(GeneratorStage(self.run, model.to(self.run.device), tokens), self.run)
 
     def pairs(self) -> None:
         """Generated tokens beside every training image, in every mode."""
@@ -150,6 +148,11 @@ class Pipeline:
         training = checkpoints.load(path, "training")[0] if (path / "training.safetensors").is_file() else {}
         return weights, training.get("extra.lecam", torch.zeros(2, dtype=torch.float64))
 
+    def prepare_evaluation(self) -> None:
+        """What all processes make together before one of them judges: the classifier, and the training tokens."""
+        _ = self.features  # trains the classifier on first use
+        self.training_tokens()
+
     def post_folder(self, mode: str) -> str:
         return "post" if mode == self.config.pairs.modes[0] else f"post-{mode}"
 
@@ -158,6 +161,10 @@ class Pipeline:
         return load_tokenizer(self._result(stage), num_heads=heads).to(self.run.device).eval()
 
     def training_tokens(self) -> TokenSet:
+        """The tokens of the training images, made on first use."""
+        if not self.run.is_finished("tokens"):
+            with self.run.finishing("tokens"):
+                self._write_tokens(self.load_tokenizer("tokenizer"))
         return open_tokens(self.run.folder / "tokens")
 
     @torch.inference_mode()
@@ -233,11 +240,10 @@ class Pipeline:
     def _result(self, stage: str) -> Path:
         """The checkpoint that a finished stage chose, else the model that the settings start from.
 
-        Raises UserError where there is neither.
+        Raises UserError where there is neither, and where the stage ended under other settings.
         """
-        state = self.run.stage_state(stage)
-        if state.get("finished"):
-            return self.run.folder / stage / state["best"]
+        if self.run.is_finished("post" if stage.startswith("post") else stage, stage):
+            return self.run.folder / stage / self.run.stage_state(stage)["best"]
         start = getattr(self.config.start, stage, None)
         if start:
             return locate(start)
@@ -245,3 +251,12 @@ class Pipeline:
             f"{self.run.folder / stage} is not finished; run `python -m robustok.train --name {self.config.name} "
             f"--stage {stage}` (or --stage all) first"
         )
+
+
+def _shape(config: TokenizerConfig) -> dict:
+    """The settings of a tokenizer that decide its tensors, defaults written out."""
+    shape = asdict(config) | {"drop_path": None, "layer_scale": config.layer_scale is not None}
+    for name in ("width", "depth", "heads"):
+        shape[f"decoder_{name}"] = shape[f"decoder_{name}"] or shape[name]
+    shape["num_latents"] = config.num_latents or (config.image_size // config.patch_size) ** 2
+    return shape

@@ -32,13 +32,14 @@ def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[s
     _tokenizer_section(page, pipeline, metrics, pictures)
     _generator_section(page, pipeline, pictures)
     page.heading("Loss curves")
-    for stage, names in ALL_CURVES.items():
+    posts = {pipeline.post_folder(mode): ALL_CURVES["post"] for mode in pipeline.config.pairs.modes}
+    for stage, names in (ALL_CURVES | posts).items():
         page.figure(_curves(log, stage, names), f"{stage}: values of the log against optimiser steps")
     seconds = [(stage, value) for stage, value in metrics["seconds"].items()]
     page.heading("Time and memory").table(
         [*seconds, ("total", sum(metrics["seconds"].values()))],
         ("stage", "seconds"),
-        f"Most memory held: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
+        f"Most memory held by the judging process: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
     )
     page.heading("Settings").table(
         _settings(pipeline), ("setting", "value"), f"{distance} and all settings of this run"

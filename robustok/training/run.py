@@ -26,9 +26,9 @@ _MODELS = ("start", "frozen", "classifier", "tokenizer", "codebook")
 _TOKENIZER = (*_IMAGES, *_MODELS, "perturbation", "losses", "tokenizer_training", "discriminator")
 _GENERATOR = (*_TOKENIZER, "generator", "generator_training", "order")
 _PAIRS = (*_GENERATOR, "sampling", "pairs")
-_POST = (*_PAIRS, "post_training", "post_discriminator", "stopping")
+_POST = (*_PAIRS, "post_training", "post_discriminator", "stopping", "evaluation")
 SECTIONS = {"classifier": (*_IMAGES, "classifier"), "tokenizer": _TOKENIZER, "tokens": _TOKENIZER,
-            "generator": _GENERATOR, "pairs": _PAIRS, "post": _POST, "evaluation": (*_POST, "evaluation")}  # fmt: skip
+            "generator": _GENERATOR, "pairs": _PAIRS, "post": _POST}  # fmt: skip
 
 
 class Run:

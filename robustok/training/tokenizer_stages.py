@@ -196,13 +196,22 @@ class PostStage(_DecoderStage):
         self.adversary = Adversary(run, frozen.backbone, c.losses, c.post_discriminator, start=0.0,
                                    epochs=self.training.epochs, steps_per_epoch=steps)  # fmt: skip
         if discriminator:
-            self.adversary.discriminator.load_state_dict(discriminator)
+            self._continue_discriminator(discriminator)
         else:
             warnings.warn("the tokenizer came without a discriminator: post-training starts a new one", stacklevel=2)
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
         own = make_player("tokenizer", _TokenDecoder(model), self.training, run, rate_of(self.training, steps))
         self.players = [own, self.adversary.player]
+
+    def _continue_discriminator(self, weights: dict[str, Tensor]) -> None:
+        try:
+            self.adversary.discriminator.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(
+                "the tokenizer's discriminator was trained on another backbone than this run's: a released one needs "
+                f"--frozen.dino FILE (DINO ViT-S/16)\n{error}"
+            ) from None
 
     def objective(self, player: Player, batch: Batch, when: When) -> tuple[Tensor, Terms]:
         if player is self.adversary.player:

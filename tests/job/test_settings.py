@@ -3,15 +3,20 @@
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml
 
 from robustok.cli import setting_names
-from robustok.config import RunConfig
+from robustok.config import RunConfig, TokenizerConfig
 from robustok.errors import UserError
+from robustok.formats.checkpoint import open_checkpoint
+from robustok.job.pipeline import _shape
 from robustok.presets import preset_path
 from robustok.train import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize(
@@ -81,3 +86,11 @@ def test_a_preset_is_complete_without_the_demo(preset, capsys):
     assert printed["tokenizer_training"]["clip_norm"] is None
     assert printed["log_every"] == RunConfig().log_every
     assert printed["tokenizer"]["codebook_size"] == 4096
+
+
+def test_a_released_tokenizer_has_the_shape_of_its_settings():
+    """Settings that leave the decoder and the number of latents to their defaults still fit a released file."""
+    released = open_checkpoint(GOLDEN / "tokenizer_ckpt.pt", num_heads=2).config
+    shape = {"image_size": 256, "patch_size": 16, "width": 64, "depth": 2, "heads": 2}
+    assert _shape(TokenizerConfig(**shape, codebook_size=512, code_width=16)) == _shape(released)
+    assert _shape(TokenizerConfig(**shape, codebook_size=512, code_width=8)) != _shape(released)
