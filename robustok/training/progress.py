@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from . import distributed
 
-SHOWN = ("loss", "usage", "perturbed", "accuracy", "psnr")
+SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
 
 
 class Progress:
