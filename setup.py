@@ -1,23 +1,25 @@
-"""Packages of the wheel, and its two compiled extensions from csrc/.
+"""Packages of the wheel, and its two compiled extensions from csrc/, built with ninja.
 
 robustok._C, the host backend, is built wherever there is a C++ compiler. robustok._cuda is built where nvcc is found
 too, or as ROBUSTOK_CUDA=0 (never) or 1 (always, or fail) says. What does not build is left out, and said so.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybind11
+from ninja.ninja_syntax import Writer
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 # The definition of distance must not contract to fused multiply-add; the scoring loops ask for it by name.
-CXX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden"]
+# With OpenMP, because its threads are those that torch computes with.
+CXX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-fopenmp"]
 NVCC_FLAGS = ["-O3", "-std=c++17", "-Xptxas=-v", "-Xcompiler=-fPIC"]  # -v: registers and spills of every kernel
 ARCHITECTURES = [
     "-gencode=arch=compute_80,code=sm_80",
@@ -38,45 +40,52 @@ def find_nvcc() -> str | None:
     return None if wish == "0" else nvcc
 
 
-def run_nvcc(*arguments: str) -> None:
-    done = subprocess.run([NVCC, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, flush=True)
-    if done.returncode:
-        raise CompileError(f"nvcc {' '.join(arguments)} failed")
-
-
 class BuildExtensions(build_ext):
-    """Compiles the sources of an extension side by side; those in CUDA with nvcc, which then also links."""
+    """Builds each extension with ninja: side by side, and what has changed only."""
 
     def build_extension(self, ext):
-        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(lambda source: self.compile(source, ext.include_dirs), ext.sources))
-        if ext.name == "robustok._cuda":
-            run_nvcc("-shared", "-cudart=static", *objects, "-o", str(target))
-        else:
-            self.compiler.link_shared_object(objects, str(target), libraries=ext.libraries, target_lang="c++")
+        target, folder = Path(self.get_ext_fullpath(ext.name)), Path("build", ext.name)
+        for path in (target.parent, folder):
+            path.mkdir(parents=True, exist_ok=True)
+        plan = folder / "build.ninja"
+        with plan.open("w") as file:
+            self.write_plan(Writer(file), ext, folder, target)
+        done = subprocess.run([sys.executable, "-m", "ninja", "-f", plan], stdout=subprocess.PIPE, text=True)
+        print(done.stdout, flush=True)
+        if done.returncode:
+            print(f"robustok: left out {ext.name}: it did not compile", flush=True)
+            raise CompileError(f"ninja -f {plan} failed")
 
-    def compile(self, source: str, include_dirs: list[str]) -> str:
-        if source.endswith(".cu"):
-            target = str(Path(self.build_temp, Path(source).name + ".o"))
-            run_nvcc(*NVCC_FLAGS, *ARCHITECTURES, "-c", source, "-o", target)
-            return target
-        return self.compiler.compile([source], self.build_temp, include_dirs=include_dirs, extra_postargs=CXX_FLAGS)[0]
+    def write_plan(self, plan: Writer, ext: Extension, folder: Path, target: Path) -> None:
+        cxx, link = [*self.compiler.compiler_so_cxx, *CXX_FLAGS], self.compiler.linker_so_cxx
+        if ext.language == "cuda":
+            link = [NVCC, "-shared", "-cudart=static"]
+            self.add_compiler(plan, ".cu", [NVCC, *NVCC_FLAGS, *ARCHITECTURES])
+        self.add_compiler(plan, ".cpp", cxx)
+        plan.rule("link", f"{shlex.join([*link, *ext.extra_link_args])} $in -o $out", description="link $out")
+        plan.variable("builddir", str(folder))
+        # Where Python and pybind11 are changes with the environment of a build; the bindings alone need to know.
+        python = shlex.join(f"-I{path}" for path in (*self.compiler.include_dirs, *ext.include_dirs))
+        objects = [str(folder / f"{Path(source).name}.o") for source in ext.sources]
+        for source, out in zip(map(Path, ext.sources), objects, strict=True):
+            plan.build(out, source.suffix[1:], str(source), variables={"python": python * (source.stem == "bindings")})
+        plan.build(str(target), "link", objects)
+
+    def add_compiler(self, plan: Writer, suffix: str, command: list[str]) -> None:
+        line = f"{shlex.join(command)} -Icsrc $python -MMD -MF $out.d -c $in -o $out"
+        plan.rule(suffix[1:], line, depfile="$out.d", deps="gcc", description="compile $in")
 
 
 def extensions() -> list[Extension]:
-    include_dirs = ["csrc", pybind11.get_include()]
+    include_dirs = [pybind11.get_include()]
     host = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
-    built = [Extension("robustok._C", host, include_dirs=include_dirs, libraries=["pthread"], optional=True)]
+    built = [Extension("robustok._C", host, include_dirs=include_dirs, extra_link_args=["-fopenmp"], optional=True)]
     if NVCC is None:
         print("robustok: left out robustok._cuda: no nvcc, or ROBUSTOK_CUDA=0", flush=True)
         return built
     device = sorted(str(path) for path in Path("csrc/cuda").iterdir() if path.suffix in (".cpp", ".cu"))
     optional = os.environ.get("ROBUSTOK_CUDA") != "1"
-    return [*built, Extension("robustok._cuda", device, include_dirs=include_dirs, optional=optional)]
+    return [*built, Extension("robustok._cuda", device, include_dirs=include_dirs, language="cuda", optional=optional)]
 
 
 NVCC = find_nvcc()

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 
 def distances(z: Tensor, codes: Tensor) -> Tensor:
-    """The full matrix |z|^2 + |e|^2 - 2 z.e, as the authors form it."""
-    return z.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * z @ codes.T
+    """The full matrix |z|^2 + |e|^2 - 2 z.e, as the authors form it: doubling the product takes a pass of its own."""
+    return z.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * (z @ codes.T)
 
 
 def authors_quantize(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

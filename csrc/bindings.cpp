@@ -1,5 +1,6 @@
 // Python bindings: addresses of contiguous float32 / int32 / int64 arrays go in as integers; Python has checked them.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "host.h"
 #include "philox.h"
@@ -17,7 +18,7 @@ T* at(uintptr_t address) {
 void draw_ranks(uintptr_t ids, int64_t images, int64_t tokens, int64_t threshold, int64_t delta, uint64_t seed,
                 uintptr_t out, int threads) {
     const Draw draw = {threshold, delta, seed};
-    parallel(threads, images, [=](int64_t b) {
+    parallel(threads, images, [=](int64_t b, int) {
         for (int64_t t = 0; t < tokens; ++t) at<int32_t>(out)[b * tokens + t] = draw_rank(draw, at<int64_t>(ids)[b], t);
     });
 }
@@ -26,7 +27,17 @@ void draw_ranks(uintptr_t ids, int64_t images, int64_t tokens, int64_t threshold
 
 PYBIND11_MODULE(_C, m) {
     const auto released = py::call_guard<py::gil_scoped_release>();
-    m.def("instruction_set", [] { return best_scorer().name; });
+    m.def("instruction_sets", [] {  // that this machine has, the fastest first
+        std::vector<std::string> names;
+        for (const Scorer* scorer : scorers()) names.push_back(scorer->name);
+        return names;
+    });
+    m.def("instruction_set", [] { return scorer_in_use()->name; });
+    m.def("use_instruction_set", [](const std::string& name) {  // not while an operation runs
+        for (const Scorer* scorer : scorers())
+            if (scorer->name == name) return void(scorer_in_use() = scorer);
+        throw std::invalid_argument("instruction set: found '" + name + "', expected one of instruction_sets()");
+    });
     m.def("draw_ranks", &draw_ranks, released);
     m.def("unit_rows",
           [](uintptr_t in, uintptr_t out, int64_t rows, int D, int threads) {
@@ -45,11 +56,10 @@ PYBIND11_MODULE(_C, m) {
               neighbors(at<float>(u), N, at<float>(codes), K, D, delta, at<int64_t>(out), threads);
           },
           released);
-    m.def("finish",
-          [](uintptr_t u, int64_t N, int D, uintptr_t codes, uintptr_t nearest, uintptr_t indices, uintptr_t z_q,
-             uintptr_t z_q_clean, uintptr_t usage, int threads) {
-              return finish(at<float>(u), N, D, at<float>(codes), at<int64_t>(nearest), at<int64_t>(indices),
-                            at<float>(z_q), at<float>(z_q_clean), at<int64_t>(usage), threads);
+    m.def("straight_through",
+          [](uintptr_t u, int64_t N, int D, uintptr_t codes, uintptr_t indices, uintptr_t out, int threads) {
+              return straight_through(at<float>(u), N, D, at<float>(codes), at<int64_t>(indices), at<float>(out),
+                                      threads);
           },
           released);
 }

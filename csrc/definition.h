@@ -17,18 +17,23 @@ ROBUSTOK_SHARED double add_square(double sum, double x) {
 #endif
 }
 
-// Squared distance of two rows in float64; what is not finite counts as infinite.
+// A distance that is not finite counts as infinite.
+ROBUSTOK_SHARED double finite_or_infinite(double distance) { return distance < INFINITY ? distance : INFINITY; }
+
+// Squared distance of two rows in float64.
 ROBUSTOK_SHARED double squared_distance(const float* u, const float* e, int D) {
     double sum = 0;
     for (int d = 0; d < D; ++d) sum = add_square(sum, double(u[d]) - double(e[d]));
-    return sum < INFINITY ? sum : INFINITY;
+    return finite_or_infinite(sum);
 }
 
-// Length of a row, at least kMinNorm; NaN where the row has one.
+// Length of a row by the sum of its squares, at least kMinNorm; NaN where the row has one.
+ROBUSTOK_SHARED double norm_of(double squares) { return squares < kMinNorm * kMinNorm ? kMinNorm : sqrt(squares); }
+
 ROBUSTOK_SHARED double row_norm(const float* row, int D) {
     double sum = 0;
     for (int d = 0; d < D; ++d) sum = add_square(sum, double(row[d]));
-    return sum < kMinNorm * kMinNorm ? kMinNorm : sqrt(sum);
+    return norm_of(sum);
 }
 
 // Largest error of a score u.e - |e|^2 / 2 computed from operands with the given relative rounding, in float32 sums of

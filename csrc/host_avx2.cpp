@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 #include <vector>
 
@@ -34,7 +33,7 @@ struct Simd {
     static void store(float* p, Vector a) { _mm256_storeu_ps(p, a); }
     static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
     static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
-    static uint32_t at_least(Vector a, Vector b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+    static uint32_t not_below(Vector a, Vector b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ)); }
 };
 constexpr int kRows = 6, kVectors = 2;  // 12 of 16 registers hold sums
 
@@ -45,7 +44,7 @@ constexpr int kRows = 6, kVectors = 2;  // 12 of 16 registers hold sums
 #include "host_scores.inc"
 
 namespace robustok {
-const Scorer kAvx2Scorer = {"avx2", ISA::kWidth, ISA::pack, ISA::select_tile, ISA::neighbors_tile};
+const Scorer kAvx2Scorer = {"avx2", ISA::kRows, ISA::kVectors, ISA::kWidth, ISA::unit_rows, ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile};
 }
 
 #if defined(__clang__)

@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 #include <vector>
 
@@ -34,7 +33,7 @@ struct Simd {
     static void store(float* p, Vector a) { _mm512_storeu_ps(p, a); }
     static Vector min(Vector a, Vector b) { return _mm512_min_ps(a, b); }
     static Vector max(Vector a, Vector b) { return _mm512_max_ps(a, b); }
-    static uint32_t at_least(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }  // a bit a lane
+    static uint32_t not_below(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }  // a bit a lane
 };
 constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers hold sums
 
@@ -45,7 +44,7 @@ constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers hold sums
 #include "host_scores.inc"
 
 namespace robustok {
-const Scorer kAvx512Scorer = {"avx512", ISA::kWidth, ISA::pack, ISA::select_tile, ISA::neighbors_tile};
+const Scorer kAvx512Scorer = {"avx512", ISA::kRows, ISA::kVectors, ISA::kWidth, ISA::unit_rows, ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile};
 }
 
 #if defined(__clang__)

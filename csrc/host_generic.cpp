@@ -1,6 +1,5 @@
 // The scoring loops for any machine: vectors of four floats that the compiler maps to what there is.
 #include <algorithm>
-#include <functional>
 #include <utility>
 #include <vector>
 
@@ -26,9 +25,9 @@ struct Simd {
     static void store(float* p, Vector a) { memcpy(p, &a, sizeof a); }
     static Vector min(Vector a, Vector b) { return a < b ? a : b; }
     static Vector max(Vector a, Vector b) { return a > b ? a : b; }
-    static uint32_t at_least(Vector a, Vector b) {  // a bit a lane
+    static uint32_t not_below(Vector a, Vector b) {  // a bit a lane
         uint32_t bits = 0;
-        for (int i = 0; i < kLanes; ++i) bits |= uint32_t(a[i] >= b[i]) << i;
+        for (int i = 0; i < kLanes; ++i) bits |= uint32_t(!(a[i] < b[i])) << i;
         return bits;
     }
 };
@@ -41,5 +40,5 @@ constexpr int kRows = 4, kVectors = 2;  // 8 of 16 registers hold sums
 #include "host_scores.inc"
 
 namespace robustok {
-const Scorer kGenericScorer = {"generic", ISA::kWidth, ISA::pack, ISA::select_tile, ISA::neighbors_tile};
+const Scorer kGenericScorer = {"generic", ISA::kRows, ISA::kVectors, ISA::kWidth, ISA::unit_rows, ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile};
 }

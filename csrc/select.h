@@ -4,7 +4,8 @@
 // true score at that rank, and the code wanted has a computed score within 2 * error of it. The scores are bisected
 // until few remain; those are ordered by the definition. Nothing is sorted and no list of neighbours is kept.
 //
-// A Team is who works on the token: one host thread, or one warp. It has lane(), size(), sync(); reductions sum, least,
+// A Team is who works on the token: one host thread, or one warp. It has kEnough, the number of candidates from which on
+// one more pass of bisection costs more than ordering them; lane(), size(), sync(); reductions sum, least,
 // most over its lanes; before(flag), how many lower lanes have the flag; and passes over a row of scores:
 // at_least(scores, K, x), how many are >= x; range(scores, K, low, high), their least and greatest;
 // collect(scores, K, low, high, list), which puts the first kListed indices with a score in [low, high] in ascending
@@ -16,7 +17,6 @@
 namespace robustok {
 
 constexpr int kListed = 32;  // candidates that are ordered directly, one for each lane of a warp
-constexpr int kEnough = 8;   // bisection stops here: one more pass costs more than ordering these
 
 template <class Score>
 struct Token {
@@ -118,16 +118,13 @@ struct Crowd {
     }
 };
 
-// Index of the code at `rank` in [0, K).
+// Bounds between which the score at `rank` lies: more than `rank` scores are >= low, not more are > high.
 template <class Team, class Score>
-ROBUSTOK_SHARED int select_rank(const Team& team, const Token<Score>& token, int rank, Candidates& list) {
-    if (token.error != token.error) return rank;  // no distance is finite: the order is by index
-    if (token.error == INFINITY) return Crowd<Team, Score>{team, token, -INFINITY, INFINITY}.code_at(rank);
-    float low, high;
+ROBUSTOK_SHARED void bracket(const Team& team, const Token<Score>& token, int rank, float& low, float& high) {
     team.range(token.scores, token.K, low, high);
     if (rank == 0) low = high;
-    int at_least_low = token.K, at_least_high = 0;  // scores >= low are more than `rank`, scores > high are not
-    while (at_least_low - at_least_high > kEnough) {
+    int at_least_low = token.K, at_least_high = 0;
+    while (at_least_low - at_least_high > Team::kEnough) {
         const float middle = low + (high - low) / 2;
         if (!(low < middle && middle < high)) break;
         const int count = team.at_least(token.scores, token.K, middle);
@@ -136,6 +133,15 @@ ROBUSTOK_SHARED int select_rank(const Team& team, const Token<Score>& token, int
         else
             high = middle, at_least_high = count;
     }
+}
+
+// Index of the code at `rank` in [0, K).
+template <class Team, class Score>
+ROBUSTOK_SHARED int select_rank(const Team& team, const Token<Score>& token, int rank, Candidates& list) {
+    if (token.error != token.error) return rank;  // no distance is finite: the order is by index
+    if (token.error == INFINITY) return Crowd<Team, Score>{team, token, -INFINITY, INFINITY}.code_at(rank);
+    float low, high;
+    bracket(team, token, rank, low, high);
     low -= 2 * token.error, high += 2 * token.error;
     const Counts counts = team.collect(token.scores, token.K, low, high, list.code);
     if (counts.inside == 1) return list.code[0];

@@ -16,6 +16,8 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kTile = 16;  // side of the blocks that the tensor cores multiply
 
 struct WarpTeam {
+    static constexpr int kEnough = 8;
+
     __device__ int lane() const { return threadIdx.x % kWarp; }
     __device__ int size() const { return kWarp; }
     __device__ void sync() const { __syncwarp(); }

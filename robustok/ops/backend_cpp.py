@@ -3,10 +3,12 @@
 Rows go in as contiguous float32 in blocks, so that 16-bit and strided inputs cost one block more and no copy of z.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from .gradients import blocks
+from .gradients import Block, blocks
 from .reference import Draw, Perturbed, Quantized
 
 try:
@@ -14,7 +16,8 @@ try:
 except ImportError as error:
     _C, IMPORT_ERROR = None, error
 
-_BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB
+_BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB; of a table of neighbours: 32 MB
+_TABLE_FROM = 3  # perturbed tokens a code from which a table of its neighbours is less work than a selection a token
 
 
 def missing(device: torch.device) -> str | None:
@@ -40,10 +43,13 @@ def compared(rows: Tensor, normalize: bool) -> Tensor:
     return out
 
 
-def row_blocks(z: Tensor, normalize: bool):
-    """Block by block of z (B, L, D): its slices and its rows (R, D) as compared."""
-    for block in blocks(z.shape, max(1, _BLOCK_ELEMENTS // z.shape[2])):
-        yield block, compared(z[block].reshape(-1, z.shape[2]), normalize)
+def row_blocks(z: Tensor, normalize: bool) -> Iterator[tuple[Block, slice, Tensor]]:
+    """Block by block of z (B, L, D): its slices, its tokens numbered through, and its rows (R, D) as compared."""
+    L, D = z.shape[1:]
+    for block in blocks(z.shape, max(1, _BLOCK_ELEMENTS // D)):
+        u = compared(z[block].reshape(-1, D), normalize)
+        first = block[0].start * L + block[1].start
+        yield block, slice(first, first + len(u)), u
 
 
 def select_rows(u: Tensor, codes: Tensor, ranks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -70,7 +76,7 @@ def neighbor_rows(u: Tensor, codes: Tensor, delta: int) -> Tensor:
     return out
 
 
-def draw_ranks(draw: Draw, block: tuple[slice, slice], shape: torch.Size) -> Tensor:
+def draw_ranks(draw: Draw, block: Block, shape: torch.Size) -> Tensor:
     """Ranks int32 (R,) of a block's tokens, as `reference.draw_ranks`; 0 in the images that are not perturbed."""
     images, tokens = block
     ids = draw.sample_ids[images].contiguous()
@@ -88,8 +94,9 @@ def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, around: str) -> tuple[
     nearest, _ = select_rows(u, codes)
     chosen = nearest.clone()
     rows = ranks.nonzero()[:, 0]
-    if len(rows) > len(codes):  # then a table of every code's neighbours is less work than one selection a token
-        table = neighbor_rows(codes, codes, int(ranks.max()) + 1)
+    width = int(ranks.max()) + 1 if len(rows) else 0
+    if len(rows) > _TABLE_FROM * len(codes) and len(codes) * width <= _BLOCK_ELEMENTS:
+        table = neighbor_rows(codes, codes, width)
         chosen[rows] = table[nearest[rows], ranks[rows].long()]
     else:
         _, chosen[rows] = select_rows(codes[nearest[rows]], codes, ranks[rows])
@@ -99,37 +106,50 @@ def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, around: str) -> tuple[
 def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
     codes = compared(codebook, normalize)
     out = torch.empty(z.shape[:2], dtype=torch.int64)
-    for block, u in row_blocks(z, normalize):
-        out[block] = select_rows(u, codes)[0].view(z[block].shape[:2])
+    for _, tokens, u in row_blocks(z, normalize):
+        out.view(-1)[tokens] = select_rows(u, codes)[0]
     return out
 
 
 def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
     codes = compared(codebook, normalize)
     out = torch.empty(*query.shape[:2], delta, dtype=torch.int64)
-    for block, u in row_blocks(query, normalize):
-        out[block] = neighbor_rows(u, codes, delta).view(out[block].shape)
+    for _, tokens, u in row_blocks(query, normalize):
+        out.view(-1, delta)[tokens] = neighbor_rows(u, codes, delta)
     return out
 
 
+def straight_through(u: Tensor, codes: Tensor, indices: Tensor, out: Tensor) -> float:
+    """Write u + (e - u) to out (R, D), for the codes e at the indices (R,). Returns the sum of (e - u)^2."""
+    rows = out if out.dtype == torch.float32 else torch.empty_like(u)
+    pointers = [tensor.data_ptr() for tensor in (codes, indices, rows)]
+    total = _C.straight_through(u.data_ptr(), *u.shape, *pointers, torch.get_num_threads())
+    if rows is not out:
+        out.copy_(rows)
+    return total
+
+
 def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
-    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+    codes, D = compared(codebook, normalize), z.shape[2]
+    out = Perturbed(z.new_empty(z.shape), *(torch.empty(z.shape[:2], dtype=torch.int64) for _ in range(2)))
+    for block, tokens, u in row_blocks(z, normalize):
+        nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape), around)
+        straight_through(u, codes, chosen, out.z_q.view(-1, D)[tokens])
+        out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
+    return out
 
 
 def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
-    codes = compared(codebook, normalize)
+    codes, D = compared(codebook, normalize), z.shape[2]
     z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
     indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64) for _ in range(2))
     usage = torch.zeros(len(codes), dtype=torch.int64)
     total = 0.0
-    for block, u in row_blocks(z, normalize):
+    for block, tokens, u in row_blocks(z, normalize):
         nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape), around)
-        outputs = torch.empty_like(u), torch.empty_like(u)
-        pointers = [tensor.data_ptr() for tensor in (nearest, chosen, *outputs, usage)]
-        total += _C.finish(u.data_ptr(), *u.shape, codes.data_ptr(), *pointers, torch.get_num_threads())
-        for out, rows in zip((z_q, z_q_clean), outputs, strict=True):
-            out[block] = rows.view(z[block].shape)
-        for out, rows in ((indices, chosen), (clean, nearest)):
-            out[block] = rows.view(z[block].shape[:2])
+        straight_through(u, codes, chosen, z_q.view(-1, D)[tokens])
+        total += straight_through(u, codes, nearest, z_q_clean.view(-1, D)[tokens])
+        usage += nearest.bincount(minlength=len(codes))
+        indices.view(-1)[tokens], clean.view(-1)[tokens] = chosen, nearest
     loss = torch.tensor(total / max(1, z.numel()), dtype=torch.float32)
     return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)

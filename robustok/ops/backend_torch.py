@@ -12,48 +12,44 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .gradients import blocks
+from .gradients import Block, blocks
+from .linear import ready_linear
 from .reference import Draw, Perturbed, Quantized, compared, draw_ranks, norms
 
 _BLOCK_BYTES = 8 << 20  # of one block of scores
-_SERIAL_ELEMENTS = 32_000  # of one block of rows: torch does the small steps on one thread, without waiting for others
 _GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winner
 _PAIRS = 1 << 14  # (token, code) pairs re-scored at once
 _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
 
 
 class Codes:
-    """A codebook ready to be scored, with room for the scores of one block of rows."""
+    """A codebook ready to be scored."""
 
     def __init__(self, codebook: Tensor, normalize: bool):
         self.rows = compared(codebook, normalize)  # (K, D)
         K, D = self.rows.shape
         columns = -(-K // _GROUP) * _GROUP
-        # e over -|e|^2 / 2, so that one product with (u, 1) is the score; padding scores minus infinity
-        self.matrix = self.rows.new_zeros(D + 1, columns)
-        self.matrix[:D, :K] = self.rows.T
-        self.matrix[D, :K] = self.rows.double().square().sum(1) / -2
-        self.matrix[D, K:] = -torch.inf
+        self.block_rows = max(1, _BLOCK_BYTES // (4 * columns))
+        weight = self.rows.new_zeros(columns, D)
+        weight[:K] = self.rows
+        bias = self.rows.new_full((columns,), -torch.inf)  # of the padding: it scores below all codes
+        bias[:K] = self.rows.double().square().sum(1) / -2
+        self.linear = ready_linear(weight, bias, self.block_rows)
         self.longest = norms(self.rows.double()).max()
         self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
-        self.normalize = normalize
-        self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), max(64, _SERIAL_ELEMENTS // D)))
-        self._scores = self.rows.new_empty(self.block_rows, columns)
-        self._padded = self.rows.new_ones(self.block_rows, D + 1)
+        # of rows of unit length, or zero; a row that is not finite has NaN scores
+        self.unit_error = self.error_at(self.longest.new_ones(1, 1)) if normalize else None
 
     def score(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (R, padded K) of float32 rows (R, D), valid until the next call, and their largest error (R, 1)."""
-        padded, scores = self._padded[: len(u)], self._scores[: len(u)]
-        padded[:, :-1] = u
+        """Scores (R, padded K) of float32 rows (R, D), and their largest error (R, 1)."""
+        error = self.error_at(norms(u.double())) if self.unit_error is None else self.unit_error
         with torch.autocast(u.device.type, enabled=False):
-            torch.mm(padded, self.matrix, out=scores)
-        return scores, self.error(u)
+            return self.linear(u), error.expand(len(u), 1)
 
-    def error(self, u: Tensor) -> Tensor:
-        """Largest error (R, 1) of the scores of float32 rows (R, D); rows that are not finite have NaN scores."""
-        lengths = u.new_ones(len(u), 1, dtype=torch.float64) if self.normalize else norms(u.double())
+    def error_at(self, lengths: Tensor) -> Tensor:
+        """Largest error of the scores of rows of these float64 lengths."""
         magnitude = lengths * self.longest + self.longest.square() / 2
-        underflow = (u.shape[1] + 2) * 2.0**-126
+        underflow = (self.rows.shape[1] + 2) * 2.0**-126
         return torch.where(magnitude > 1e37, torch.inf, 1.01 * (self.roundoff * magnitude + underflow)).float()
 
 
@@ -117,30 +113,39 @@ def ranked_of(u: Tensor, codes: Codes, scores: Tensor, error: Tensor, rank: Tens
     return out
 
 
+def select_rows(u: Tensor, codes: Codes, rank: Tensor | None, around: str) -> tuple[Tensor, Tensor]:
+    """Nearest and perturbed codes (R,) of float32 rows (R, D) with ranks (R,); None: all 0.
+
+    The scores live here alone: freed before the next block asks for room, they are found again without a page fault.
+    """
+    scores, error = codes.score(u)
+    nearest = nearest_of(u, codes, scores, error)
+    if rank is None or not rank.any():
+        return nearest, nearest
+    rows, indices = rank.nonzero()[:, 0], nearest.clone()
+    query = u[rows] if around == "latent" else codes.rows[nearest[rows]]
+    scores, error = (scores[rows], error[rows]) if around == "latent" else codes.score(query)
+    indices[rows] = ranked_of(query, codes, scores, error, rank[rows])
+    return nearest, indices
+
+
 def select_blocks(
     z: Tensor, codes: Codes, draw: Draw | None, around: str, normalize: bool
-) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
     """Block by block of z (B, L, D): its slices, its rows u (R, D) as compared, their nearest and perturbed codes."""
     for block in blocks(z.shape, codes.block_rows):
         u = compared(z[block].reshape(-1, z.shape[2]), normalize)
-        scores, error = codes.score(u)
-        nearest = nearest_of(u, codes, scores, error)
-        indices = nearest.clone()
-        if draw is not None and block[0].start < draw.num_images:
-            rank = block_ranks(draw, block, z.shape[:2])
-            rows = rank.nonzero()[:, 0]
-            if len(rows):
-                query = u[rows] if around == "latent" else codes.rows[nearest[rows]]
-                scores, error = (scores[rows], error[rows]) if around == "latent" else codes.score(query)
-                indices[rows] = ranked_of(query, codes, scores, error, rank[rows])
-        yield block, u, nearest, indices
+        is_perturbed = draw is not None and block[0].start < draw.num_images
+        yield block, u, *select_rows(u, codes, block_ranks(draw, block, z.shape[:2]) if is_perturbed else None, around)
 
 
-def block_ranks(draw: Draw, block: tuple[slice, slice], shape: tuple[int, int]) -> Tensor:
-    """Ranks of the block's tokens that belong to perturbed images, which come first: flat int64."""
-    images = draw.sample_ids[: draw.num_images][block[0]]
+def block_ranks(draw: Draw, block: Block, shape: tuple[int, int]) -> Tensor:
+    """Ranks of the block's tokens, flat int64; 0 in the images that are not perturbed, which come last."""
+    images = draw.sample_ids[block[0]]
     tokens = torch.arange(shape[1], device=images.device)[block[1]]
-    return draw_ranks(draw, images, tokens).flatten()
+    ranks = draw_ranks(draw, images, tokens)
+    ranks[max(0, draw.num_images - block[0].start) :] = 0
+    return ranks.flatten()
 
 
 def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .reference import compared, norms
 
+Block = tuple[slice, slice]  # of images, and of their tokens: consecutive where all tokens are numbered through
 _BLOCK_ELEMENTS = 1 << 19  # of one block of rows
 
 
-def blocks(shape: torch.Size, rows: int) -> Iterator[tuple[slice, slice]]:
+def blocks(shape: torch.Size, rows: int) -> Iterator[Block]:
     """Slices of images and tokens that cover (B, L, ...) in blocks of at most about `rows` tokens."""
     B, L = shape[:2]
     images, tokens = max(1, rows // max(1, L)), max(1, min(L, rows))

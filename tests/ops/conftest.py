@@ -8,14 +8,21 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: then they run on the CPU
 
-from robustok.ops import backend
+from robustok.ops import backend, backend_cpp
 
-ON_CPU = ["reference", "torch", "cpp", "triton"]
+INSTRUCTION_SETS = backend_cpp._C.instruction_sets() if backend_cpp._C else ["none"]
+ON_CPU = ["reference", "torch", *(f"cpp-{instructions}" for instructions in INSTRUCTION_SETS), "triton"]
 
 
 @pytest.fixture(params=ON_CPU, scope="session")
-def name(request) -> str:
-    reason = backend.reasons(torch.device("cpu"))[request.param]
+def name(request):
+    """Name of a backend; the compiled one comes once for each instruction set of this machine."""
+    backend_name, _, instructions = request.param.partition("-")
+    reason = backend.reasons(torch.device("cpu"))[backend_name]
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
-    return request.param
+    if instructions:
+        backend_cpp._C.use_instruction_set(instructions)
+    yield backend_name
+    if instructions:
+        backend_cpp._C.use_instruction_set(INSTRUCTION_SETS[0])

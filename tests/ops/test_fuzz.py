@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from robustok import ops
 
+from .conftest import ON_CPU
 from .table import DTYPES
 
 SPECIAL = [0.0, -0.0, 1e-40, 1e-20, 1e4, float("nan"), float("inf")]
@@ -39,7 +40,7 @@ def cases(draw, most_tokens):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=cases(most_tokens=40))
-@pytest.mark.parametrize("name", ["torch", "cpp"])
+@pytest.mark.parametrize("name", [name for name in ON_CPU if name.startswith(("torch", "cpp"))], indirect=True)
 def test_backends_return_what_the_reference_returns(name, case):
     compare(name, *case)
 
