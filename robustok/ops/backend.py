@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from . import backend_cpp, backend_cuda, backend_triton
+from .checks import Shape
 
 
-def _nothing_missing(device: torch.device) -> None:
+def _nothing_missing(device: torch.device, shape: Shape | None) -> None:
     return None
 
 
@@ -22,7 +23,7 @@ class Backend:
     name: str
     forward: str  # module with nearest, neighbors, perturb, quantize
     backward: str  # module with perturb_backward, quantize_backward
-    missing: Callable[[torch.device], str | None]  # why it cannot run there, None: it can
+    missing: Callable[[torch.device, Shape | None], str | None]  # why it cannot run that there, None: it can
     devices: tuple[str, ...] = ("cpu", "cuda")  # where "auto" takes it
 
     def load(self, backward: bool = False) -> ModuleType:
@@ -43,35 +44,44 @@ BACKENDS = {
 }
 
 
-def reasons(device: torch.device) -> dict[str, str | None]:
-    """For every backend, why it cannot run on the device; None: it can."""
-    return {name: backend.missing(device) for name, backend in BACKENDS.items()}
+def reasons(device: torch.device, shape: Shape | None = None) -> dict[str, str | None]:
+    """For every backend, why it cannot run on the device, for codebooks of the shape where given; None: it can."""
+    return {name: backend.missing(device, shape) for name, backend in BACKENDS.items()}
 
 
-def choose(name: str, device: torch.device) -> Backend:
-    """The backend of that name, or for "auto" the first that can run on the device.
+def choose(name: str, device: torch.device, shape: Shape | None = None) -> Backend:
+    """The backend of that name, or for "auto" the first that can run on the device, for codebooks of the shape.
 
     Raises ValueError for an unknown name, and for a named backend that cannot run, with the reason.
     """
     if name == "auto":
-        able = (backend for backend in BACKENDS.values() if backend.missing(device) is None)
-        return next(backend for backend in able if device.type in backend.devices)
+        able = (backend for backend in BACKENDS.values() if device.type in backend.devices)
+        return next(backend for backend in able if backend.missing(device, shape) is None)
     if name not in BACKENDS:
         raise ValueError(f"backend: found {name!r}, expected one of {', '.join(['auto', *BACKENDS])}")
-    reason = BACKENDS[name].missing(device)
+    reason = BACKENDS[name].missing(device, shape)
     if reason is not None:
         raise ValueError(f"backend: {name!r} cannot run here: {reason}; use backend='auto' to take the best that can")
     return BACKENDS[name]
 
 
-def explain(z: Tensor | torch.device | str) -> str:
-    """Which backend "auto" takes for a tensor or on a device, and why not the ones before it. One line each."""
+def forward(name: str, codebook: Tensor, normalize: bool) -> ModuleType:
+    """The module whose operations run for this codebook (K, D); errors as `choose`."""
+    return choose(name, codebook.device, Shape(*codebook.shape, normalize)).load()
+
+
+def explain(z: Tensor | torch.device | str, codebook: Tensor | None = None, *, normalize: bool = True) -> str:
+    """Which backend "auto" takes for a tensor or on a device, and why not the ones before it. One line each.
+
+    With the codebook (K, D), and whether rows are normalised, the answer is for its shape: not every backend takes all.
+    """
     device = z.device if isinstance(z, Tensor) else torch.device(z)
-    chosen = choose("auto", device).name
+    shape = None if codebook is None else Shape(*codebook.shape, normalize)
+    chosen = choose("auto", device, shape).name
     lines = [f"{chosen}: taken for {device.type} tensors"]
     lines += [
         f"{name}: {reason or 'can run where it is asked for by name'}"
-        for name, reason in reasons(device).items()
+        for name, reason in reasons(device, shape).items()
         if name != chosen
     ]
     return "\n".join(lines)

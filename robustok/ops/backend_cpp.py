@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .checks import Shape
 from .gradients import Block, blocks
 from .reference import Draw, Perturbed, Quantized
 
@@ -20,7 +21,7 @@ _BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB; of a table of 
 _TABLE_FROM = 3  # perturbed tokens a code from which a table of its neighbours is less work than a selection a token
 
 
-def missing(device: torch.device) -> str | None:
+def missing(device: torch.device, shape: Shape | None = None) -> str | None:
     if _C is None:
         return f"the compiled extension is not there ({IMPORT_ERROR}); it is built where pip finds a C++ compiler"
     if device.type != "cpu":

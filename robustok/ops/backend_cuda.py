@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from . import backend_triton
+from .checks import Shape
 from .reference import Draw, Perturbed, Quantized
 
 try:
@@ -15,12 +16,25 @@ _TILE = 16  # side of the blocks that the tensor cores multiply
 _LONGEST = 1 + 2.0**-22  # of rows of unit length, rounded to float32
 
 
-def missing(device: torch.device) -> str | None:
+def missing(device: torch.device, shape: Shape | None = None) -> str | None:
     if _cuda is None:
         return f"the CUDA extension is not there ({IMPORT_ERROR}); it is built where pip finds nvcc"
     if device.type != "cuda":
         return f"it needs a CUDA device, the tensors are on {device.type}"
-    return backend_triton.missing(device)
+    if shape is not None and not shape.normalize:
+        return "it compares rows of unit length: found normalize=False"
+    if shape is not None:
+        properties = torch.cuda.get_device_properties(device)
+        needed, has = _cuda.select_shared_bytes(shape.K, _width(shape.D)), properties.shared_memory_per_block_optin
+        if needed > has:
+            found = f"K = {shape.K}, D = {shape.D}"
+            return f"it selects in shared memory: {found} need {needed} bytes, {properties.name} has {has}"
+    return backend_triton.missing(device, shape)
+
+
+def _width(D: int) -> int:
+    """Columns of the tiles: the coordinates and one for the bias, padded."""
+    return -(-(D + 1) // _TILE) * _TILE
 
 
 def half_tiles(rows: Tensor) -> Tensor:
@@ -32,7 +46,7 @@ def half_tiles(rows: Tensor) -> Tensor:
     K, D = rows.shape
     finite = rows.isfinite().all(1)
     usable = torch.where(finite[:, None], rows, 0)
-    tiles = rows.new_zeros(-(-K // _TILE) * _TILE, -(-(D + 1) // _TILE) * _TILE, dtype=torch.float16)
+    tiles = rows.new_zeros(-(-K // _TILE) * _TILE, _width(D), dtype=torch.float16)
     tiles[:, D] = -60000
     tiles[:K, :D] = usable
     tiles[:K, D] = torch.where(finite, (1 - usable.double().square().sum(1)) / 2, -60000).half()
@@ -44,15 +58,7 @@ def _arguments(u: Tensor, codes, tiles: Tensor) -> tuple:
     return u.data_ptr(), len(u), tiles.data_ptr(), codes.rows.data_ptr(), K, D, tiles.shape[1], _LONGEST
 
 
-def _search(codebook: Tensor, normalize: bool) -> backend_triton.Search:
-    if not normalize:
-        raise ValueError("backend: 'cuda' compares rows of unit length; use normalize=True or backend='triton'")
-    K, D = codebook.shape
-    properties = torch.cuda.get_device_properties(codebook.device)
-    needed = _cuda.select_shared_bytes(K, -(-(D + 1) // _TILE) * _TILE)
-    if needed > properties.shared_memory_per_block_optin:
-        found = f"{needed} bytes of shared memory for K = {K}, D = {D}"
-        raise ValueError(f"backend: 'cuda' needs {found}, more than {properties.name} has; use backend='triton'")
+def _search(codebook: Tensor) -> backend_triton.Search:
     stream = torch.cuda.current_stream(codebook.device).cuda_stream
     tiles = {}  # of the one codebook of this call, made when it is known as compared
 
@@ -77,7 +83,7 @@ def _search(codebook: Tensor, normalize: bool) -> backend_triton.Search:
 
 
 def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
-    return backend_triton.nearest(z, codebook, normalize, _search(codebook, normalize))
+    return backend_triton.nearest(z, codebook, normalize, _search(codebook))
 
 
 def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
@@ -89,4 +95,4 @@ def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: boo
 
 
 def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
-    return backend_triton.quantize(z, codebook, draw, around, normalize, _search(codebook, normalize))
+    return backend_triton.quantize(z, codebook, draw, around, normalize, _search(codebook))

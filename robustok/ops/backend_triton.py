@@ -1,5 +1,6 @@
 """The Triton backend (kernels/): on a GPU, or on the CPU in Triton's interpreter. Never waits for the device."""
 
+import importlib.metadata
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import Shape
 from .gradients import through_compared
 from .reference import Draw, Perturbed, Quantized
 
@@ -22,14 +24,23 @@ try:
 except ImportError as error:
     IMPORT_ERROR = error
 
+MAX_CODES = 1 << 17
 _BLOCK_ELEMENTS = 1 << 22  # of the float32 rows compared, one block of tokens: 16 MB
 
 
-def missing(device: torch.device) -> str | None:
+def _version(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
+
+
+def missing(device: torch.device, shape: Shape | None = None) -> str | None:
     if IMPORT_ERROR is not None:
         return f"Triton cannot be imported ({IMPORT_ERROR})"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs a CUDA device, the tensors are on {device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
+    if device.type != "cuda" and _version("triton") < (3, 7) and _version("numpy") >= (2, 4):
+        return "the interpreter of Triton 3.6 fails with NumPy 2.4 and newer; numpy<2.4 or a newer Triton runs it"
+    if shape is not None and shape.K > MAX_CODES:
+        return f"a program holds the scores of all codes: found K = {shape.K}, at most {MAX_CODES}"
     return None
 
 

@@ -1,11 +1,21 @@
 """Checks of arguments: each error names the argument, what was found and what was expected, before a kernel starts."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .reference import Draw
+
+
+class Shape(NamedTuple):
+    """Of a codebook (K, D), and whether its rows are normalised: what a backend may not be able to run."""
+
+    K: int
+    D: int
+    normalize: bool
+
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

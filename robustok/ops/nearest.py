@@ -37,7 +37,7 @@ def vq_nearest(z: Tensor, codebook: Tensor, *, normalize: bool = True, backend: 
 
 @torch.library.custom_op("robustok::vq_nearest", mutates_args=())
 def _nearest(z: Tensor, codebook: Tensor, normalize: bool, backend: str) -> Tensor:
-    return backends.choose(backend, z.device).load().nearest(z, codebook, normalize)
+    return backends.forward(backend, codebook, normalize).nearest(z, codebook, normalize)
 
 
 @_nearest.register_fake
@@ -69,7 +69,7 @@ def vq_neighbors(
 
 @torch.library.custom_op("robustok::vq_neighbors", mutates_args=())
 def _neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool, backend: str) -> Tensor:
-    return backends.choose(backend, query.device).load().neighbors(query, codebook, delta, normalize)
+    return backends.forward(backend, codebook, normalize).neighbors(query, codebook, delta, normalize)
 
 
 @_neighbors.register_fake

@@ -82,7 +82,7 @@ def _perturb(
 ) -> tuple[Tensor, Tensor, Tensor]:
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(backends.choose(backend, z.device).load().perturb(z, codebook, draw, neighbors, normalize))
+    return tuple(backends.forward(backend, codebook, normalize).perturb(z, codebook, draw, neighbors, normalize))
 
 
 @_perturb.register_fake

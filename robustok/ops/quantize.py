@@ -51,7 +51,7 @@ def _quantize(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(backends.choose(backend, z.device).load().quantize(z, codebook, draw, neighbors, normalize))
+    return tuple(backends.forward(backend, codebook, normalize).quantize(z, codebook, draw, neighbors, normalize))
 
 
 @_quantize.register_fake

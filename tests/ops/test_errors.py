@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend
+from robustok.ops import backend, backend_triton
 
 Z, CODEBOOK = torch.randn(2, 3, 4), torch.randn(10, 4)
 GOOD = {"alpha": 0.5, "beta": 0.5, "delta": 3, "seed": 0}
@@ -87,3 +87,9 @@ def test_explain_names_every_backend():
     text = ops.explain(Z)
     assert all(f"{name}:" in text for name in backend.BACKENDS)
     assert text.splitlines()[0] == f"{backend.choose('auto', Z.device).name}: taken for cpu tensors"
+
+
+def test_explain_knows_the_shape():
+    many = torch.empty(1, 4).expand(backend_triton.MAX_CODES + 1, 4)
+    assert f"triton: a program holds the scores of all codes: found K = {len(many)}" in ops.explain(Z, many)
+    assert "triton: a program" not in ops.explain(Z, CODEBOOK)

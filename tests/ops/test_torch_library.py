@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import robustok.ops.nearest as nearest
@@ -39,7 +40,7 @@ def step(z, codebook, alpha, delta, seed):
 
 def test_compile_has_one_graph_for_the_whole_schedule():
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(step, fullgraph=True, backend=counter)
     for alpha, delta in ((1.0, 10), (0.9, 9), (0.75, 7), (0.5, 5)):
         gradients, results = [], []
