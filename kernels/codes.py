@@ -1,8 +1,8 @@
 """A codebook prepared for the kernels, and the bound on the error of a score.
 
-The score u.e - |e|^2 / 2 is largest for the nearest code. Rows of unit length are split in two float16 halves, and
-three products of halves are summed in float32 on the tensor cores; other rows go through three tf32 products. Either
-way an operand keeps about 21 bits, so near ties are rare.
+The score u.e - |e|^2 / 2 is largest for the nearest code. Rows of unit length are rounded to float16 for the tensor
+cores: one product where a bound on its error decides nearly all rows, three of a high and a low half where that would
+leave too many near ties. Other rows go through three tf32 products.
 """
 
 from typing import NamedTuple
@@ -12,47 +12,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import rows
+from .rows import DEFINITION, row_norms
 
-BLOCK_N, BLOCK_K, MAX_BLOCK_D = 64, 128, 64
+BLOCK_K = 64  # codes of a tile
+MAX_BLOCK_D = 64  # coordinates that a product takes at once
+LOSES = tl.constexpr(-3e38)  # score of what is no code, or none that is finite: below those of all that are
 
 
 class Codes(NamedTuple):
-    """Rows (K, D) as compared, in the forms in which the kernels read them."""
+    """Rows (K, D) as compared, in the forms in which the kernels read them, padded so that no load needs a mask.
+
+    Kp, Dp: K and D rounded up to whole tiles.
+    """
 
     rows: Tensor  # (K, D) float32
     transposed: Tensor  # (D, K) float32
-    high: Tensor  # (K, D) float16, rows rounded; the float32 rows where they are not of unit length
-    low: Tensor  # (K, D) float16, the rest; the same
-    bias: Tensor  # (K,) float32, -|e|^2 / 2; minus infinity for a code that is not finite
-    longest: Tensor  # 0-d float64, largest |e| of the finite codes
+    high: Tensor  # (Kp, Dp) float16, rows rounded; the float32 rows where they are not of unit length
+    low: Tensor  # (Kp, Dp) float16, what rounding left; the same
+    bias: Tensor  # (Kp,) float32, -|e|^2 / 2, or LOSES
+    limits: Tensor  # (2,) float32, the largest |e| and the largest |e - high| of the codes that are finite
+    numbers: Tensor  # (Kp / BLOCK_K,) int32, of the tiles
     split: bool  # in two float16 halves
 
 
+def block_d(D: int) -> int:
+    """Coordinates a product takes at once: at least 16, which the tensor cores need."""
+    return max(16, min(MAX_BLOCK_D, triton.next_power_of_2(D)))
+
+
 def prepare(codebook: Tensor, normalize: bool) -> Codes:
-    """Codes of a codebook (K, D). Nothing here waits for the device."""
-    e = rows.unit_rows(codebook[None], 0, len(codebook), normalize)
-    finite = e.isfinite().all(1)
-    usable = torch.where(finite[:, None], e, 0)
-    squares = usable.double().square().sum(1)
-    bias = torch.where(finite, -squares / 2, -torch.inf).float()
-    high = usable.half() if normalize else usable
-    low = (usable - high.float()).half() if normalize else usable
-    return Codes(e, e.T.contiguous(), high, low, bias, squares.max().sqrt(), normalize)
-
-
-def score_errors(u: Tensor, codes: Codes) -> Tensor:
-    """Largest error (R,) float32 of the scores of rows u (R, D); NaN or infinite where scores say nothing.
-
-    Operands: 3 * 2**-22 relative, and 2**-25 an element where a float16 half is subnormal. Sums: 3 D products, each
-    passing at most 3 D + 8 roundings of 2**-23 (tensor cores may truncate). The last term covers underflow.
-    """
-    D = u.shape[1]
-    lengths = u.double().square().sum(1).sqrt()
-    magnitude = lengths * codes.longest + codes.longest.square() / 2
-    roundoff = 2.0**-20 + D**0.5 * 2.0**-24 + (3 * D + 8) * 2.0**-23
-    error = 1.01 * (roundoff * magnitude + (D + 2) * 2.0**-126)
-    return torch.where(magnitude > 1e37, torch.inf, error).float()
+    """Codes of a codebook (K, D), in one launch. Nothing here waits for the device."""
+    K, D = codebook.shape
+    padded = triton.cdiv(K, BLOCK_K) * BLOCK_K, triton.cdiv(D, block_d(D)) * block_d(D)
+    empty = codebook.new_empty
+    high = empty(padded, dtype=torch.float16 if normalize else torch.float32)
+    codes = Codes(
+        rows=empty(K, D, dtype=torch.float32),
+        transposed=empty(D, K, dtype=torch.float32),
+        high=high,
+        low=torch.empty_like(high) if normalize else high,
+        bias=empty(padded[0], dtype=torch.float32),
+        limits=codebook.new_zeros(2, dtype=torch.float32),
+        numbers=empty(padded[0] // BLOCK_K, dtype=torch.int32),
+        split=normalize,
+    )
+    _prepare_kernel[(padded[0] // BLOCK_K,)](
+        codebook, *codes[:7], *codebook.stride(), K, D, padded[1],
+        NORMALIZE=normalize, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D), **DEFINITION,
+    )  # fmt: skip
+    return codes
 
 
 @triton.jit
@@ -62,29 +70,89 @@ def split_half(x):
 
 
 @triton.jit
-def score_tile(
-    u, high, low, bias, n, k, inside, D, K,
-    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+def _raise_to(limit, value):
+    """Atomic maximum with a float >= 0, whose bits are ordered as it is, and a little more for rounding."""
+    tl.atomic_max(limit.to(tl.pointer_type(tl.int32)), (value * 1.000001).to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def _compared(start, stride_d, norms, d, mask, NORMALIZE: tl.constexpr):
+    x = tl.load(start[:, None] + d[None, :] * stride_d, mask=mask, other=0.0).to(tl.float32)
+    return (x.to(tl.float64) / norms[:, None]).to(tl.float32) if NORMALIZE else x
+
+
+@triton.jit
+def _prepare_kernel(
+    codebook, rows, transposed, high, low, bias, limits, numbers, stride_k, stride_d, K, D, Dp,
+    NORMALIZE: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Scores (BLOCK_N, BLOCK_K) of rows n of u (R, D) and codes k; minus infinity beyond K."""
-    total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    row, code = u + n.to(tl.int64) * D, k.to(tl.int64) * D
+    """One program owns a tile of codes: it writes the rows and sums their squares, then what the products take."""
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    is_code = k < K
+    start = codebook + k.to(tl.int64) * stride_k
+    norms = row_norms(start, stride_d, D, is_code) if NORMALIZE else tl.full((BLOCK_K,), 1.0, tl.float64)
+    squares = tl.zeros((BLOCK_K,), tl.float64)
     for d0 in range(0, D, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)
+        mask = is_code[:, None] & (d < D)[None, :]
+        x = _compared(start, stride_d, norms, d, mask, NORMALIZE)
+        tl.store(rows + k[:, None].to(tl.int64) * D + d[None, :], x, mask=mask)
+        tl.store(transposed + d[None, :].to(tl.int64) * K + k[:, None], x, mask=mask)
+        squares += tl.sum(x.to(tl.float64) * x.to(tl.float64), 1)
+    tl.store(numbers + tl.program_id(0), tl.program_id(0))
+    usable = is_code & (squares < float("inf"))
+    tl.store(bias + k, tl.where(usable, squares / -2, LOSES).to(tl.float32))
+    residual = tl.zeros((BLOCK_K,), tl.float32)
+    for d0 in range(0, Dp, BLOCK_D):
+        d = d0 + tl.arange(0, BLOCK_D)
+        x = _compared(start, stride_d, norms, d, usable[:, None] & (d < D)[None, :], NORMALIZE)
+        at = k[:, None].to(tl.int64) * Dp + d[None, :]
+        if NORMALIZE:
+            x_high, x_low = split_half(x)
+            rest = x - x_high.to(tl.float32)
+            residual += tl.sum(rest * rest, 1)
+            tl.store(high + at, x_high)
+            tl.store(low + at, x_low)
+        else:
+            tl.store(high + at, x)
+    _raise_to(limits, tl.sqrt(tl.max(tl.where(usable, squares, 0.0), 0)).to(tl.float32))
+    _raise_to(limits + 1, tl.sqrt(tl.max(residual, 0)))
+
+
+@triton.jit
+def score_error(length, residual, limits, roundoff, D):
+    """Largest error of the scores of rows of this length, rounded by `residual`; NaN or infinite where they say
+    nothing. roundoff: of the sum and of what else is relative to it. The last term covers underflow."""
+    longest, worst = tl.load(limits), tl.load(limits + 1)
+    magnitude = length * longest + longest * longest / 2
+    rounded = residual * longest + (length + residual) * worst
+    error = 1.01 * (roundoff * magnitude + rounded + (D + 2) * 1.1754944e-38)
+    return tl.where(magnitude > 1e37, float("inf"), error)
+
+
+@triton.jit
+def split_roundoff(D):
+    """Of three products of halves, or of tf32 parts: 3 * 2**-22 of the operands, and 2**-25 an element where a half is
+    subnormal; 3 D products, each passing at most 3 D + 8 roundings of 2**-23, for tensor cores may truncate."""
+    return 9.5367432e-07 + tl.sqrt(D.to(tl.float32)) * 5.9604645e-08 + (3 * D + 8) * 1.1920929e-07
+
+
+@triton.jit
+def split_scores(u, high, low, bias, n, k, inside, D, Dp,
+                 SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+    """Scores (BLOCK_N, BLOCK_K) of rows n of u (R, D) and codes k from three products, up to `split_roundoff`."""
+    total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    row, code = u + n.to(tl.int64) * D, k.to(tl.int64) * Dp
+    for d0 in range(0, Dp, BLOCK_D):
+        d = d0 + tl.arange(0, BLOCK_D)
         x = tl.load(row[:, None] + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0)
-        mask = (d < D)[:, None] & (k < K)[None, :]
-        e_high = tl.load(high + code[None, :] + d[:, None], mask=mask, other=0.0)
+        e_high = tl.load(high + code[None, :] + d[:, None])
         if SPLIT:
             x_high, x_low = split_half(x)
-            e_low = tl.load(low + code[None, :] + d[:, None], mask=mask, other=0.0)
+            e_low = tl.load(low + code[None, :] + d[:, None])
             total = tl.dot(x_high, e_low, total)
             total = tl.dot(x_low, e_high, total)
             total = tl.dot(x_high, e_high, total)
         else:
             total = tl.dot(x, e_high, total, input_precision="tf32x3")
-    return total + tl.load(bias + k, mask=k < K, other=float("-inf"))[None, :]
-
-
-def block_d(D: int) -> int:
-    """Coordinates a product takes at once: at least 16, which the tensor cores need."""
-    return max(16, min(MAX_BLOCK_D, triton.next_power_of_2(D)))
+    return total + tl.load(bias + k)[None, :]

@@ -1,8 +1,8 @@
 """The code of a given rank, and the nearest few, of each row: bisection of its scores, no sorted list.
 
-Scores of a few thousand rows at a time go to a buffer that fits the cache. A program bisects the scores of one row
-until one code remains (csrc/select.h has the argument); where others are within twice the error, the definition orders
-them.
+A program scores a few rows at a time into scratch of its own, which stays in the cache, and bisects those scores until
+one code of a row remains (csrc/select.h has the argument); where others are within twice the error, the definition
+orders them.
 """
 
 import torch
@@ -10,37 +10,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, BLOCK_N, Codes, block_d, score_errors, score_tile
+from .codes import BLOCK_K, LOSES, Codes, block_d, score_error, split_roundoff, split_scores
 from .rows import DEFINITION, distance_bits
 
-BUFFER_BYTES = 32 << 20
+BLOCK_N = 16  # rows scored together, the fewest that a product takes
+SCRATCH_BYTES = 32 << 20
 INFINITE = tl.constexpr(0x7FF0000000000000)  # the bits of an infinite float64
 
 
 @triton.jit
-def _scores_kernel(
-    u, high, low, bias, out, R, D, K,
-    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    inside = n < R
-    scores = score_tile(u, high, low, bias, n, k, inside, D, K, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)
-    tl.store(out + n[:, None].to(tl.int64) * K + k[None, :], scores, mask=inside[:, None] & (k < K)[None, :])
+def _count(mask):
+    return tl.sum(mask.to(tl.int32), 1)
 
 
 @triton.jit
-def _bracket(scores, valid, rank):
-    """Scores low <= high between which the one at `rank` lies, few or none in between."""
-    high = tl.max(scores, 0)
-    low = tl.min(tl.where(valid & (scores > float("-inf")), scores, high), 0)
-    low = tl.where(tl.sum((scores >= low).to(tl.int32), 0) > rank, low, float("-inf"))
+def _bracket(scores, rank):
+    """Per row of scores (ROWS, BLOCK): low <= high between which the one at `rank` lies, few or none in between."""
+    is_code = scores > LOSES / 2
+    high = tl.max(scores, 1)
+    low = tl.min(tl.where(is_code, scores, high[:, None]), 1)
+    low = tl.where(_count(scores >= low[:, None]) > rank, low, float("-inf"))  # a code that loses may be wanted
     middle = low + (high - low) * 0.5
-    while (low < middle) & (middle < high):
-        enough = tl.sum((scores >= middle).to(tl.int32), 0) > rank
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, middle)
-        few = tl.sum(((scores >= low) & (scores < high)).to(tl.int32), 0) == 1
+    while tl.max(((low < middle) & (middle < high)).to(tl.int32), 0) > 0:
+        is_open = (low < middle) & (middle < high)
+        enough = _count(scores >= middle[:, None]) > rank
+        low = tl.where(is_open & enough, middle, low)
+        high = tl.where(is_open & (enough == 0), middle, high)
+        few = _count((scores >= low[:, None]) & (scores < high[:, None])) == 1
         middle = tl.where(few, high, low + (high - low) * 0.5)
     return low, high
 
@@ -62,49 +58,97 @@ def _at_rank(bits, k, rank):
 
 
 @triton.jit
-def _select_kernel(u, transposed, scores, errors, ranks, out, D, K, BLOCK: tl.constexpr):
-    """One program owns one row, whose scores it holds in registers. Rows of rank 0 keep what `out` has."""
-    n = tl.program_id(0).to(tl.int64)
-    rank = tl.load(ranks + n)
-    if rank > 0:
-        k = tl.arange(0, BLOCK)
-        valid = k < K
-        row = tl.load(scores + n * K + k, mask=valid, other=float("-inf"))
-        error = tl.load(errors + n)
-        low, high = _bracket(row, valid, rank)
-        # negated, so that all are candidates where the error is NaN or infinite
-        above = valid & (row > high + 2 * error)
-        inside = valid & ((row < low - 2 * error) == 0) & (above == 0)
-        if tl.sum(inside.to(tl.int32), 0) == 1:
-            winner = tl.max(tl.where(inside, k, 0), 0)
-        else:
-            bits = tl.where(inside, distance_bits(u + n * D, transposed, D, K, k, inside), -1)
-            winner = _at_rank(bits, k, rank - tl.sum(above.to(tl.int32), 0))
-        tl.store(out + n, winner.to(tl.int64))
+def _order(u, transposed, scores, low, high, rank, D, K, BLOCK: tl.constexpr):
+    """The code at `rank` of the row u (D,): the definition orders those with a score in [low, high], or that is NaN."""
+    k = tl.arange(0, BLOCK)
+    row = tl.load(scores + k, mask=k < K, other=0.0)
+    above = (k < K) & (row > high)
+    inside = (k < K) & ((row < low) == 0) & (above == 0)
+    bits = tl.where(inside, distance_bits(u, transposed, D, K, k, inside), -1)
+    return _at_rank(bits, k, rank - tl.sum(above.to(tl.int32), 0))
 
 
-def row_block(K: int) -> dict[str, int]:
-    """Launch settings for programs that hold a value for every code."""
-    block = triton.next_power_of_2(K)
-    return {"BLOCK": block, "num_warps": min(32, max(4, block // 1024))}
+@triton.jit
+def _score_rows(
+    u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp,
+    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Writes scores (BLOCK_N, Kp) of rows n to scratch, and their errors (BLOCK_N,)."""
+    squares = tl.zeros((BLOCK_N,), tl.float32)
+    for d0 in range(0, Dp, BLOCK_D):
+        d = d0 + tl.arange(0, BLOCK_D)
+        mask = inside[:, None] & (d < D)[None, :]
+        x = tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
+        squares += tl.sum(x * x, 1)
+    length = tl.sqrt(squares) * (1 + D * 2.3841858e-07)
+    row = tl.arange(0, BLOCK_N)
+    tl.store(errors + row, score_error(length, length * 0, limits, split_roundoff(D), D))
+    for start in range(0, Kp, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)
+        tl.store(scratch + row[:, None] * Kp + k[None, :], scores)
+
+
+@triton.jit
+def _select_kernel(
+    u, high, low, bias, limits, transposed, ranks, out, scratch, errors, R, D, K, Kp, Dp,
+    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Programs share the rows, BLOCK_N at a time; of those a program holds the scores of ROWS at once in registers.
+
+    Rows of rank 0 keep what `out` has.
+    """
+    scratch += tl.program_id(0).to(tl.int64) * BLOCK_N * Kp
+    errors += tl.program_id(0) * BLOCK_N
+    for begin in range(tl.program_id(0) * BLOCK_N, R, tl.num_programs(0) * BLOCK_N):
+        n = begin + tl.arange(0, BLOCK_N)
+        inside = n < R
+        if tl.max(tl.load(ranks + n, mask=inside, other=0), 0) > 0:
+            tl.debug_barrier()  # all have read the scratch of the rows before
+            _score_rows(u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp,
+                        SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)  # fmt: skip
+            tl.debug_barrier()  # all have written it
+            for group in range(0, BLOCK_N, ROWS):
+                row, k = group + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+                rank = tl.load(ranks + begin + row, mask=begin + row < R, other=0)
+                scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=LOSES)
+                floor, ceiling = _bracket(scores, rank)
+                reach = 2 * tl.load(errors + row)
+                floor, ceiling = floor - reach, ceiling + reach
+                # negated, so that all are candidates where the error is NaN or infinite
+                is_above = scores > ceiling[:, None]
+                is_near = ((scores < floor[:, None]) == 0) & (is_above == 0) & (k < K)[None, :]
+                count = _count(is_near)
+                winner = tl.max(tl.where(is_near, k[None, :], 0), 1)
+                tl.store(out + begin + row, winner.to(tl.int64), mask=(rank > 0) & (count == 1))
+                for i in range(ROWS):
+                    here = tl.arange(0, ROWS) == i
+                    wanted = tl.max(tl.where(here & (count != 1), rank, 0), 0)
+                    if wanted > 0:
+                        at = begin + group + i
+                        code = _order(
+                            u + at.to(tl.int64) * D, transposed, scratch + (group + i) * Kp,
+                            tl.sum(tl.where(here, floor, 0.0), 0), tl.sum(tl.where(here, ceiling, 0.0), 0),
+                            wanted, D, K, BLOCK,
+                        )  # fmt: skip
+                        tl.store(out + at, code.to(tl.int64))
 
 
 def select(u: Tensor, codes: Codes, ranks: Tensor, out: Tensor) -> None:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
-    D, K = u.shape[1], len(codes.rows)
-    errors = score_errors(u, codes)
-    rows = max(BLOCK_N, BUFFER_BYTES // (4 * K))
-    buffer = torch.empty(min(rows, len(u)), K, dtype=torch.float32, device=u.device)
-    for first in range(0, len(u), rows):
-        part = slice(first, first + rows)
-        R = len(u[part])
-        _scores_kernel[(triton.cdiv(R, BLOCK_N), triton.cdiv(K, BLOCK_K))](
-            u[part], codes.high, codes.low, codes.bias, buffer, R, D, K,
-            SPLIT=codes.split, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D), num_warps=8,
-        )  # fmt: skip
-        _select_kernel[(R,)](
-            u[part], codes.transposed, buffer, errors[part], ranks[part], out[part], D, K, **row_block(K), **DEFINITION
-        )
+    (R, D), (Kp, Dp) = u.shape, codes.high.shape
+    if R == 0:
+        return
+    block = triton.next_power_of_2(Kp)
+    rows = max(1, min(4, 16384 // block))  # whose scores 256 threads hold
+    programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
+    scratch = u.new_empty(programs, BLOCK_N, Kp)
+    _select_kernel[(programs,)](
+        u, *codes[2:6], codes.transposed, ranks, out, scratch, u.new_empty(programs, BLOCK_N),
+        R, D, len(codes.rows), Kp, Dp, SPLIT=codes.split, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D),
+        ROWS=rows, BLOCK=block, num_warps=min(32, max(8, block // 2048)), **DEFINITION,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -125,5 +169,8 @@ def neighbors(u: Tensor, codes: Codes, delta: int) -> Tensor:
     out = torch.empty(len(u), delta, dtype=torch.int64, device=u.device)
     if len(u):
         D, K = u.shape[1], len(codes.rows)
-        _neighbors_kernel[(len(u),)](u, codes.transposed, out, D, K, delta, **row_block(K), **DEFINITION)
+        block = triton.next_power_of_2(K)
+        _neighbors_kernel[(len(u),)](
+            u, codes.transposed, out, D, K, delta, BLOCK=block, num_warps=min(32, max(4, block // 1024)), **DEFINITION
+        )
     return out

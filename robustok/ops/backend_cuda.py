@@ -67,13 +67,11 @@ def _search(codebook: Tensor) -> backend_triton.Search:
             tiles[0] = half_tiles(codes.rows)
         return tiles[0]
 
-    def nearest(u: Tensor, codes) -> Tensor:
-        out = torch.empty(len(u), dtype=torch.int64, device=u.device)
+    def nearest(u: Tensor, codes, out: Tensor) -> None:
         tied, count = (torch.zeros(n, dtype=torch.int32, device=u.device) for n in (len(u), 1))
         if len(u):
             pointers = out.data_ptr(), tied.data_ptr(), count.data_ptr()
             _cuda.nearest(*_arguments(u, codes, prepared(codes)), *pointers, stream)
-        return out
 
     def select(u: Tensor, codes, ranks: Tensor, out: Tensor) -> None:
         if len(u):

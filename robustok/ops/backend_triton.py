@@ -53,18 +53,23 @@ def row_blocks(z: Tensor, normalize: bool):
         yield slice(first, first + count), kernel_rows.unit_rows(z, first, count, normalize)
 
 
-def draw_ranks(draw: Draw, L: int) -> Tensor:
-    """Ranks (num_images * L,) int32, as `reference.draw_ranks`."""
-    device = draw.sample_ids.device
+def rank_drawer(draw: Draw, L: int) -> Callable[[slice], Tensor]:
+    """Tokens -> int32 ranks, as `reference.draw_ranks`, of those whose image is perturbed, which come first."""
+    ids = draw.sample_ids.contiguous()
     threshold = (draw.alpha * 2.0**32).floor().long()
-    numbers = (value.to(device, non_blocking=True) for value in (threshold, draw.delta, draw.seed))
-    return kernel_draw.draw_ranks(draw.sample_ids[: draw.num_images], L, *numbers)
+    numbers = [value.to(ids.device, non_blocking=True) for value in (threshold, draw.delta, draw.seed)]
+
+    def ranks(tokens: slice) -> Tensor:
+        count = max(0, min(tokens.stop, draw.num_images * L) - tokens.start)
+        return kernel_draw.draw_ranks(ids, L, *numbers, tokens.start, count)
+
+    return ranks
 
 
 class Search(NamedTuple):
     """How rows find their codes; the rest is the same for the compiled CUDA kernels."""
 
-    nearest: Callable  # float32 rows u (R, D), Codes -> int64 (R,)
+    nearest: Callable  # float32 rows u (R, D), Codes, out int64 (R,)
     select: Callable  # u, Codes, ranks int32 (R,), out int64 (R,), written where the rank is not 0
 
 
@@ -72,20 +77,18 @@ def triton_search() -> Search:
     return Search(kernel_nearest.nearest, kernel_select.select)
 
 
-def perturbed_codes(search: Search, u: Tensor, codes, clean: Tensor, ranks: Tensor, draw: Draw, around: str) -> Tensor:
-    """Codes (R,) after perturbation of float32 rows (R, D); the first len(ranks) tokens may be perturbed."""
-    indices = clean.clone()
+def perturb_codes(search: Search, u: Tensor, codes, ranks: Tensor, draw: Draw, around: str, indices: Tensor) -> None:
+    """Replace the nearest codes in indices (R,) of float32 rows (R, D): the first len(ranks) may be perturbed."""
     M, K = len(ranks), len(codes.rows)
     if M == 0:
-        return indices
+        return
     if around == "latent":
         search.select(u[:M], codes, ranks, indices[:M])
     elif M > K and not draw.delta.is_cuda:  # the width of a table must be known here
         table = kernel_select.neighbors(codes.rows, codes, int(draw.delta))
-        indices[:M] = table[clean[:M], ranks.long()]
+        indices[:M] = table[indices[:M], ranks.long()]
     else:
-        search.select(codes.rows[clean[:M]], codes, ranks, indices[:M])
-    return indices
+        search.select(codes.rows[indices[:M]], codes, ranks, indices[:M])
 
 
 def nearest(z: Tensor, codebook: Tensor, normalize: bool, search: Search | None = None) -> Tensor:
@@ -93,7 +96,7 @@ def nearest(z: Tensor, codebook: Tensor, normalize: bool, search: Search | None 
     codes = kernel_codes.prepare(codebook, normalize)
     out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
     for tokens, u in row_blocks(z, normalize):
-        out.view(-1)[tokens] = search.nearest(u, codes)
+        search.nearest(u, codes, out.view(-1)[tokens])
     return out
 
 
@@ -119,13 +122,14 @@ def quantize(
     indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64, device=z.device) for _ in range(2))
     usage = torch.zeros(len(codebook), dtype=torch.int64, device=z.device)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
-    ranks = draw_ranks(draw, z.shape[1])
+    ranks = rank_drawer(draw, z.shape[1])
     for tokens, u in row_blocks(z, normalize):
-        nearest = search.nearest(u, codes)
-        chosen = perturbed_codes(search, u, codes, nearest, ranks[tokens], draw, around)
+        found = clean.view(-1)[tokens], indices.view(-1)[tokens]
+        search.nearest(u, codes, found[0])
+        found[1].copy_(found[0])
+        perturb_codes(search, u, codes, ranks(tokens), draw, around, found[1])
         outputs = z_q.view(-1, D)[tokens], z_q_clean.view(-1, D)[tokens]
-        total += kernel_quantize.finish(u, codes.rows, nearest, chosen, *outputs, usage)
-        clean.view(-1)[tokens], indices.view(-1)[tokens] = nearest, chosen
+        total += kernel_quantize.finish(u, codes.rows, *found, *outputs, usage)
     loss = (total / max(1, z.numel())).float()
     return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)
 

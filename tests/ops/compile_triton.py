@@ -10,25 +10,38 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 P32, P64, F32, F64, F16 = "*i32", "*i64", "*fp32", "*fp64", "*fp16"
-TILE = {"SPLIT": True, "BLOCK_N": 64, "BLOCK_K": 128, "BLOCK_D": 64}
+TILE = {"SPLIT": True, "BLOCK_K": 64, "BLOCK_D": 64}
+SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 STRIDES = {f"{t}_{d}": "i64" for t in ("z", "first", "second") for d in "bld"}
 KERNELS = {
     "rows._unit_kernel": (
         {"z": "*bf16", "out": F32, "stride_b": "i64", "stride_l": "i64", "stride_d": "i64", "first": "i64"},
         {"NORMALIZE": True, "BLOCK_N": 64, "BLOCK_D": 64},
     ),
+    "codes._prepare_kernel": (
+        {
+            "codebook": "*bf16",
+            "rows": F32,
+            "transposed": F32,
+            "high": F16,
+            "low": F16,
+            "bias": F32,
+            "limits": F32,
+            "numbers": P32,
+        },
+        {"NORMALIZE": True, "BLOCK_K": 64, "BLOCK_D": 64},
+    ),
     "nearest._nearest_kernel": (
-        {"u": F32, "high": F16, "low": F16, "bias": F32, "errors": F32, "out": P64, "tied": P32, "tied_count": P32},
-        TILE,
+        SCORED | {"numbers": P32, "out": P64, "tied": P32, "tied_count": P32},
+        TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128},
     ),
     "nearest._settle_kernel": (
         {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
         {"BLOCK": 1024},
     ),
-    "select._scores_kernel": ({"u": F32, "high": F16, "low": F16, "bias": F32, "out": F32}, TILE),
     "select._select_kernel": (
-        {"u": F32, "transposed": F32, "scores": F32, "errors": F32, "ranks": P32, "out": P64},
-        {"BLOCK": 4096},
+        SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32},
+        TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096},
     ),
     "select._neighbors_kernel": ({"u": F32, "transposed": F32, "out": P64}, {"BLOCK": 4096}),
     "draw._draw_kernel": ({"ids": P64, "threshold": P64, "delta": P64, "seed": P64, "out": P32}, {"BLOCK": 256}),

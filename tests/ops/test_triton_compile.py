@@ -28,5 +28,5 @@ def test_kernel_compiles(compiled, kernel, sm):
     report = compiled[f"{kernel} sm_{sm}"]
     assert report["bytes"] > 0
     assert not report["fused_float64"]  # the definition of distance has one rounding an operation
-    if kernel in ("nearest._nearest_kernel", "select._scores_kernel"):
+    if kernel in ("nearest._nearest_kernel", "select._select_kernel"):
         assert report["tensor_cores"]

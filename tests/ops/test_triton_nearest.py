@@ -1,0 +1,54 @@
+"""How the Triton lookup decides: one product settles nearly every row, and a list holds those that it cannot."""
+
+import numpy as np
+import pytest
+import torch
+
+from robustok.ops import backend_triton
+
+from .table import make, order
+
+if reason := backend_triton.missing(torch.device("cpu")):
+    pytest.skip(reason, allow_module_level=True)
+
+from robustok.kernels import codes as kernel_codes
+from robustok.kernels import nearest as kernel_nearest
+from robustok.kernels import rows as kernel_rows
+
+
+class KeepsList:
+    """Stands in for the kernel that settles the listed rows."""
+
+    def __getitem__(self, grid):
+        return self
+
+    def __call__(self, u, transposed, out, tied, tied_count, *rest, **settings):
+        self.tied = tied[: int(tied_count)]
+
+
+def listed(monkeypatch, z, codebook) -> torch.Tensor:
+    """(rows, 3) int32 of the list: row, and the two codes between which it stands, or the first and -1."""
+    keeper = KeepsList()
+    monkeypatch.setattr(kernel_nearest, "_settle_kernel", keeper)
+    u = kernel_rows.unit_rows(z, 0, z.shape[1], True)
+    kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True), torch.empty(len(u), dtype=torch.int64))
+    return keeper.tied
+
+
+def test_few_rows_are_listed_and_their_codes_are_the_nearest_two(monkeypatch):
+    z, codebook = make((1, 256, 64, 4096, 1))
+    found = listed(monkeypatch, z, codebook)
+    assert 0 < len(found) <= 0.08 * z.shape[1]  # two float16 roundings leave about one row in thirty
+    pairs = found[found[:, 2] >= 0]
+    nearest_two = order(z[:, pairs[:, 0].long()], codebook, True)[:, :2]
+    assert np.array_equal(np.sort(nearest_two, 1), np.sort(pairs[:, 1:].numpy(), 1))
+
+
+def test_more_than_two_near_codes_are_all_tried(monkeypatch):
+    z, codebook = make((1, 3, 8, 70, 1))
+    codebook[[5, 20, 69]] = z[0, 0]  # 5 and 69 meet the same lane, one behind the other
+    codebook[[7, 8]] = z[0, 1]
+    found = {row: (first, last) for row, first, last in listed(monkeypatch, z, codebook).tolist()}
+    assert found[0][1] == -1
+    assert found[1] == (7, 8)
+    assert 2 not in found
