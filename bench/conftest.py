@@ -14,6 +14,11 @@ def pytest_addoption(parser):
     parser.addoption("--output", default="bench/results/latest", help="folder of the result files")
 
 
+def pytest_configure(config):
+    if not config.getoption("--benchmark"):
+        config.option.benchmark_disable = True  # pytest-benchmark then calls what it would time once
+
+
 @pytest.fixture(scope="session")
 def timed(request) -> bool:
     """Whether this run measures."""
