@@ -12,7 +12,7 @@ from torch import Tensor
 from .reference import compared, norms
 
 Block = tuple[slice, slice]  # of images, and of their tokens: consecutive where all tokens are numbered through
-_BLOCK_ELEMENTS = 1 << 19  # of one block of rows
+_BLOCK_ELEMENTS = 1 << 17  # of one block of rows: a float64 copy of it is 1 MB, which the allocator keeps at hand
 
 
 def blocks(shape: torch.Size, rows: int) -> Iterator[Block]:
