@@ -44,7 +44,8 @@ class BuildExtensions(build_ext):
     """Builds each extension with ninja: side by side, and what has changed only."""
 
     def build_extension(self, ext):
-        target, folder = Path(self.get_ext_fullpath(ext.name)), Path("build", ext.name)
+        target = Path(self.get_ext_fullpath(ext.name))
+        folder = Path(self.get_finalized_command("build").build_base, ext.name)
         for path in (target.parent, folder):
             path.mkdir(parents=True, exist_ok=True)
         plan = folder / "build.ninja"
@@ -55,6 +56,14 @@ class BuildExtensions(build_ext):
         if done.returncode:
             print(f"robustok: left out {ext.name}: it did not compile", flush=True)
             raise CompileError(f"ninja -f {plan} failed")
+
+    def copy_extensions_to_source(self):
+        """For a build in place; what it left out goes, for it would be imported though it is of older sources."""
+        super().copy_extensions_to_source()
+        for name in ("robustok._C", "robustok._cuda"):
+            built = Path(self.get_ext_filename(name))
+            if not Path(self.build_lib, built).exists():
+                Path("robustok", built.name).unlink(missing_ok=True)
 
     def write_plan(self, plan: Writer, ext: Extension, folder: Path, target: Path) -> None:
         cxx, link = [*self.compiler.compiler_so_cxx, *CXX_FLAGS], self.compiler.linker_so_cxx
@@ -68,7 +77,9 @@ class BuildExtensions(build_ext):
         python = shlex.join(f"-I{path}" for path in (*self.compiler.include_dirs, *ext.include_dirs))
         objects = [str(folder / f"{Path(source).name}.o") for source in ext.sources]
         for source, out in zip(map(Path, ext.sources), objects, strict=True):
-            plan.build(out, source.suffix[1:], str(source), variables={"python": python * (source.stem == "bindings")})
+            plan.build(
+                out, source.suffix[1:], str(source), variables={"python": python if source.stem == "bindings" else ""}
+            )
         plan.build(str(target), "link", objects)
 
     def add_compiler(self, plan: Writer, suffix: str, command: list[str]) -> None:

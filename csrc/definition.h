@@ -37,7 +37,8 @@ ROBUSTOK_SHARED double row_norm(const float* row, int D) {
 }
 
 // Largest error of a score u.e - |e|^2 / 2 computed from operands with the given relative rounding, in float32 sums of
-// any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the thresholds a few more.
+// any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the thresholds a few more. The
+// definition rounds too: its distance is within (D + 3) * 2^-53 of (|u| + |e|)^2, which counts where their lengths differ.
 // The last term covers underflow. NaN for a row that is not finite, infinite where float32 overflows: then the score
 // says nothing. `longest_code` is the length of the longest finite code.
 ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, double operand_roundoff) {
@@ -45,7 +46,9 @@ ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, d
     const double magnitude = row_norm * longest_code + longest_code * longest_code / 2;
     if (magnitude > 1e37) return INFINITY;
     const double roundoff = (D + 8) * 0x1p-24 + 2.01 * operand_roundoff;
-    return float(1.01 * (roundoff * magnitude + (D + 2) * 0x1p-126));
+    const double reach = row_norm + longest_code, definition = (D + 3) * 0x1p-53 * reach * reach;
+    const double error = 1.01 * (roundoff * magnitude + definition + (D + 2) * 0x1p-126);
+    return error < 1e37 ? float(error) : INFINITY;
 }
 
 }  // namespace robustok

@@ -28,8 +28,9 @@ const Scorer*& scorer_in_use() {
     return chosen;
 }
 
-// OpenMP, because torch computes with it: its threads, which stay awake for a while after every operation of torch, take
-// this work too. Threads of our own would share the cores with them and take twice as long.
+// OpenMP, because torch computes with it: its threads stay awake for a while after every operation of torch and take this
+// work too. Threads of our own would share the cores with them and take twice as long. As with torch's operations, a
+// process forked after them must stay with one thread, which is what torch sets in the workers of a DataLoader.
 void parallel(int threads, int64_t count, const std::function<void(int64_t, int)>& task) {
 #pragma omp parallel for schedule(dynamic) num_threads(int(std::max<int64_t>(1, std::min<int64_t>(threads, count))))
     for (int64_t i = 0; i < count; ++i) task(i, omp_get_thread_num());
@@ -38,7 +39,8 @@ void parallel(int threads, int64_t count, const std::function<void(int64_t, int)
 namespace {
 
 constexpr int64_t kBlock = 1024;       // rows of the cheap loops that one task takes
-constexpr int64_t kScratch = 1 << 17;  // scores that stay in the cache beside a panel of codes
+constexpr int64_t kScratch = 1 << 17;  // scores of a thread, which stay in its cache beside a panel of codes
+constexpr int64_t kAllScratch = 1 << 23;  // of all threads: 32 MB
 
 void parallel_blocks(int threads, int64_t rows, const std::function<void(int64_t, int64_t)>& task) {
     const int64_t blocks = (rows + kBlock - 1) / kBlock;
@@ -58,7 +60,8 @@ public:
         std::vector<double> longest(count);
         parallel(threads, count, [&](int64_t p, int) { longest[p] = scorer.pack(book, int(p)); });
         book.longest = *std::max_element(longest.begin(), longest.end());
-        const int64_t rows = std::min<int64_t>(kScratch / scorer.padded(K), kMaxTile / scorer.vectors);
+        const int64_t room = std::min(kScratch, kAllScratch / threads) / scorer.padded(K);
+        const int64_t rows = std::min<int64_t>(room, kMaxTile / scorer.vectors);
         full_rows = std::max(scorer.rows, int(rows) / scorer.rows * scorer.rows);
         scratch.reset(new float[size_t(threads) * full_rows * scorer.padded(K)]);
     }
@@ -66,7 +69,7 @@ public:
     // Runs task(first token, count, scratch) on tiles of the tokens in [begin, end), with scratch for all scores of a
     // tile or for the best alone.
     void for_tiles(int64_t begin, int64_t end, bool best, const std::function<void(int64_t, int, float*)>& task) const {
-        const int64_t share = ((end - begin) / (4 * threads) / scorer.rows + 1) * scorer.rows;  // no thread waits for long
+        const int64_t share = ((end - begin) / (4 * threads) / scorer.rows + 1) * scorer.rows;  // no thread waits long
         const int64_t rows = std::min<int64_t>(share, full_rows * (best ? scorer.vectors : 1));
         parallel(threads, (end - begin + rows - 1) / rows, [&](int64_t t, int thread) {
             const int64_t first = begin + t * rows;

@@ -25,7 +25,7 @@ struct Tile {
     int64_t* chosen;  // the code at each token's rank
 };
 
-// One implementation of the loops over rows and scores. Tiles have at most kMaxTile tokens and scratch for as many rows,
+// One implementation of the loops over rows and scores. Tiles have at most kMaxTile tokens, and scratch for as many rows
 // padded to whole blocks: of the best scores, padded(K) / vectors floats a row, or of all, padded(K).
 struct Scorer {
     const char* name;

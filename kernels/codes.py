@@ -71,8 +71,8 @@ def split_half(x):
 
 @triton.jit
 def _raise_to(limit, value):
-    """Atomic maximum with a float >= 0, whose bits are ordered as it is, and a little more for rounding."""
-    tl.atomic_max(limit.to(tl.pointer_type(tl.int32)), (value * 1.000001).to(tl.int32, bitcast=True))
+    """Atomic maximum with a float >= 0, whose bits are ordered as it is, and a little more for what rounding took."""
+    tl.atomic_max(limit.to(tl.pointer_type(tl.int32)), (value * 1.000001 + 1.1e-19).to(tl.int32, bitcast=True))
 
 
 @triton.jit
@@ -116,25 +116,41 @@ def _prepare_kernel(
         else:
             tl.store(high + at, x)
     _raise_to(limits, tl.sqrt(tl.max(tl.where(usable, squares, 0.0), 0)).to(tl.float32))
-    _raise_to(limits + 1, tl.sqrt(tl.max(residual, 0)))
+    _raise_to(limits + 1, tl.max(length_of(residual, D), 0))
 
 
 @triton.jit
-def score_error(length, residual, limits, roundoff, D):
-    """Largest error of the scores of rows of this length, rounded by `residual`; NaN or infinite where they say
-    nothing. roundoff: of the sum and of what else is relative to it. The last term covers underflow."""
-    longest, worst = tl.load(limits), tl.load(limits + 1)
+def length_of(squares, D):
+    """At least the length of rows from the float32 sums of their squares, which are good to D * 2**-23 and leave out
+    coordinates whose square underflows."""
+    return tl.sqrt(squares) * (1 + D * 2.3841858e-07) + D * 1.1e-19
+
+
+@triton.jit
+def score_error(length, longest, rounded, roundoff, D):
+    """Largest error of the scores of rows of this length; NaN or infinite where they say nothing.
+
+    rounded: of the products, by the rounding of their operands; roundoff: of the sums, relative to their magnitude.
+    The definition rounds too: its distance is within (D + 3) * 2**-53 of (|u| + |e|)^2. The last term covers underflow.
+    """
     magnitude = length * longest + longest * longest / 2
-    rounded = residual * longest + (length + residual) * worst
-    error = 1.01 * (roundoff * magnitude + rounded + (D + 2) * 1.1754944e-38)
-    return tl.where(magnitude > 1e37, float("inf"), error)
+    definition = (D + 3) * 1.1102231e-16 * (length + longest) * (length + longest)
+    error = 1.01 * (roundoff * magnitude + rounded + definition + (D + 2) * 1.1754944e-38)
+    return tl.where((magnitude > 1e37) | (error > 1e37), float("inf"), error)
 
 
 @triton.jit
-def split_roundoff(D):
-    """Of three products of halves, or of tf32 parts: 3 * 2**-22 of the operands, and 2**-25 an element where a half is
-    subnormal; 3 D products, each passing at most 3 D + 8 roundings of 2**-23, for tensor cores may truncate."""
-    return 9.5367432e-07 + tl.sqrt(D.to(tl.float32)) * 5.9604645e-08 + (3 * D + 8) * 1.1920929e-07
+def split_error(length, limits, extra, D, SPLIT: tl.constexpr):
+    """Largest error of scores from three products of halves, or of tf32 parts; `extra` adds to their roundoff.
+
+    Operands: 3 * 2**-22 relative, and 2**-25 an element where a half is subnormal. Sums: 3 D products, each passing at
+    most 3 D + 8 roundings of 2**-23, for tensor cores may truncate.
+    """
+    longest = tl.load(limits)
+    rounded = tl.zeros_like(length)
+    if SPLIT:
+        rounded = D * (2.9802322e-08 * (length + longest) + 1.7763568e-15)
+    return score_error(length, longest, rounded, 9.5367432e-07 + (3 * D + 8) * 1.1920929e-07 + extra, D)
 
 
 @triton.jit

@@ -10,10 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, score_error, split_roundoff, split_scores
+from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, score_error, split_error, split_scores
 from .rows import DEFINITION, distance_bits
 
 BLOCK_N = 128  # rows that share what is read of the codebook
+PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
 SETTLERS = 1024  # programs that share the list of ties: its length is known only on the device
 
 
@@ -39,14 +40,17 @@ def _nearest_kernel(
         x = _row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
         left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
         squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
-    # a float32 sum and root are good to D * 2**-23; the number of a tile replaces the last bits of a score
-    slack = 1 + D * 2.3841858e-07
-    roundoff = (2 * D + 8) * 1.1920929e-07 if SPLIT else split_roundoff(D)
-    roundoff += TILES * 1.1920929e-07
-    error = score_error(tl.sqrt(squares) * slack, tl.sqrt(rest) * slack, limits, roundoff, D)
+    length, packing = length_of(squares, D), TILES * 1.1920929e-07  # the number of a tile replaces the last bits
+    if SPLIT:
+        residual, longest, worst = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
+        rounded = residual * longest + (length + residual) * worst
+        error = score_error(length, longest, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D)
+    else:
+        error = split_error(length, limits, packing, D, SPLIT)
 
     d = tl.arange(0, BLOCK_D)
-    x_high = _row_block(u, n, d, inside, D).to(tl.float16)
+    if SPLIT and not WIDE:
+        x_high = _row_block(u, n, d, inside, D).to(tl.float16)
     best = tl.full((BLOCK_N, BLOCK_K), LOSES, tl.float32)
     second = best
     for start in range(0, K, BLOCK_K):
@@ -54,14 +58,14 @@ def _nearest_kernel(
         if not SPLIT:
             scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)
         else:
-            code = high + k.to(tl.int64)[None, :] * Dp
+            tile = high + k.to(tl.int64)[None, :] * Dp
             if WIDE:
                 scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
                 for d0 in range(0, Dp, BLOCK_D):
                     x = _row_block(u, n, d0 + d, inside, D).to(tl.float16)
-                    scores = tl.dot(x, tl.load(code + (d0 + d)[:, None]), scores)
+                    scores = tl.dot(x, tl.load(tile + (d0 + d)[:, None]), scores)
             else:
-                scores = tl.dot(x_high, tl.load(code + d[:, None]))
+                scores = tl.dot(x_high, tl.load(tile + d[:, None]))
             scores += tl.load(bias + k)[None, :]
         # from memory, so that the sum goes through the multiply-add pipe: the one of logic and maxima is the bottleneck
         packed = (scores.to(tl.int32, bitcast=True) & -TILES) + tl.load(numbers + start // BLOCK_K)
@@ -114,12 +118,12 @@ def nearest(u: Tensor, codes: Codes, out: Tensor) -> None:
         return
     tied = torch.empty(R, 3, dtype=torch.int32, device=u.device)  # row, and the two codes or the first and -1
     tied_count = torch.zeros(1, dtype=torch.int32, device=u.device)
-    wide = Dp > block_d(D)
+    wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
     # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares
     registers = {"maxnreg": 128} if codes.split and not wide else {}
-    _nearest_kernel[(triton.cdiv(R, BLOCK_N),)](
+    _nearest_kernel[(triton.cdiv(R, rows),)](
         u, *codes[2:7], out, tied, tied_count, R, D, K, Dp, TILES=triton.next_power_of_2(triton.cdiv(K, BLOCK_K)),
-        SPLIT=codes.split, WIDE=wide, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D), num_warps=8, **registers,
+        SPLIT=codes.split, WIDE=wide, BLOCK_N=rows, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D), num_warps=8, **registers,
     )  # fmt: skip
     block = min(1024, triton.next_power_of_2(K))
     _settle_kernel[(min(R, SETTLERS),)](u, codes.transposed, out, tied, tied_count, D, K, BLOCK=block, **DEFINITION)

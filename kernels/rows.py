@@ -36,7 +36,7 @@ def _unit_kernel(
     """One program owns BLOCK_N rows: reads them once for the length, once to divide."""
     local = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = local < count
-    start = z + row_offsets(first + local, L, stride_b, stride_l)
+    start = z + row_offsets(first + local.to(tl.int64), L, stride_b, stride_l)
     if NORMALIZE:
         norms = row_norms(start, stride_d, D, inside)
     for d0 in range(0, D, BLOCK_D):

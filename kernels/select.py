@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, score_error, split_roundoff, split_scores
+from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, split_error, split_scores
 from .rows import DEFINITION, distance_bits
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
@@ -80,9 +80,8 @@ def _score_rows(
         mask = inside[:, None] & (d < D)[None, :]
         x = tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
         squares += tl.sum(x * x, 1)
-    length = tl.sqrt(squares) * (1 + D * 2.3841858e-07)
     row = tl.arange(0, BLOCK_N)
-    tl.store(errors + row, score_error(length, length * 0, limits, split_roundoff(D), D))
+    tl.store(errors + row, split_error(length_of(squares, D), limits, 0.0, D, SPLIT))
     for start in range(0, Kp, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)

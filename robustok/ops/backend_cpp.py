@@ -18,6 +18,7 @@ except ImportError as error:
     _C, IMPORT_ERROR = None, error
 
 _BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB; of a table of neighbours: 32 MB
+_BLOCK_TOKENS = 1 << 19  # of one block: narrow rows have more indices than coordinates
 _TABLE_FROM = 3  # perturbed tokens a code from which a table of its neighbours is less work than a selection a token
 
 
@@ -47,7 +48,7 @@ def compared(rows: Tensor, normalize: bool) -> Tensor:
 def row_blocks(z: Tensor, normalize: bool) -> Iterator[tuple[Block, slice, Tensor]]:
     """Block by block of z (B, L, D): its slices, its tokens numbered through, and its rows (R, D) as compared."""
     L, D = z.shape[1:]
-    for block in blocks(z.shape, max(1, _BLOCK_ELEMENTS // D)):
+    for block in blocks(z.shape, max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))):
         u = compared(z[block].reshape(-1, D), normalize)
         first = block[0].start * L + block[1].start
         yield block, slice(first, first + len(u)), u

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .gradients import Block, blocks
 from .linear import ready_linear
-from .reference import Draw, Perturbed, Quantized, compared, draw_ranks, norms
+from .reference import MIN_NORM, Draw, Perturbed, Quantized, compared, draw_ranks, norms
 
 _BLOCK_BYTES = 8 << 20  # of one block of scores
+_ELEMENTS = 1 << 20  # of rows in float64 at once
 _GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winner
-_PAIRS = 1 << 14  # (token, code) pairs re-scored at once
 _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
 
 
@@ -26,16 +26,18 @@ class Codes:
     """A codebook ready to be scored."""
 
     def __init__(self, codebook: Tensor, normalize: bool):
-        self.rows = compared(codebook, normalize)  # (K, D)
-        K, D = self.rows.shape
+        K, D = codebook.shape
+        part = max(1, _ELEMENTS // D)
+        self.rows = torch.cat([compared(rows, normalize) for rows in codebook.split(part)])  # (K, D)
+        squares = torch.cat([rows.double().square().sum(1) for rows in self.rows.split(part)])
         columns = -(-K // _GROUP) * _GROUP
-        self.block_rows = max(1, _BLOCK_BYTES // (4 * columns))
+        self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), _ELEMENTS // D))
         weight = self.rows.new_zeros(columns, D)
         weight[:K] = self.rows
         bias = self.rows.new_full((columns,), -torch.inf)  # of the padding: it scores below all codes
-        bias[:K] = self.rows.double().square().sum(1) / -2
+        bias[:K] = squares / -2
         self.linear = ready_linear(weight, bias, self.block_rows)
-        self.longest = norms(self.rows.double()).max()
+        self.longest = squares.max().clamp_min(MIN_NORM**2).sqrt()
         self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
         # of rows of unit length, or zero; a row that is not finite has NaN scores
         self.unit_error = self.error_at(self.longest.new_ones(1, 1)) if normalize else None
@@ -47,10 +49,12 @@ class Codes:
             return self.linear(u), error.expand(len(u), 1)
 
     def error_at(self, lengths: Tensor) -> Tensor:
-        """Largest error of the scores of rows of these float64 lengths."""
+        """Largest error of the scores of rows of these float64 lengths, and of the definition, which rounds too."""
+        D = self.rows.shape[1]
         magnitude = lengths * self.longest + self.longest.square() / 2
-        underflow = (self.rows.shape[1] + 2) * 2.0**-126
-        return torch.where(magnitude > 1e37, torch.inf, 1.01 * (self.roundoff * magnitude + underflow)).float()
+        definition = (D + 3) * 2.0**-53 * (lengths + self.longest).square()
+        error = 1.01 * (self.roundoff * magnitude + definition + (D + 2) * 2.0**-126)
+        return torch.where((magnitude > 1e37) | (error > 1e37), torch.inf, error).float()
 
 
 def product_roundoff(device: torch.device) -> float:
@@ -62,10 +66,11 @@ def product_roundoff(device: torch.device) -> float:
 def order_candidates(u: Tensor, codes: Codes, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of a mask (M, K), token by token, each token's by (distance, index); and where each token's begin (M,)."""
     token, code = mask.nonzero(as_tuple=True)
+    pairs = max(1, _ELEMENTS // u.shape[1])
     distance = torch.cat(
         [
             (u[t].double() - codes.rows[c].double()).square().cumsum(1)[:, -1].nan_to_num(torch.inf, torch.inf)
-            for t, c in zip(token.split(_PAIRS), code.split(_PAIRS), strict=True)
+            for t, c in zip(token.split(pairs), code.split(pairs), strict=True)
         ]
     )
     order = distance.argsort(stable=True)  # nonzero lists by (token, code), and both sorts keep that among equals

@@ -24,6 +24,7 @@ try:
 except ImportError as error:
     IMPORT_ERROR = error
 
+_BLOCK_TOKENS = 1 << 19  # of one block: narrow rows have more indices than coordinates
 MAX_CODES = 1 << 17
 _BLOCK_ELEMENTS = 1 << 22  # of the float32 rows compared, one block of tokens: 16 MB
 
@@ -47,7 +48,7 @@ def missing(device: torch.device, shape: Shape | None = None) -> str | None:
 def row_blocks(z: Tensor, normalize: bool):
     """Block by block of z (B, L, D): its tokens, numbered through, and their rows as compared."""
     B, L, D = z.shape
-    step = max(1, _BLOCK_ELEMENTS // D)
+    step = max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))
     for first in range(0, B * L, step):
         count = min(step, B * L - first)
         yield slice(first, first + count), kernel_rows.unit_rows(z, first, count, normalize)
@@ -84,7 +85,7 @@ def perturb_codes(search: Search, u: Tensor, codes, ranks: Tensor, draw: Draw, a
         return
     if around == "latent":
         search.select(u[:M], codes, ranks, indices[:M])
-    elif M > K and not draw.delta.is_cuda:  # the width of a table must be known here
+    elif not draw.delta.is_cuda and K < M and K * int(draw.delta) <= _BLOCK_ELEMENTS:  # its width must be known here
         table = kernel_select.neighbors(codes.rows, codes, int(draw.delta))
         indices[:M] = table[indices[:M], ranks.long()]
     else:

@@ -88,12 +88,38 @@ def test_gaps_below_float32(name):
     assert np.array_equal(found.flatten(0, 1), order(z, codebook, False)[:, :9])
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e20, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e-13, 1e-12, 1e18, 1e20, 1e30])
 def test_scales_where_float32_underflows_or_overflows(name, scale):
-    z, codebook = make((1, 20, 5, 40, 1))
-    z, codebook = z * scale, codebook * scale
-    found = ops.vq_nearest(z, codebook, normalize=False, backend=name)
-    assert np.array_equal(found.flatten(), order(z, codebook, False)[:, 0])
+    z, codebook = make((1, 20, 5, 40, 4))
+    check_order(name, z * scale, codebook * scale, normalize=False)
+
+
+@pytest.mark.parametrize(
+    ("z_scale", "code_scale"), [(1e10, 1e-10), (1e15, 1), (1e20, 1), (1e30, 1), (1e-20, 1), (1, 1e20)]
+)
+def test_lengths_so_far_apart_that_float64_rounds(name, z_scale, code_scale):
+    z, codebook = make((1, 20, 4, 40, 4))
+    check_order(name, z * z_scale, codebook * code_scale, normalize=False)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-13, 1e-19, 1e-24, 1e-30])
+def test_rows_too_short_to_be_normalised(name, scale):
+    z, codebook = make((1, 20, 2, 40, 4))
+    check_order(name, z * scale, codebook * scale, normalize=True)
+    check_order(name, z, codebook * scale, normalize=True)
+    check_order(name, z * scale, codebook, normalize=True)
+
+
+def check_order(name, z, codebook, normalize):
+    """The nearest code, the first few, and the code at each rank drawn."""
+    orders = order(z, codebook, normalize)
+    found = ops.vq_nearest(z, codebook, normalize=normalize, backend=name)
+    assert np.array_equal(found.flatten(), orders[:, 0])
+    found = ops.vq_neighbors(z, codebook, 4, normalize=normalize, backend=name)
+    assert np.array_equal(found.flatten(0, 1), orders[:, :4])
+    given = {"delta": len(codebook), "normalize": normalize, **PERTURB_ALL}
+    found = ops.vq_perturb(z, codebook, backend=name, **given).indices
+    assert torch.equal(found, ops.vq_perturb(z, codebook, backend="reference", **given).indices)
 
 
 LAYOUTS = {

@@ -27,6 +27,7 @@ def compiled() -> dict:
 def test_kernel_compiles(compiled, kernel, sm):
     report = compiled[f"{kernel} sm_{sm}"]
     assert report["bytes"] > 0
+    assert report["shared"] <= 99 << 10  # what a block may have on every GPU since sm_80
     assert not report["fused_float64"]  # the definition of distance has one rounding an operation
-    if kernel in ("nearest._nearest_kernel", "select._select_kernel"):
+    if kernel.startswith(("nearest", "select")):
         assert report["tensor_cores"]
