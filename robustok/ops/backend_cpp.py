@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     _C, IMPORT_ERROR = None, error
 
-_BLOCK_ELEMENTS = 1 << 22  # of one block of float32 rows: 16 MB; of a table of neighbours: 32 MB
+_BLOCK_ELEMENTS = 1 << 21  # of one block of float32 rows: 8 MB; of a table of neighbours: 16 MB
 _BLOCK_TOKENS = 1 << 19  # of one block: narrow rows have more indices than coordinates
 _TABLE_FROM = 3  # perturbed tokens a code from which a table of its neighbours is less work than a selection a token
 

@@ -8,14 +8,17 @@ import torch
 
 from robustok import ops
 
-# Peak resident memory before and after: the outputs are 2 * 17 MB + 1 MB, the N x K matrix would be 1 GB.
+# B, L, D, K: the N x K matrix of the first would be 1 GB; wide rows have large float64 copies, narrow ones many tokens.
+SIZES = {"published": (256, 256, 64, 4096), "wide": (128, 256, 768, 64), "narrow": (1 << 13, 256, 1, 2)}
+# Prints the growth of the peak of resident memory that is not the outputs.
 PROBE = """
 import resource, sys, torch
 from robustok import ops
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-z, codebook = torch.randn(256, 256, 64), torch.randn(4096, 64)
-arguments = dict(alpha=1.0, beta=0.02, delta=100, seed=0, backend=sys.argv[1])
+B, L, D, K = map(int, sys.argv[2:])
+z, codebook = torch.randn(B, L, D), torch.randn(K, D)
+arguments = dict(alpha=1.0, beta=0.02, delta=min(K, 100), seed=0, backend=sys.argv[1])
 ops.vq_quantize(z[:1], codebook, **arguments)
 before = peak()
 result = ops.vq_quantize(z, codebook, **arguments)
@@ -23,9 +26,10 @@ print(peak() - before - sum(value.nbytes for value in result))
 """
 
 
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("name", ["torch", "cpp"])
-def test_memory_beyond_the_outputs(name):
-    done = subprocess.run([sys.executable, "-c", PROBE, name], capture_output=True, text=True)
+def test_memory_beyond_the_outputs(name, size):
+    done = subprocess.run([sys.executable, "-c", PROBE, name, *map(str, size)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 64 << 20
 
