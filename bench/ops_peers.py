@@ -64,3 +64,17 @@ def vector_quantize_pytorch(codebook: Tensor) -> Callable[[Tensor], Tensor] | No
     peer = VectorQuantize(dim=D, codebook_size=K, use_cosine_sim=True).to(codebook.device).eval()
     peer._codebook.embed.data.copy_(F.normalize(codebook, dim=1)[None])
     return lambda z: peer(z[None])[1][0]
+
+
+def flash_kmeans(z: Tensor, codebook: Tensor) -> dict[str, Callable]:
+    """The package's assignment of rows z (N, D), given to it normalised, in either dtype; {}: not installed."""
+    if importlib.util.find_spec("flash_kmeans") is None:
+        return {}
+    from flash_kmeans.assign_euclid_triton import euclid_assign_triton
+
+    def assign(dtype: torch.dtype) -> Callable[[], Tensor]:
+        rows, codes = (F.normalize(x, dim=1)[None].to(dtype) for x in (z, codebook))
+        squares = [x.float().square().sum(-1) for x in (rows, codes)]
+        return lambda: euclid_assign_triton(rows, codes, squares[0], c_sq=squares[1])[0]
+
+    return {f"flash-kmeans, {name}": assign(getattr(torch, name)) for name in ("float16", "float32")}

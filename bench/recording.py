@@ -1,6 +1,7 @@
 """Measuring and recording: interleaved rounds, median ratios, and the machine they were taken on."""
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -44,6 +45,22 @@ def _on_cuda(run: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return begin.elapsed_time(end)
+
+
+@functools.cache
+def product_rate() -> float:
+    """FLOP/s of a float16 product of 8192 x 8192 random numbers on the GPU: what a share of the peak is taken of."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
+    return 2 * 8192**3 / (statistics.median(measure({"product": lambda: a @ b}, "cuda")["product"]) / 1e3)
+
+
+@functools.cache
+def copy_rate() -> float:
+    """Bytes/s of a copy of 4 GB on the GPU, counted as read and written."""
+    source = torch.empty(1 << 30, device="cuda").normal_()
+    target = torch.empty_like(source)
+    copies = measure({"copy": lambda: target.copy_(source)}, "cuda")["copy"]
+    return 2 * source.nbytes / (statistics.median(copies) / 1e3)
 
 
 def ratio(timings: dict[str, list[float]], slower: str, faster: str) -> dict[str, float]:
@@ -97,6 +114,7 @@ def describe_machine() -> dict[str, str]:
     if torch.cuda.is_available():
         query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
         found["GPU"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+        found["measured rates"] = f"{product_rate() / 1e12:.0f} TFLOP/s (float16), {copy_rate() / 1e12:.2f} TB/s (copy)"
     return found
 
 

@@ -58,7 +58,11 @@ def rank_drawer(draw: Draw, L: int) -> Callable[[slice], Tensor]:
     """Tokens -> int32 ranks, as `reference.draw_ranks`, of those whose image is perturbed, which come first."""
     ids = draw.sample_ids.contiguous()
     threshold = (draw.alpha * 2.0**32).floor().long()
-    numbers = [value.to(ids.device, non_blocking=True) for value in (threshold, draw.delta, draw.seed)]
+    # a number of the host is filled in, not copied: a graph cannot capture a copy from memory that is not pinned
+    numbers = [
+        value if value.device == ids.device else ids.new_full((), value.item())
+        for value in (threshold, draw.delta, draw.seed)
+    ]
 
     def ranks(tokens: slice) -> Tensor:
         count = max(0, min(tokens.stop, draw.num_images * L) - tokens.start)

@@ -97,6 +97,19 @@ def test_cuda_graph_and_no_waiting(name):
     assert all(torch.equal(a, b) for a, b in zip(captured[:3], step()[:3], strict=True))
 
 
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_cuda_graph_of_plain_numbers(name):
+    if backend.reasons(torch.device("cuda"))[name]:
+        pytest.skip(backend.reasons(torch.device("cuda"))[name])
+    z, codebook = (x.cuda() for x in make((4, 64, 64, 1024, 1)))
+    expected = ops.vq_quantize(z, codebook, delta=50, backend=name, **SETTINGS)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ops.vq_quantize(z, codebook, delta=50, backend=name, **SETTINGS)
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured[:3], expected[:3], strict=True))
+
+
 def test_memory_beyond_the_outputs(device_backend):
     z, codebook = (x.cuda() for x in make((1024, 256, 64, 4096, 1)))
     torch.cuda.reset_peak_memory_stats()
