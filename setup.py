@@ -55,14 +55,16 @@ class BuildExtensions(build_ext):
         print(done.stdout, flush=True)
         if done.returncode:
             print(f"robustok: left out {ext.name}: it did not compile", flush=True)
+            target.unlink(missing_ok=True)  # of older sources
             raise CompileError(f"ninja -f {plan} failed")
 
     def copy_extensions_to_source(self):
         """For a build in place; what it left out goes, for it would be imported though it is of older sources."""
         super().copy_extensions_to_source()
+        asked_for = {ext.name for ext in self.extensions}
         for name in ("robustok._C", "robustok._cuda"):
             built = Path(self.get_ext_filename(name))
-            if not Path(self.build_lib, built).exists():
+            if name not in asked_for or not Path(self.build_lib, built).exists():
                 Path("robustok", built.name).unlink(missing_ok=True)
 
     def write_plan(self, plan: Writer, ext: Extension, folder: Path, target: Path) -> None:

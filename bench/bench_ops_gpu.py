@@ -1,7 +1,8 @@
 """Rows P1 to P5 of the goals: lookup and perturbation on a GPU beside their peers, on both backends made for it.
 
 Inputs rotate over more than the cache holds; the codebook stays, as it does in use. The time of a call is taken twice:
-as it is, and inside a replayed graph, where launching costs the host nothing; the goal is for the second.
+as it is, which is what the peers are compared by, and inside a replayed graph, where launching costs the host nothing:
+goals in milliseconds, and between two of our own operations, are for the second.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from .bench_ops import BETA, DELTA, PEER, D, K, check_exact, inputs, variants
 from .ops_peers import authors_perturb, authors_quantize, flash_kmeans
 from .recording import measure, product_rate, ratio
 
-N, SETS = 262_144, 3  # 67 MB each: the largest cache has 60 MB
+N, SETS = 262_144, 3  # 201 MB of inputs in turn
 # milliseconds, and at least how many times as fast as each peer
 LOOKUP = (0.40, {"authors, quantise": 20, "cdist + argmin": 12, "flash-kmeans, float16": 1.5,
                  "flash-kmeans, float32": 3, PEER: 1})  # fmt: skip
@@ -35,6 +36,8 @@ def name(request, timed, record) -> str:
             record.add("P1-P5", f"{request.node.name} needs a GPU", "see the goals", "this machine has none", None)
         pytest.skip("needs a CUDA device")
     if reason := backend.reasons(torch.device("cuda"))[request.param]:
+        if timed:
+            record.add("P1-P5", request.node.name, "see the goals", reason, None)
         pytest.skip(reason)
     return request.param
 
@@ -44,8 +47,9 @@ def sets(name) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Input sets z and one codebook, checked first, where the memory of the next results holds what none may hold."""
     codebook = inputs(N, "cuda")[1]
     found = [inputs(N, "cuda", seed)[0] for seed in range(SETS)]
-    torch.full((1 << 28,), torch.nan, device="cuda")
-    check_exact(found[0][:16], codebook, name)
+    for size in (1 << 28, 1 << 24, *[1 << 16] * 16):  # large and small: the allocator keeps them apart
+        torch.full((size,), torch.nan, device="cuda")
+    check_exact(found[0], codebook, name)
     return found, codebook
 
 
@@ -66,6 +70,8 @@ def add_ratios(record, goal: str, what: str, timings: dict, ours: str, peers: di
             text = f"{found['median']:.1f}x ({found['low']:.1f} to {found['high']:.1f})"
             row = f"{what} against {peer}"
             record.add(goal, row, f">= {least}x", text, found["median"] >= least, ratio=found, milliseconds=timings)
+        else:
+            record.add(goal, f"{what} against {peer}", f">= {least}x", "not installed", None)
 
 
 def add_time(record, goal: str, what: str, run: Callable, most: float, called: list[float]) -> float:
@@ -117,12 +123,12 @@ def test_table_of_neighbors(name, sets, timed, record):
         "nearest": lambda z: ops.vq_nearest(z, codebook, backend=name),
     }
     runs = rotating([{what: lambda run=run, z=z: run(z) for what, run in runs.items()} for z in inputs])
-    timings = measure(runs, "cuda")
-    found = ratio(timings, "code", "nearest")
-    what = f"perturbation around the code against the lookup, {name}"
-    record.add("P4", what, "<= 1.10x", f"{found['median']:.2f}x", found["median"] <= 1.1, milliseconds=timings)
-    table = {"table": lambda: ops.vq_neighbors(codebook, codebook, DELTA, backend=name)}
-    add_time(record, "P4", f"table of neighbours, {name}", table["table"], 0.15, measure(table, "cuda")["table"])
+    code, nearest = graph_milliseconds(runs["code"]), graph_milliseconds(runs["nearest"])
+    what, found = f"perturbation around the code against the lookup, {name}", code / nearest
+    record.add("P4", what, "<= 1.10x", f"{found:.2f}x", found <= 1.1, milliseconds={"code": code, "nearest": nearest})
+    if name == "triton":  # the other takes its table from it
+        table = {"table": lambda: ops.vq_neighbors(codebook, codebook, DELTA, backend=name)}
+        add_time(record, "P4", "table of neighbours", table["table"], 0.15, measure(table, "cuda")["table"])
 
 
 def peak_beyond_outputs(run: Callable[[], tuple]) -> float:

@@ -44,8 +44,10 @@ constexpr int kRows = 6, kVectors = 2;  // 12 of 16 registers hold sums
 #include "host_scores.inc"
 
 namespace robustok {
-const Scorer kAvx2Scorer = {"avx2",  ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
-                               ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile};
+const Scorer kAvx2Scorer = {
+    "avx2",     ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
+    ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile,
+};
 }
 
 #if defined(__clang__)

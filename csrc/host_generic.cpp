@@ -40,6 +40,8 @@ constexpr int kRows = 4, kVectors = 2;  // 8 of 16 registers hold sums
 #include "host_scores.inc"
 
 namespace robustok {
-const Scorer kGenericScorer = {"generic",  ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
-                               ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile};
+const Scorer kGenericScorer = {
+    "generic",     ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
+    ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile,
+};
 }

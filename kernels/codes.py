@@ -156,7 +156,7 @@ def split_error(length, limits, extra, D, SPLIT: tl.constexpr):
 @triton.jit
 def split_scores(u, high, low, bias, n, k, inside, D, Dp,
                  SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """Scores (BLOCK_N, BLOCK_K) of rows n of u (R, D) and codes k from three products, up to `split_roundoff`."""
+    """Scores (BLOCK_N, BLOCK_K) of rows n of u (R, D) and codes k from three products, up to `split_error`."""
     total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     row, code = u + n.to(tl.int64) * D, k.to(tl.int64) * Dp
     for d0 in range(0, Dp, BLOCK_D):

@@ -13,42 +13,56 @@ BLOCK_N = 64
 @triton.jit
 def _finish_kernel(
     u, codes, nearest, indices, z_q, z_q_clean, partial, usage, R, D,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    CLEAN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One program owns BLOCK_N rows; each writes one partial sum, so that the total does not depend on their order."""
+    """One program owns BLOCK_N rows; each writes one partial sum, so that the total does not depend on their order.
+
+    Not CLEAN: z_q alone is written.
+    """
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < R
-    clean = tl.load(nearest + n, mask=inside, other=0)
     code = tl.load(indices + n, mask=inside, other=0)
-    tl.atomic_add(usage + clean, 1, mask=inside)
+    clean = tl.load(nearest + n, mask=inside, other=0) if CLEAN else code
+    if CLEAN:
+        tl.atomic_add(usage + clean, 1, mask=inside)
     total = tl.zeros((BLOCK_N,), tl.float64)
     for d0 in range(0, D, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)
         mask = inside[:, None] & (d < D)[None, :]
         at = n[:, None] * D + d[None, :]
         x = tl.load(u + at, mask=mask, other=0.0)
-        difference = tl.load(codes + clean[:, None] * D + d[None, :], mask=mask, other=0.0) - x
         perturbed = tl.load(codes + code[:, None] * D + d[None, :], mask=mask, other=0.0) - x
         tl.store(z_q + at, x + perturbed, mask=mask)
-        tl.store(z_q_clean + at, x + difference, mask=mask)
-        wide = difference.to(tl.float64)
-        total += tl.sum(wide * wide, 1)
-    tl.store(partial + tl.program_id(0), tl.sum(total, 0))
+        if CLEAN:
+            difference = tl.load(codes + clean[:, None] * D + d[None, :], mask=mask, other=0.0) - x
+            tl.store(z_q_clean + at, x + difference, mask=mask)
+            wide = difference.to(tl.float64)
+            total += tl.sum(wide * wide, 1)
+    if CLEAN:
+        tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
 def finish(
     u: Tensor, codes: Tensor, nearest: Tensor, indices: Tensor, z_q: Tensor, z_q_clean: Tensor, usage: Tensor
 ) -> Tensor:
     """0-d float64 sum of (e - u)^2; writes the straight-through outputs (R, D) of rows u (R, D), adds to usage (K,)."""
-    R, D = u.shape
-    programs = triton.cdiv(R, BLOCK_N)
-    partial = torch.empty(programs, dtype=torch.float64, device=u.device)
-    if R:
-        _finish_kernel[(programs,)](
-            u, codes, nearest, indices, z_q, z_q_clean, partial, usage, R, D,
-            BLOCK_N=BLOCK_N, BLOCK_D=min(64, triton.next_power_of_2(D)),
-        )  # fmt: skip
+    partial = torch.empty(triton.cdiv(len(u), BLOCK_N), dtype=torch.float64, device=u.device)
+    _launch_finish(u, codes, nearest, indices, z_q, z_q_clean, partial, usage, is_clean=True)
     return partial.sum()
+
+
+def straight_through(u: Tensor, codes: Tensor, indices: Tensor, z_q: Tensor) -> None:
+    """Write the straight-through output (R, D) of rows u (R, D) alone."""
+    _launch_finish(u, codes, indices, indices, z_q, z_q, u, indices, is_clean=False)
+
+
+def _launch_finish(u, codes, nearest, indices, z_q, z_q_clean, partial, usage, is_clean: bool) -> None:
+    R, D = u.shape
+    if R:
+        _finish_kernel[(triton.cdiv(R, BLOCK_N),)](
+            u, codes, nearest, indices, z_q, z_q_clean, partial, usage, R, D,
+            CLEAN=is_clean, BLOCK_N=BLOCK_N, BLOCK_D=min(64, triton.next_power_of_2(D)),
+        )  # fmt: skip
 
 
 @triton.jit

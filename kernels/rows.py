@@ -69,9 +69,11 @@ def distance_bits(u, transposed, D, K, k, mask):
     What is not finite, and what is masked, counts as infinite.
     """
     total = tl.zeros(k.shape, tl.float64)
+    column = transposed + k
     for d in range(D):
         x = tl.load(u + d).to(tl.float64)
-        e = tl.load(transposed + d * K + k, mask=mask, other=0.0).to(tl.float64)
+        e = tl.load(column, mask=mask, other=0.0).to(tl.float64)
         total += (x - e) * (x - e)
+        column += K
     total = tl.where(mask & (total < float("inf")), total, float("inf"))
     return total.to(tl.int64, bitcast=True)

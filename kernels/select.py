@@ -5,7 +5,6 @@ one code of a row remains (csrc/select.h has the argument); where others are wit
 orders them.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -163,13 +162,12 @@ def _neighbors_kernel(u, transposed, out, D, K, delta, BLOCK: tl.constexpr):
         bits = tl.where(k == winner, INFINITE + 1, bits)
 
 
-def neighbors(u: Tensor, codes: Codes, delta: int) -> Tensor:
-    """The delta nearest codes (R, delta) int64 of float32 rows (R, D), by (distance, index)."""
-    out = torch.empty(len(u), delta, dtype=torch.int64, device=u.device)
+def neighbors(u: Tensor, codes: Codes, out: Tensor) -> None:
+    """Write the nearest codes of float32 rows (R, D), by (distance, index), to out (R, delta) int64."""
     if len(u):
         D, K = u.shape[1], len(codes.rows)
         block = triton.next_power_of_2(K)
         _neighbors_kernel[(len(u),)](
-            u, codes.transposed, out, D, K, delta, BLOCK=block, num_warps=min(32, max(4, block // 1024)), **DEFINITION
-        )
-    return out
+            u, codes.transposed, out, D, K, out.shape[1],
+            BLOCK=block, num_warps=min(32, max(4, block // 1024)), **DEFINITION,
+        )  # fmt: skip

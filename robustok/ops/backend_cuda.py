@@ -89,7 +89,7 @@ def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> T
 
 
 def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
-    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+    return backend_triton.perturb(z, codebook, draw, around, normalize, _search(codebook))
 
 
 def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:

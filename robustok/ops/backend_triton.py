@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ except ImportError as error:
 
 _BLOCK_TOKENS = 1 << 19  # of one block: narrow rows have more indices than coordinates
 MAX_CODES = 1 << 17
-_BLOCK_ELEMENTS = 1 << 22  # of the float32 rows compared, one block of tokens: 16 MB
+_BLOCK_ELEMENTS = 1 << 21  # of the float32 rows compared, one block of tokens: 8 MB
 
 
 def _version(package: str) -> tuple[int, ...]:
@@ -90,7 +90,8 @@ def perturb_codes(search: Search, u: Tensor, codes, ranks: Tensor, draw: Draw, a
     if around == "latent":
         search.select(u[:M], codes, ranks, indices[:M])
     elif not draw.delta.is_cuda and K < M and K * int(draw.delta) <= _BLOCK_ELEMENTS:  # its width must be known here
-        table = kernel_select.neighbors(codes.rows, codes, int(draw.delta))
+        table = torch.empty(K, int(draw.delta), dtype=torch.int64, device=u.device)
+        kernel_select.neighbors(codes.rows, codes, table)
         indices[:M] = table[indices[:M], ranks.long()]
     else:
         search.select(codes.rows[indices[:M]], codes, ranks, indices[:M])
@@ -109,12 +110,33 @@ def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> T
     codes = kernel_codes.prepare(codebook, normalize)
     out = torch.empty(*query.shape[:2], delta, dtype=torch.int64, device=query.device)
     for tokens, u in row_blocks(query, normalize):
-        out.view(-1, delta)[tokens] = kernel_select.neighbors(u, codes, delta)
+        kernel_select.neighbors(u, codes, out.view(-1, delta)[tokens])
     return out
 
 
-def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
-    return Perturbed(*quantize(z, codebook, draw, around, normalize)[:3])
+def select_blocks(
+    search: Search, z: Tensor, codes, draw: Draw, around: str, normalize: bool, clean: Tensor, indices: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Block by block of z (B, L, D): its tokens and its rows, once their codes are in clean and indices (B, L)."""
+    ranks = rank_drawer(draw, z.shape[1])
+    for tokens, u in row_blocks(z, normalize):
+        nearest, chosen = clean.view(-1)[tokens], indices.view(-1)[tokens]
+        search.nearest(u, codes, nearest)
+        chosen.copy_(nearest)
+        perturb_codes(search, u, codes, ranks(tokens), draw, around, chosen)
+        yield tokens, u
+
+
+def perturb(
+    z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool, search: Search | None = None
+) -> Perturbed:
+    search = search or triton_search()
+    codes, D = kernel_codes.prepare(codebook, normalize), z.shape[2]
+    z_q = z.new_empty(z.shape)
+    indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64, device=z.device) for _ in range(2))
+    for tokens, u in select_blocks(search, z, codes, draw, around, normalize, clean, indices):
+        kernel_quantize.straight_through(u, codes.rows, indices.view(-1)[tokens], z_q.view(-1, D)[tokens])
+    return Perturbed(z_q, indices, clean)
 
 
 def quantize(
@@ -127,12 +149,8 @@ def quantize(
     indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64, device=z.device) for _ in range(2))
     usage = torch.zeros(len(codebook), dtype=torch.int64, device=z.device)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
-    ranks = rank_drawer(draw, z.shape[1])
-    for tokens, u in row_blocks(z, normalize):
+    for tokens, u in select_blocks(search, z, codes, draw, around, normalize, clean, indices):
         found = clean.view(-1)[tokens], indices.view(-1)[tokens]
-        search.nearest(u, codes, found[0])
-        found[1].copy_(found[0])
-        perturb_codes(search, u, codes, ranks(tokens), draw, around, found[1])
         outputs = z_q.view(-1, D)[tokens], z_q_clean.view(-1, D)[tokens]
         total += kernel_quantize.finish(u, codes.rows, *found, *outputs, usage)
     loss = (total / max(1, z.numel())).float()

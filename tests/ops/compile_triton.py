@@ -14,6 +14,8 @@ TILE = {"SPLIT": True, "BLOCK_K": 64, "BLOCK_D": 64}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 NEAREST = SCORED | {"numbers": P32, "out": P64, "tied": P32, "tied_count": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
+FINISH = {"u": F32, "codes": F32, "nearest": P64, "indices": P64, "z_q": BF16, "z_q_clean": BF16, "usage": P64}
+FINISH |= {"partial": F64}
 PLAIN = {"high": F32, "low": F32}  # rows that are not of unit length
 STRIDES = {f"{t}_{d}": "i64" for t in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128}
@@ -54,11 +56,11 @@ KERNELS = {
         {"ids": P64, "threshold": P64, "delta": P64, "seed": P64, "out": P32, "first": "i64"},
         {"BLOCK": 256},
     ),
-    "finish": (
+    "finish": ("quantize._finish_kernel", FINISH, {"CLEAN": True, "BLOCK_N": 64, "BLOCK_D": 64}),
+    "straight-through": (
         "quantize._finish_kernel",
-        {"u": F32, "codes": F32, "nearest": P64, "indices": P64, "z_q": BF16, "z_q_clean": BF16}
-        | {"partial": F64, "usage": P64},
-        {"BLOCK_N": 64, "BLOCK_D": 64},
+        FINISH | {"partial": F32},
+        {"CLEAN": False, "BLOCK_N": 64, "BLOCK_D": 64},
     ),
     "backward": (
         "quantize._backward_kernel",
