@@ -154,14 +154,21 @@ def split_error(length, limits, extra, D, SPLIT: tl.constexpr):
 
 
 @triton.jit
+def row_block(u, n, d, inside, D):
+    """Coordinates d of rows n of u (R, D); 0 where there are none."""
+    mask = inside[:, None] & (d < D)[None, :]
+    return tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def split_scores(u, high, low, bias, n, k, inside, D, Dp,
                  SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """Scores (BLOCK_N, BLOCK_K) of rows n of u (R, D) and codes k from three products, up to `split_error`."""
     total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    row, code = u + n.to(tl.int64) * D, k.to(tl.int64) * Dp
+    code = k.to(tl.int64) * Dp
     for d0 in range(0, Dp, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)
-        x = tl.load(row[:, None] + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0)
+        x = row_block(u, n, d, inside, D)
         e_high = tl.load(high + code[None, :] + d[:, None])
         if SPLIT:
             x_high, x_low = split_half(x)

@@ -10,18 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, score_error, split_error, split_scores
+from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, row_block, score_error, split_error, split_scores
 from .rows import DEFINITION, distance_bits
 
 BLOCK_N = 128  # rows that share what is read of the codebook
 PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
 SETTLERS = 1024  # programs that share the list of ties: its length is known only on the device
-
-
-@triton.jit
-def _row_block(u, n, d, inside, D):
-    mask = inside[:, None] & (d < D)[None, :]
-    return tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -37,7 +31,7 @@ def _nearest_kernel(
     inside = n < R
     squares, rest = tl.zeros((BLOCK_N,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
     for d0 in range(0, Dp, BLOCK_D):
-        x = _row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
+        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
         left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
         squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
     length, packing = length_of(squares, D), TILES * 1.1920929e-07  # the number of a tile replaces the last bits
@@ -50,7 +44,7 @@ def _nearest_kernel(
 
     d = tl.arange(0, BLOCK_D)
     if SPLIT and not WIDE:
-        x_high = _row_block(u, n, d, inside, D).to(tl.float16)
+        x_high = row_block(u, n, d, inside, D).to(tl.float16)
     best = tl.full((BLOCK_N, BLOCK_K), LOSES, tl.float32)
     second = best
     for start in range(0, K, BLOCK_K):
@@ -62,7 +56,7 @@ def _nearest_kernel(
             if WIDE:
                 scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
                 for d0 in range(0, Dp, BLOCK_D):
-                    x = _row_block(u, n, d0 + d, inside, D).to(tl.float16)
+                    x = row_block(u, n, d0 + d, inside, D).to(tl.float16)
                     scores = tl.dot(x, tl.load(tile + (d0 + d)[:, None]), scores)
             else:
                 scores = tl.dot(x_high, tl.load(tile + d[:, None]))

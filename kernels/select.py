@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, split_error, split_scores
+from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, row_block, split_error, split_scores
 from .rows import DEFINITION, distance_bits
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
@@ -75,9 +75,7 @@ def _score_rows(
     """Writes scores (BLOCK_N, Kp) of rows n to scratch, and their errors (BLOCK_N,)."""
     squares = tl.zeros((BLOCK_N,), tl.float32)
     for d0 in range(0, Dp, BLOCK_D):
-        d = d0 + tl.arange(0, BLOCK_D)
-        mask = inside[:, None] & (d < D)[None, :]
-        x = tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
+        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
         squares += tl.sum(x * x, 1)
     row = tl.arange(0, BLOCK_N)
     tl.store(errors + row, split_error(length_of(squares, D), limits, 0.0, D, SPLIT))
