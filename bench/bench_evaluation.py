@@ -50,10 +50,7 @@ def synthetic_features(rows: int, width: int, seed: int) -> Tensor:
 
 
 def add_ratio(record, goal: str, what: str, timings: dict, peer: str, ours: str, least: float) -> None:
-    found = recording.ratio(timings, peer, ours)
-    text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
-    reached = found["median"] >= least
-    record.add(goal, f"{what} against {peer}", f">= {least}x", text, reached, ratio=found, milliseconds=timings)
+    record.add_ratio(goal, f"{what} against {peer}", least, timings, peer, ours)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

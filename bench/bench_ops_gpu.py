@@ -17,7 +17,7 @@ from robustok.ops.fastest import graph_milliseconds
 
 from .bench_ops import BETA, DELTA, PEER, D, K, check_exact, inputs, variants
 from .ops_peers import authors_perturb, authors_quantize, flash_kmeans
-from .recording import measure, product_rate, ratio
+from .recording import measure, product_rate
 
 N, SETS = 262_144, 3  # 201 MB of inputs in turn
 # milliseconds, and at least how many times as fast as each peer
@@ -66,10 +66,7 @@ def rotating(runs: list[dict[str, Callable]]) -> dict[str, Callable]:
 def add_ratios(record, goal: str, what: str, timings: dict, ours: str, peers: dict[str, float]) -> None:
     for peer, least in peers.items():
         if peer in timings:
-            found = ratio(timings, peer, ours)
-            text = f"{found['median']:.1f}x ({found['low']:.1f} to {found['high']:.1f})"
-            row = f"{what} against {peer}"
-            record.add(goal, row, f">= {least}x", text, found["median"] >= least, ratio=found, milliseconds=timings)
+            record.add_ratio(goal, f"{what} against {peer}", least, timings, peer, ours)
         else:
             record.add(goal, f"{what} against {peer}", f">= {least}x", "not installed", None)
 

@@ -60,12 +60,7 @@ def same_noise(ids: torch.Tensor, logits: torch.Tensor, step: int) -> torch.Tens
 
 
 def add_ratio(record, goal: str, what: str, timings: dict, peer: str, least: float, **details) -> None:
-    found = recording.ratio(timings, peer, "ours")
-    text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
-    reached = found["median"] >= least
-    record.add(
-        goal, f"{what}, against {peer}", f">= {least}x", text, reached, ratio=found, milliseconds=timings, **details
-    )
+    record.add_ratio(goal, f"{what}, against {peer}", least, timings, peer, "ours", **details)
 
 
 def images_per_second(timings: dict, count: int) -> float:

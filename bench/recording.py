@@ -81,6 +81,15 @@ class Record:
         row = {"goal": goal, "what": what, "expected": expected, "found": found, "reached": reached}
         self.rows.append(row | details)
 
+    def add_ratio(
+        self, goal: str, what: str, least: float, timings: dict[str, list[float]], slower: str, faster: str, **details
+    ) -> None:
+        """That `faster` takes at most 1 / least of the time of `slower`, with the timings of all."""
+        found = ratio(timings, slower, faster)
+        text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
+        reached = found["median"] >= least
+        self.add(goal, what, f">= {least}x", text, reached, ratio=found, milliseconds=timings, **details)
+
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = "_".join(sorted({row["goal"] for row in self.rows}))
