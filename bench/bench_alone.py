@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend
+from robustok.ops.vq.backends import choice as backend
 
 from .bench_ops import BETA, DELTA, inputs
 

@@ -153,7 +153,7 @@ class Autocast:
 def test_pfid(weights, timed, record):
     needs_gpu("P19", timed, record)
     from robustok.config import TokenizerConfig
-    from robustok.models.tokenizer import Tokenizer
+    from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
     shape = TokenizerConfig(256, 16, 768, depth=12, heads=12, num_latents=256, codebook_size=4096, code_width=64)
     tokenizer = Autocast(Tokenizer(shape).cuda().eval())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend
+from robustok.ops.vq.backends import choice as backend
 
 from .ops_peers import (
     authors_perturb,

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend
-from robustok.ops.fastest import graph_milliseconds
+from robustok.ops.decoding.measured_choice import graph_milliseconds
+from robustok.ops.vq.backends import choice as backend
 
 from .bench_ops import BETA, DELTA, PEER, D, K, check_exact, inputs, variants
 from .ops_peers import authors_perturb, authors_quantize, flash_kmeans

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from robustok.config import RARConfig
-from robustok.models.rar import RAR
-from robustok.models.sampler import Sampler
-from robustok.ops.decode_attention import decode_attention
-from robustok.ops.guided_sample import gumbel_noise
-from robustok.sampling.traffic import cache_bytes
+from robustok.generation.traffic import cache_bytes
+from robustok.models.generators.rar import RAR
+from robustok.ops.decoding.attention import decode_attention
+from robustok.ops.decoding.guided_sample import gumbel_noise
+from robustok.samplers.autoregressive import Sampler
 
 from . import recording
 from .sampling_peers import CompiledStaticCache, GrowingCache, multinomial

@@ -10,8 +10,8 @@ from torch import Tensor
 from robustok import vq_perturb
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, frechet_distance
-from robustok.evaluation.features import normalize, tf1_resize
-from robustok.models.inception import Inception, load_inception
+from robustok.evaluation.features.inception import normalize, tf1_resize
+from robustok.models.frozen.inception import Inception, load_inception
 
 
 def random_inception(path: Path) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustok.models.rar import RAR
+from robustok.models.generators.rar import RAR
 
 Draw = Callable[[Tensor, int], Tensor]
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .cli import run
+from .core.cli import run
 
 _SHOWN = 20  # entries of a list; --json has them all
 
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
 
 
 def _survey(path: str, sheet: Path) -> dict[str, Any]:
+    from .core.progress_lines import progress_lines
     from .data.digits import Digits
     from .data.images import open_source
-    from .data.progress import progress_lines
     from .data.survey import survey_images, survey_tokens, thumbnail_sheet
     from .data.tokens import is_token_folder, open_tokens
 

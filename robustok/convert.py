@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cli import run
+from .checkpoints import writing as checkpoints
 from .config import RARConfig, TokenizerConfig
-from .errors import RunError, UserError
+from .core.cli import run
+from .core.errors import RunError, UserError
 from .formats import robustok_release
-from .formats.checkpoint import Checkpoint, open_checkpoint
 from .formats.tensors import check_state
+from .models.frozen.pretrained import build_teacher, read_dinov2
 from .models.load import MODELS, locate
-from .models.pretrained import build_teacher, read_dinov2
-from .training import checkpoints
+from .models.opening import Checkpoint, open_checkpoint
 
 # What the authors' loader reads of the training arguments, for a tokenizer that was not trained by their script.
 RELEASED_ARGS = {

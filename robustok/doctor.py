@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-from .cli import run
+from .core.cli import run
 
 _PACKAGES = ("torch", "triton", "numpy", "safetensors", "flash-attn")
 
@@ -33,9 +33,10 @@ def examine() -> dict:
     import torch
 
     from . import __version__
-    from .ops import backend, backend_cpp
-    from .ops.decode_attention import machine_file
-    from .ops.fastest import read
+    from .ops.decoding.attention import machine_file
+    from .ops.decoding.measured_choice import read
+    from .ops.vq.backends import choice as backend
+    from .ops.vq.backends import cpp_backend as backend_cpp
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from .cli import run
 from .config import SamplingConfig
+from .core.cli import run
 
 SAMPLING = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 
@@ -34,14 +34,14 @@ def main(argv: list[str]) -> None:
 
 def samples(options: argparse.Namespace) -> None:
     """FID, sFID, Inception Score, KID, precision and recall of images."""
-    from .evaluation.inputs import open_stream
+    from .evaluation.streams import open_stream
 
     _judge(open_stream(options.images, options.size), options)
 
 
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
-    from .evaluation.inputs import GeneratedImages
+    from .evaluation.streams import GeneratedImages
     from .models.load import check_codebooks, load_generator, load_tokenizer
 
     model = load_generator(options.generator).to(options.device)
@@ -67,9 +67,9 @@ def _judge(stream, options: argparse.Namespace, settings: dict | None = None) ->
 
 def reference(options: argparse.Namespace) -> None:
     """Statistics of images, saved to be compared with again and again."""
-    from .evaluation.inputs import open_stream
+    from .checkpoints.reading import sha256
     from .evaluation.statistics import collect
-    from .formats.folder import sha256
+    from .evaluation.streams import open_stream
 
     found = collect(open_stream(options.images, options.size), network_of(options))
     found.save(options.save)
@@ -78,10 +78,10 @@ def reference(options: argparse.Namespace) -> None:
 
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
-    from .evaluation.results import Results
     from .evaluation.tokenizers import judge_tokenizer, report_tokenizers
+    from .models.frozen.pretrained import load_lpips
     from .models.load import load_tokenizer
-    from .models.pretrained import load_lpips
+    from .report.results import Results
 
     network = network_of(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
@@ -101,7 +101,7 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 def network_of(options: argparse.Namespace) -> Callable:
     """The network that `add_network_options` asks for."""
-    from .evaluation.networks import open_network
+    from .evaluation.features.networks import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)
 
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that compares features."""
-    from .evaluation.networks import INCEPTION_WEIGHTS, NETWORKS
+    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
 
     parser.add_argument("--network", choices=NETWORKS, default="inception", help="whose features (inception)")
     parser.add_argument("--weights", default=INCEPTION_WEIGHTS, help=f"its weights ({INCEPTION_WEIGHTS})")

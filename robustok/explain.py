@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from .cli import run
-from .errors import UserError
+from .core.cli import run
+from .core.errors import UserError
 from .evaluate import add_common_options, add_network_options, network_of
 
 
 def main(argv: list[str]) -> None:
     """Parses the options and runs one command."""
-    from .evaluation.results import Results
+    from .report.results import Results
 
     options = _parser().parse_args(argv)
     results = Results(options.output, f"{options.command.__doc__.split('.')[0]}")
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 def codebook(options: argparse.Namespace, results) -> None:
     """How a codebook is used and laid out. Usage, perplexity and a t-SNE map by usage (figures 7, 9 and 13)."""
     from .evaluation.latents import codebook_map, codebook_usage
-    from .evaluation.plots import map_figure, usage_figure
+    from .report.plots import map_figure, usage_figure
 
     tokenizer = _tokenizer(options, options.tokenizer)
     stream = _stream(options, tokenizer.image_size)
@@ -69,7 +69,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
     """How far a decoder's pixels move for each unit of latent (section 3)."""
     from .evaluation import latents
     from .evaluation.pfid import delta_set
-    from .evaluation.plots import lipschitz_figure
+    from .report.plots import lipschitz_figure
 
     found = {}
     for path in options.tokenizers:
@@ -84,12 +84,12 @@ def lipschitz(options: argparse.Namespace, results) -> None:
 
 def mmd(options: argparse.Namespace, results) -> None:
     """Which perturbation resembles a generator's latents. MMD over alpha and delta (figure 6)."""
-    from .evaluation.inputs import GeneratedImages
     from .evaluation.latents import latent_discrepancy
     from .evaluation.pfid import ALPHAS, delta_set
-    from .evaluation.plots import settings_figure
-    from .evaluation.results import table_record
+    from .evaluation.streams import GeneratedImages
     from .models.load import check_codebooks, load_generator
+    from .report.plots import settings_figure
+    from .report.results import table_record
 
     tokenizer = _tokenizer(options, options.tokenizer)
     generator = load_generator(options.generator).to(options.device)
@@ -113,8 +113,8 @@ def mmd(options: argparse.Namespace, results) -> None:
 def elbow(options: argparse.Namespace, results) -> None:
     """How many codes pay. K-means of image features over numbers of clusters (table 6)."""
     from .evaluation import latents
-    from .evaluation.plots import elbow_figure
     from .evaluation.statistics import collect
+    from .report.plots import elbow_figure
 
     features = collect(_stream(options, options.size), network_of(options)).features
     spread = latents.elbow(features, options.clusters, options.seed)
@@ -125,8 +125,8 @@ def elbow(options: argparse.Namespace, results) -> None:
 
 def correlation(options: argparse.Namespace, results) -> None:
     """Whether rFID or pFID ranks tokenizers as gFID does, within one codebook size (figure 5)."""
-    from .evaluation.plots import correlation_figure
-    from .evaluation.ranking import rank_correlation
+    from .evaluation.metrics.ranking import rank_correlation
+    from .report.plots import correlation_figure
 
     rows = read_benchmark(options.benchmark)
     sizes, gfid = [row["codebook_size"] for row in rows], [row["gfid"] for row in rows]
@@ -159,14 +159,14 @@ def _tokenizer(options: argparse.Namespace, path: str):
 
 
 def _stream(options: argparse.Namespace, size: int | None):
-    from .evaluation.inputs import open_stream
+    from .evaluation.streams import open_stream
 
     return open_stream(options.images, size)
 
 
 def _first(options: argparse.Namespace, size: int):
     """Batches with (about) the first --limit images."""
-    from .evaluation.inputs import BATCH
+    from .evaluation.streams import BATCH
 
     return islice(_stream(options, size), -(-options.limit // BATCH))
 

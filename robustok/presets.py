@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .errors import UserError
+from .core.errors import UserError
 
 _here = Path(__file__).parent
 FOLDER = _here / "configs" if (_here / "configs").is_dir() else _here.parent / "configs"

@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .cli import run
-from .errors import UserError
+from .core.cli import run
+from .core.errors import UserError
 
 
 def main(argv: list[str]) -> int:
@@ -74,12 +74,12 @@ def _export(options: argparse.Namespace) -> int:
 
 def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
+    from .core import distributed
+    from .core.progress_lines import progress_lines
     from .data.images import open_images
-    from .data.progress import progress_lines
     from .data.tokenization import ImageTokens
     from .data.tokens import is_token_folder
     from .models.load import load_tokenizer
-    from .training import distributed
     from .training.run import resolve_device
 
     if is_token_folder(options.source):

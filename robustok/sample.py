@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from .cli import run
 from .config import SamplingConfig
-from .errors import UserError
-from .sampling.images import KINDS
+from .core.cli import run
+from .core.errors import UserError
+from .generation.image_writers import KINDS
 
 SETTINGS = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 SHARD = 1000  # images a shard, about
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     settings = sampling_settings(options)
     _check(options)
     from .models.load import check_codebooks, load_generator, load_tokenizer
-    from .models.sampler import Sampler
+    from .samplers.autoregressive import Sampler
 
     device = torch.device(options.device)
     generator = load_generator(options.generator).to(device, getattr(torch, options.precision))
@@ -81,12 +81,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
+    from .core.progress_bar import progress_bar
     from .evaluation.compare import report_comparison
-    from .evaluation.progress import progress_bar
     from .evaluation.statistics import load_reference
-    from .models.sampler import Sampler
-    from .sampling.plan import about_run, class_list
-    from .sampling.shards import ShardedRun
+    from .generation.classes import about_run, class_list
+    from .generation.shards import ShardedRun
+    from .samplers.autoregressive import Sampler
 
     network = _network(options) if options.reference else None
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
@@ -124,7 +124,7 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     """images/s of this process, its peak memory, and how fast it read its caches."""
-    from .sampling.traffic import cache_bytes, peak_memory_bytes
+    from .generation.traffic import cache_bytes, peak_memory_bytes
 
     if made == 0:
         print("nothing was left to sample")
@@ -142,8 +142,8 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
     from PIL import Image
 
     from .data.transforms import to_uint8
-    from .evaluation.page import image_grid
-    from .sampling.plan import class_list
+    from .generation.classes import class_list
+    from .report.page import image_grid
 
     rows, columns = options.grid
     classes = class_list(rows * columns, generator.num_classes, options.classes, options.class_weights)
@@ -160,7 +160,7 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
 
 
 def _network(options: argparse.Namespace):
-    from .evaluation.networks import open_network
+    from .evaluation.features.networks import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)
 
@@ -181,7 +181,7 @@ def _numbers(kind: type):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .evaluation.networks import INCEPTION_WEIGHTS, NETWORKS
+    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
 
     gpu = torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"

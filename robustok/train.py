@@ -10,8 +10,8 @@ The same command again resumes; finished stages are not run again.
 import shlex
 import sys
 
-from .cli import parse_run_config, run, run_config_parser
 from .config import RunConfig
+from .core.cli import parse_run_config, run, run_config_parser
 from .presets import preset_path
 
 STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")
@@ -38,10 +38,10 @@ def main(argv: list[str]) -> int:
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from pathlib import Path
 
+    from .core import distributed
     from .job import preflight
     from .job.judge import evaluate
     from .job.pipeline import Pipeline
-    from .training import distributed
     from .training.run import Run, resolve_device, set_aside
 
     distributed.start(resolve_device(config.device))

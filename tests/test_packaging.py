@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROBE = """
 import torch, robustok, robustok.kernels.rows
-from robustok.ops import backend_cpp, explain
+from robustok.ops import explain
 z, codebook = torch.randn(2, 5, 4), torch.randn(9, 4)
 robustok.vq_quantize(z, codebook, alpha=1.0, beta=1.0, delta=3, seed=0)
 print(robustok.__file__)

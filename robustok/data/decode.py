@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask for gigabytes
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig
-from ..errors import UserError
-from ..ops.philox import AUGMENT, SHUFFLE, derive_seed, keyed_words
+from ..core.errors import UserError
+from ..core.random import AUGMENT, SHUFFLE, derive_seed, keyed_words
 from .decode import BadImage, image_suffixes
 from .digits import Digits
 from .folder import Folder

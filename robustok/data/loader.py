@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..ops.philox import derive_seed
+from ..core.errors import UserError
+from ..core.random import derive_seed
 from .images import permutation
 
 S = TypeVar("S")

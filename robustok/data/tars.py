@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .decode import BadImage, decode, image_suffixes
 
 _MAX_LABEL_BYTES = 32  # a .cls member holds one whole number

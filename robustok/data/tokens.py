@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 VERSION = 1
 MAX_CODES = 1 << 16  # what uint16 can name

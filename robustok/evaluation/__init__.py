@@ -1,11 +1,11 @@
 """Judging images and tokenizers: features, streaming moments, distances, pFID and what explains it."""
 
-from .discrepancy import kernel_distance, mmd
-from .features import InceptionFeatures
-from .moments import FeatureStatistics, frechet_distance
+from .features.inception import InceptionFeatures
+from .metrics.kernel import kernel_distance, mmd
+from .metrics.moments import FeatureStatistics, frechet_distance
+from .metrics.quality import psnr, ssim
+from .metrics.scores import inception_score, precision_recall
 from .pfid import PFID, delta_set, pfid, quick_pfid
-from .quality import psnr, ssim
-from .scores import inception_score, precision_recall
 
 __all__ = [
     "PFID",

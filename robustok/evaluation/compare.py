@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import UserError
-from .discrepancy import kernel_distance
-from .features import distance_name
-from .moments import frechet_distance
-from .results import Results
-from .scores import inception_score, precision_recall
+from ..core.errors import UserError
+from ..report.results import Results
+from .features.inception import distance_name
+from .metrics.kernel import kernel_distance
+from .metrics.moments import frechet_distance
+from .metrics.scores import inception_score, precision_recall
 from .statistics import KEPT_REFERENCE, ImageStatistics, evenly
 
 KID_ROWS = 1000  # rows of a subset

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
 from ..data.transforms import from_uint8
-from ..errors import UserError
-from ..ops.reference import compared
-from .discrepancy import median_distance, mmd
-from .inputs import device_of
+from ..ops.vq.reference import compared
+from .metrics.kernel import median_distance, mmd
 from .pfid import CLEAN, Setting, codes_of, perturbed_images, perturbed_indices
+from .streams import device_of
 
 ROWS = 4096  # latent vectors a side of one MMD
 

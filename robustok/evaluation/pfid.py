@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core import random as philox
+from ..core.errors import UserError
 from ..data.transforms import from_uint8, to_uint8
-from ..errors import UserError
-from ..models.quantizer import VectorQuantizer
-from ..ops import philox, vq_neighbors
-from ..ops.reference import compared
-from .moments import FeatureStatistics, frechet_distance
+from ..models.tokenizers.quantizer import VectorQuantizer
+from ..ops import vq_neighbors
+from ..ops.vq.reference import compared
+from .metrics.moments import FeatureStatistics, frechet_distance
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
 PUBLISHED_DELTAS = {16384: (200, 280, 360), 8192: (100, 140, 180), 4096: (50, 70, 90), 1024: (10, 15, 20)}

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.progress_bar import track
 from ..data.transforms import from_uint8, to_uint8
-from .inputs import ImageStream, device_of
 from .latents import Usage, code_counts, usage_of
-from .moments import FeatureStatistics, frechet_distance
-from .progress import track
-from .quality import psnr, ssim
+from .metrics.moments import FeatureStatistics, frechet_distance
+from .metrics.quality import psnr, ssim
+from .streams import ImageStream, device_of
 
 
 class Reconstruction(NamedTuple):

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..formats.folder import sha256
-from .inputs import ImageStream, NpzImages, npz_header, npz_names, open_stream
-from .moments import FeatureStatistics
-from .progress import track
+from ..checkpoints.reading import sha256
+from ..core.errors import UserError
+from ..core.progress_bar import track
+from .metrics.moments import FeatureStatistics
+from .streams import ImageStream, NpzImages, npz_header, npz_names, open_stream
 
 KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
 KEPT_REFERENCE = 10_000  # rows of features saved with a reference, as many images as ADM's references have

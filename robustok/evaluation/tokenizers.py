@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..models.residual import ResidualQuantizer
-from .features import distance_name
-from .inputs import open_stream
+from ..core.errors import UserError
+from ..core.progress_bar import progress_bar
+from ..models.tokenizers.residual import ResidualQuantizer
+from ..report.plots import settings_figure
+from ..report.results import Results, table_record
+from .features.inception import distance_name
 from .latents import perturbed_reconstructions
 from .pfid import ALPHAS, CLEAN, PFID, Setting, delta_set, pfid, quick_pfid
-from .plots import settings_figure
-from .progress import progress_bar
 from .reconstruction import Reconstruction, judge_reconstruction
-from .results import Results, table_record
+from .streams import open_stream
 
 STRIP = 6  # images shown
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 # Hugging Face's names -> ours, replaced in this order; query, key and value are joined afterwards.
 HUGGING_FACE = {

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 _DTYPES = {
     "FloatStorage": torch.float32,

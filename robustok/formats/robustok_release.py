@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import TokenizerConfig
-from ..errors import UserError
+from ..core.errors import UserError
 from . import xqgan_release
 from .tensors import attention_heads, block_count, require
 

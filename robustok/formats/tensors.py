@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 SHOWN = 10  # keys named of each kind
 STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # of the standard ViT widths: tiny, small, base, large

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import TokenizerConfig
-from ..errors import UserError
+from ..core.errors import UserError
 
 _KEY = re.compile(r"quantize(?:s\.(?P<part>\d+))?\.(?P<rest>.+)")
 _CONVOLUTION = re.compile(r"quant_resi\.(?:qresi_ls\.|qresi(?P<shared>)\.)?(?:(?P<index>\d+)\.)?(?P<kind>weight|bias)")

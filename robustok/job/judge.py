@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ..checkpoints.writing import write_json
 from ..data.transforms import from_uint8, to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
-from ..models.tokenizer import Tokenizer
-from ..training.checkpoints import write_json
+from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..report.training_run import summary_rows, verdicts, write_report
 from ..training.run import read_log
 from .pipeline import Pipeline
-from .report import summary_rows, verdicts, write_report
 
 TIMED = ("classifier", "tokenizer", "tokens", "generator", "pairs")
 PICTURED = 20  # images of a strip

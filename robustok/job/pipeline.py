@@ -10,33 +10,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoints import writing as checkpoints
+from ..checkpoints.reading import read_json
 from ..config import RARConfig, TokenizerConfig
+from ..core import distributed
+from ..core.errors import UserError
+from ..core.progress_lines import progress_lines
+from ..core.random import derive_seed
 from ..data.images import Images, Split, open_images
 from ..data.loader import prefetch
-from ..data.progress import progress_lines
 from ..data.tokenization import ImageTokens
 from ..data.tokens import TokenSet, open_tokens
 from ..data.transforms import to_uint8
-from ..errors import UserError
 from ..evaluation import FeatureStatistics, frechet_distance
-from ..evaluation.features import ClassifierFeatures
-from ..formats.checkpoint import open_checkpoint
-from ..formats.folder import read_json
-from ..models.classifier import Classifier
+from ..evaluation.features.inception import ClassifierFeatures
+from ..generation.pairs import PairMaker
+from ..models.frozen.classifier import Classifier
+from ..models.frozen.networks import FrozenNetworks, from_classifier
+from ..models.frozen.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
+from ..models.generators.rar import RAR
 from ..models.load import check_codebooks, load_generator, load_tokenizer, locate
-from ..models.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
-from ..models.rar import RAR
-from ..models.sampler import Sampler
-from ..models.tokenizer import Tokenizer
-from ..models.tuning import tune
-from ..ops.philox import derive_seed
-from ..training import checkpoints, distributed
-from ..training.frozen import FrozenNetworks, from_classifier
+from ..models.opening import open_checkpoint
+from ..models.tokenizers.tuning import tune
+from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..samplers.autoregressive import Sampler
 from ..training.loop import fit
 from ..training.run import Run
-from ..training.stages import ClassifierStage, GeneratorStage
-from ..training.tokenizer_stages import PostStage, TokenizerStage
-from .pairs import PairMaker
+from ..training.stages.generator import ClassifierStage, GeneratorStage
+from ..training.stages.tokenizer import PostStage, TokenizerStage
 
 BATCH = 128  # images a forward pass where nothing is learned
 

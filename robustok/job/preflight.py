@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 import torch
 
 from ..config import RunConfig, TrainingConfig
+from ..core.errors import UserError
 from ..data.images import Images
-from ..errors import UserError
-from ..models.rar import RAR
-from ..models.tokenizer import Tokenizer
+from ..models.generators.rar import RAR
+from ..models.tokenizers.vit_tokenizer import Tokenizer
 
 
 def check_settings(c: RunConfig) -> None:

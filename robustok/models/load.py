@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from ..config import RARConfig, TokenizerConfig
-from ..errors import UserError
-from ..formats.checkpoint import Checkpoint, open_checkpoint
+from ..core.errors import UserError
 from ..formats.tensors import check_state
-from .rar import RAR
-from .tokenizer import Tokenizer
+from .generators.rar import RAR
+from .opening import Checkpoint, open_checkpoint
+from .tokenizers.vit_tokenizer import Tokenizer
 
 MODELS = {"tokenizer": Tokenizer, "rar": RAR}
 

@@ -1,8 +1,5 @@
-"""The operations on a codebook: nearest code, neighbours, perturbation, fused quantisation."""
+"""Operations: on a codebook (`vq`), and of autoregressive decoding (`decoding`)."""
 
-from .backend import explain
-from .nearest import vq_nearest, vq_neighbors
-from .perturb import vq_perturb
-from .quantize import vq_quantize
+from .vq import explain, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
 __all__ = ["explain", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]

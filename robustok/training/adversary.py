@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, LossConfig
+from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
-from ..ops.philox import AUGMENT, derive_seed, keyed_words, to_uniform
 from .losses import ADVERSARIAL, LeCAM, adaptive_weight
 from .run import Run
 from .schedules import cosine_rate
 from .stage import Player, Terms, When, bare
-from .stages import make_player
+from .stages.generator import make_player
 
 
 class Adversary:

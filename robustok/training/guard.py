@@ -5,7 +5,7 @@ import signal
 import torch
 from torch import Tensor
 
-from ..errors import RunError
+from ..core.errors import RunError
 
 
 class FiniteGuard:

@@ -15,12 +15,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoints import writing as checkpoints
+from ..core import distributed
+from ..core.progress import Progress
+from ..core.random import derive_seed
 from ..data.loader import Batch, batches
-from ..ops.philox import derive_seed
-from . import checkpoints, distributed, stage_state
+from . import resuming as stage_state
 from .ema import EMA
 from .guard import FiniteGuard, InterruptGuard
-from .progress import Progress
 from .run import Run
 from .stage import Player, Stage, Terms, When
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import distributed
+from ..core import distributed
 
 
 def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:

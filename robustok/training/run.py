@@ -16,9 +16,10 @@ from typing import Any
 import torch
 import yaml
 
+from ..checkpoints import writing as checkpoints
 from ..config import RunConfig
-from ..errors import UserError
-from . import checkpoints, distributed
+from ..core import distributed
+from ..core.errors import UserError
 
 # What a stage's result depends on. A stored stage is reused only where these sections are the same.
 _IMAGES = ("seed", "data", "precision")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import StoppingConfig, TrainingConfig
+from ..core import distributed
 from ..data.images import Split
 from ..data.loader import Batch
-from . import distributed
 from .run import Run
 
 Terms = dict[str, Tensor]  # loss terms and figures of a step by name, 0-d

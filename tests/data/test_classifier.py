@@ -10,7 +10,7 @@ from robustok.config import DataConfig
 from robustok.data.images import open_images
 from robustok.data.loader import batches
 from robustok.data.transforms import from_uint8
-from robustok.models.classifier import Classifier
+from robustok.models.frozen.classifier import Classifier
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from robustok.config import DataConfig
+from robustok.core.errors import UserError
 from robustok.data.images import bad_budget, open_images, open_source
 from robustok.data.transforms import center_crop
-from robustok.errors import UserError
 
 
 def config(root, **settings) -> DataConfig:

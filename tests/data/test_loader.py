@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from robustok.config import DataConfig
+from robustok.core.errors import UserError
 from robustok.data.images import open_images
 from robustok.data.loader import batches
-from robustok.errors import UserError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from robustok.config import DataConfig
+from robustok.core.errors import UserError
 from robustok.data.decode import BadImage
 from robustok.data.images import open_images, open_source
-from robustok.errors import UserError
 
 
 def png(value: int) -> bytes:

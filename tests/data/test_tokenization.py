@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from robustok.config import DataConfig
+from robustok.core.errors import UserError
 from robustok.data.images import open_images
 from robustok.data.tokenization import ImageTokens
-from robustok.errors import UserError
 
 
 class BlockMeans(nn.Module):

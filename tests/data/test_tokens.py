@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from robustok.core.errors import UserError
 from robustok.data.jsonl import export_jsonl, import_jsonl
 from robustok.data.tokens import TokenWriter, open_tokens, write_tokens
-from robustok.errors import UserError
 
 ABOUT = {"tokenizer": "abc", "codebook_size": 50_000, "class_names": ["cat", "dog"]}
 

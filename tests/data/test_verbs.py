@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from robustok import check_data, pretokenize
-from robustok.cli import run
+from robustok.core.cli import run
 from robustok.data.tokens import open_tokens, write_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"

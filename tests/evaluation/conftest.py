@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustok import vq_nearest
-from robustok.evaluation.features import InceptionFeatures
+from robustok.evaluation.features.inception import InceptionFeatures
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported: then it runs on the CPU

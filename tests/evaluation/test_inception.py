@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.evaluation import InceptionFeatures
-from robustok.evaluation.features import normalize, tf1_resize
-from robustok.models.inception import load_inception
+from robustok.evaluation.features.inception import normalize, tf1_resize
+from robustok.models.frozen.inception import load_inception
 
 SIZES = ("64x64", "256x256", "299x299", "310x352")
 

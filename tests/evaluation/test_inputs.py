@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robustok.errors import UserError
-from robustok.evaluation import inputs
-from robustok.evaluation.inputs import GeneratedImages, open_stream
+from robustok.core.errors import UserError
+from robustok.evaluation import streams as inputs
+from robustok.evaluation.streams import GeneratedImages, open_stream
 
 
 @pytest.fixture

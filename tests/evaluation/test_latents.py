@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from robustok.evaluation.discrepancy import mmd
 from robustok.evaluation.latents import (
     codebook_map,
     codebook_usage,
@@ -17,8 +16,9 @@ from robustok.evaluation.latents import (
     perturbed_reconstructions,
     usage_of,
 )
+from robustok.evaluation.metrics.kernel import mmd
+from robustok.evaluation.metrics.ranking import rank_correlation
 from robustok.evaluation.pfid import CLEAN, codes_of, perturbed_indices
-from robustok.evaluation.ranking import rank_correlation
 
 
 def test_usage_of_equal_and_of_single_codes():

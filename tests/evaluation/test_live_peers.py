@@ -14,7 +14,7 @@ from robustok.evaluation import (
     kernel_distance,
     precision_recall,
 )
-from robustok.evaluation.features import normalize, tf1_resize
+from robustok.evaluation.features.inception import normalize, tf1_resize
 
 fidelity = pytest.importorskip("torch_fidelity", exc_type=ImportError)
 

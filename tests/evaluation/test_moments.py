@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.evaluation import FeatureStatistics, frechet_distance
 
 from_moments = FeatureStatistics.from_moments

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from robustok.evaluation.page import Page, image_grid
+from robustok.report.page import Page, image_grid
 
 
 class Tags(HTMLParser):

@@ -11,7 +11,7 @@ from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, pfid, quick_pfid
 from robustok.evaluation.latents import codebook_usage
 from robustok.evaluation.pfid import ALPHAS, codes_of, perturbed_indices, quick_settings
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 
 def distance(restored, images, features) -> float:

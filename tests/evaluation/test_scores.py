@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.evaluation import inception_score, kernel_distance, mmd, precision_recall, scores
-from robustok.evaluation.discrepancy import gaussian, polynomial
+from robustok.evaluation import inception_score, kernel_distance, mmd, precision_recall
+from robustok.evaluation.metrics import scores
+from robustok.evaluation.metrics.kernel import gaussian, polynomial
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_mmd_estimators_are_the_recorded_ones(generated, real, expected):
 
 
 def test_mmd_is_the_double_sum_whatever_the_tiles(generated, real, monkeypatch):
-    monkeypatch.setattr("robustok.evaluation.discrepancy.TILE", 64)
+    monkeypatch.setattr("robustok.evaluation.metrics.kernel.TILE", 64)
     x, y = generated[:130].double().numpy(), real[:70].double().numpy()
 
     def k(a, b):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.evaluation import frechet_distance, inception_score, kernel_distance, precision_recall, statistics
 from robustok.evaluation.compare import compare, notes
-from robustok.evaluation.inputs import NpzImages
 from robustok.evaluation.statistics import ImageStatistics, collect, evenly, load_reference
+from robustok.evaluation.streams import NpzImages
 
 
 class Network:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from robustok import cli, evaluate, explain
+from robustok import evaluate, explain
+from robustok.checkpoints import writing as checkpoints
 from robustok.config import RARConfig, TokenizerConfig
-from robustok.models.classifier import Classifier
-from robustok.models.rar import RAR
-from robustok.models.tokenizer import Tokenizer
-from robustok.training import checkpoints
+from robustok.core import cli
+from robustok.models.frozen.classifier import Classifier
+from robustok.models.generators.rar import RAR
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 SIZE = 16
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.formats.pickles import UnsafeFileError, read_pickled
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from robustok import load_tokenizer
-from robustok.errors import RunError, UserError
-from robustok.training import stages, tokenizer_stages
+from robustok.core.errors import RunError, UserError
 from robustok.training.run import Run, read_log
+from robustok.training.stages import generator as stages
+from robustok.training.stages import tokenizer as tokenizer_stages
 
 STAGES = ("classifier", "tokenizer", "generator", "post", "post-direct")
 

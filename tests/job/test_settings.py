@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustok.cli import setting_names
 from robustok.config import RunConfig, TokenizerConfig
-from robustok.errors import UserError
-from robustok.formats.checkpoint import open_checkpoint
+from robustok.core.cli import setting_names
+from robustok.core.errors import UserError
 from robustok.job.pipeline import _shape
+from robustok.models.opening import open_checkpoint
 from robustok.presets import preset_path
 from robustok.train import main
 

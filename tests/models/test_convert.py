@@ -9,7 +9,7 @@ from robustok import load_generator, load_tokenizer
 from robustok.config import TokenizerConfig
 from robustok.convert import _released_args
 from robustok.convert import main as convert
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
 
 

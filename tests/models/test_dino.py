@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from robustok.config import TokenizerConfig
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.formats.dino import resample_patches
-from robustok.models.dino import ViTSize
-from robustok.models.pretrained import load_backbone, load_teacher, start_from_dinov2
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.frozen.dino import ViTSize
+from robustok.models.frozen.pretrained import load_backbone, load_teacher, start_from_dinov2
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.models.vit import DropPath, ViT, resample_positions
 
 CONFIG = TokenizerConfig(image_size=64, patch_size=16, width=32, depth=2, heads=2, codebook_size=16, code_width=4)

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from robustok import load_generator, load_tokenizer
 from robustok.config import RARConfig, TokenizerConfig
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
+from robustok.models.generators.rar import RAR
 from robustok.models.load import check_codebooks, empty_model
-from robustok.models.rar import RAR
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("weights", ["ema", "model"])

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from robustok.cli import parse_run_config, run_config_parser
+from robustok.core.cli import parse_run_config, run_config_parser
 from robustok.models.load import MODELS
 from robustok.presets import preset_path
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from robustok import load_tokenizer
+from robustok.checkpoints.writing import save
 from robustok.config import FrozenConfig, TokenizerConfig
-from robustok.errors import UserError
-from robustok.models.quantizer import Perturbation
-from robustok.models.tokenizer import Tokenizer
-from robustok.models.tuning import tune
-from robustok.training.checkpoints import save
+from robustok.core.errors import UserError
+from robustok.models.tokenizers.quantizer import Perturbation
+from robustok.models.tokenizers.tuning import tune
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 TINY = TokenizerConfig(width=32, depth=2, heads=2, layer_scale=None, codebook_size=64, code_width=4)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.formats.checkpoint import open_checkpoint
-from robustok.models.pretrained import build_teacher
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.frozen.pretrained import build_teacher
+from robustok.models.opening import open_checkpoint
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.training.losses import semantic_loss
 
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from robustok import load_tokenizer
 from robustok.config import TokenizerConfig
 from robustok.convert import main as convert
-from robustok.errors import UserError
+from robustok.core.errors import UserError
 from robustok.formats.robustok_release import to_released
-from robustok.models.quantizer import Perturbation
-from robustok.models.residual import ResidualQuantizer
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.tokenizers.quantizer import Perturbation
+from robustok.models.tokenizers.residual import ResidualQuantizer
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 BASE = TokenizerConfig(
     image_size=64, patch_size=16, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2,

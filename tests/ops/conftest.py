@@ -8,7 +8,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: then they run on the CPU
 
-from robustok.ops import backend, backend_cpp
+from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import cpp_backend as backend_cpp
 
 INSTRUCTION_SETS = backend_cpp._C.instruction_sets() if backend_cpp._C else ["none"]
 ON_CPU = ["reference", "torch", *(f"cpp-{instructions}" for instructions in INSTRUCTION_SETS), "triton"]

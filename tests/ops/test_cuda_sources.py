@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.ops import reference
-from robustok.ops.backend_cuda import _LONGEST, half_tiles
+from robustok.ops.vq import reference
+from robustok.ops.vq.backends.cuda_backend import _LONGEST, half_tiles
 
 from .table import make, order
 

@@ -5,7 +5,7 @@ import json
 import torch
 
 from robustok import doctor
-from robustok.ops import backend
+from robustok.ops.vq.backends import choice as backend
 
 
 def test_report_as_json(capsys):

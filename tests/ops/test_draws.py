@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from robustok import ops
-from robustok.ops.reference import Draw, draw_ranks
+from robustok.ops.vq.reference import Draw, draw_ranks
 
 from .table import make, order
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend, backend_triton
+from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import triton_backend as backend_triton
 
 Z, CODEBOOK = torch.randn(2, 3, 4), torch.randn(10, 4)
 GOOD = {"alpha": 0.5, "beta": 0.5, "delta": 3, "seed": 0}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops.philox import PERTURB, keyed_words
+from robustok.core.random import PERTURB, keyed_words
 
 from .table import DTYPES, SHAPES, make, order
 

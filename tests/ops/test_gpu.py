@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops import backend
+from robustok.ops.vq.backends import choice as backend
 
 from .table import DTYPES, SHAPES, make
 

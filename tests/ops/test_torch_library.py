@@ -5,9 +5,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
-import robustok.ops.nearest as nearest
-import robustok.ops.perturb as perturb
-import robustok.ops.quantize as quantize
+import robustok.ops.vq.nearest as nearest
+import robustok.ops.vq.perturb as perturb
+import robustok.ops.vq.quantize as quantize
 from robustok import ops
 
 from .table import make

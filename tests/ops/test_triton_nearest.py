@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.ops import backend_triton
+from robustok.ops.vq.backends import triton_backend as backend_triton
 
 from .table import make, order
 

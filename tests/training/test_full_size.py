@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from robustok.cli import parse_run_config, run_config_parser
+from robustok.core.cli import parse_run_config, run_config_parser
 from robustok.data.images import open_images
-from robustok.models.dino import DINOBackbone, DINOTeacher
-from robustok.models.lpips import LPIPS
-from robustok.models.tokenizer import Tokenizer
+from robustok.models.frozen.dino import DINOBackbone, DINOTeacher
+from robustok.models.frozen.lpips import LPIPS
+from robustok.models.frozen.networks import FrozenNetworks
+from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.models.vit import ViT
 from robustok.presets import preset_path
-from robustok.training.frozen import FrozenNetworks
 from robustok.training.loop import Fit
 from robustok.training.run import Run
-from robustok.training.tokenizer_stages import TokenizerStage
+from robustok.training.stages.tokenizer import TokenizerStage
 
 SETTINGS = {
     "data.root": "null",

@@ -1,0 +1,1 @@
+"""Our own checkpoints on disk: written whole or not at all, verified before they are read."""

@@ -1,0 +1,70 @@
+"""Our own checkpoints: a folder with manifest.json, config.json, model.safetensors and ema.safetensors.
+
+config.json is {"kind": "tokenizer" | "rar", "config": {...}}; the manifest holds size and SHA-256 of every file.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError when it is missing or not valid."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, names: list[str] | None = None) -> None:
+    """Raise UserError, naming the file, unless the files have the sizes and hashes of the folder's manifest.
+
+    Args: names: the files whose content is hashed (None: all); sizes are compared for all files.
+    """
+    try:
+        files = {name: (file["bytes"], file["sha256"]) for name, file in read_json(folder / MANIFEST)["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / MANIFEST} holds no sizes and hashes: no checkpoint of this package") from error
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {folder} is no complete checkpoint")
+        found = path.stat().st_size
+        if found != size:
+            raise UserError(f"{path} is damaged: found {found} bytes, expected {size}")
+        if (names is None or name in names) and sha256(path) != digest:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder meant by `path`: itself, or in a stage's folder the best, else the newest valid one.
+
+    Raises: UserError when there is none, with the reason for each rejected one.
+    """
+    if (path / "config.json").is_file():
+        return path
+    stage = path / "stage.json"
+    best = read_json(stage).get("best") if stage.is_file() else None
+    if best is not None:
+        return path / best
+    rejected = []
+    steps = [step for step in path.glob("step-*") if step.name.removeprefix("step-").isdigit()]
+    for step in sorted(steps, key=lambda step: -int(step.name.removeprefix("step-"))):
+        try:
+            verify(step)
+            return step
+        except UserError as error:
+            rejected.append(str(error))
+    inside = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
+    reason = "; ".join(rejected) or f"expected config.json or step-N folders, found {inside}"
+    raise UserError(f"{path} holds no valid checkpoint: {reason}")

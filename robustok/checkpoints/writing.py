@@ -1,0 +1,139 @@
+"""Checkpoints on disk: a folder `step-N/` of safetensors files and JSON, complete or absent, never half written.
+
+    config.json             {"kind": "tokenizer", "config": {...}}: what `load_tokenizer` rebuilds the model from
+    model.safetensors       the model;   ema.safetensors: its moving average, same names
+    discriminator.safetensors   where the stage has one
+    training.safetensors    optimisers and whatever else the stage needs to go on
+    state.json              step, and the settings that this stage depends on
+    manifest.json           size and SHA-256 of every other file
+
+A checkpoint is written to a temporary name beside its place, synced and renamed; `formats.folder.verify` checks it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..core.errors import RunError, UserError
+from .reading import MANIFEST, sha256
+
+
+def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
+    """Writes `tensors` {file stem: {name: tensor}} and `documents` {file stem: JSON value} as the checkpoint `folder`.
+
+    Raises RunError when the disk is full or not writable; what was there before stays, the temporary folder goes.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for stem, named in tensors.items():
+            # clone: safetensors refuses tensors that share memory
+            save_file(
+                {k: v.detach().cpu().contiguous().clone() for k, v in named.items()}, temporary / f"{stem}.safetensors"
+            )
+        for stem, value in documents.items():
+            (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
+        for path in temporary.iterdir():
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(
+            f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched"
+        ) from error
+
+
+def load(folder: Path, *stems: str, device: torch.device | str = "cpu") -> list[dict[str, Tensor]]:
+    """The named safetensors files of a verified checkpoint."""
+    return [load_file(folder / f"{stem}.safetensors", device=str(device)) for stem in stems]
+
+
+def steps(stage_folder: Path) -> list[Path]:
+    """The checkpoints of a stage, oldest first."""
+    return sorted(stage_folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None:
+    """Deletes all but the newest `count` checkpoints (and the one named `also`, the best)."""
+    for path in steps(stage_folder)[:-count]:
+        if path.name != also:
+            shutil.rmtree(path)
+
+
+def remove_leftovers(stage_folder: Path) -> None:
+    """Deletes what killed processes left of checkpoints that they had not finished."""
+    for path in stage_folder.glob(".step-*.tmp"):
+        shutil.rmtree(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file in one rename, so that a reader or a crash never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    _sync(temporary)
+    temporary.rename(path)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose name starts with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def refuse_other_settings(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
+    """Raises UserError with the first ten settings in which a stored stage and this run differ."""
+    found, expected = _flatten(found), _flatten(expected)
+    keys = sorted(found.keys() | expected.keys())
+    different = [k for k in keys if found.get(k) != expected.get(k)]
+    if different:
+        lines = [f"  {k}: stored {found.get(k)!r}, now {expected.get(k)!r}" for k in different[:10]]
+        more = f"\n  ... and {len(different) - 10} more" if len(different) > 10 else ""
+        raise UserError(
+            f"{where} belongs to another config:\n"
+            + "\n".join(lines)
+            + more
+            + "\nuse another --name, restore these settings, or start over with --resume never"
+        )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """An optimiser's state as flat tensors `prefix.INDEX.NAME`; the groups' settings come from the config."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{index}.{name}": torch.as_tensor(value) for index, s in state.items() for name, value in s.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in under(tensors, f"{prefix}.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): list(value) if isinstance(value, tuple) else value}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Metrics of features and of images."""

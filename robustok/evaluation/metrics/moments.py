@@ -1,0 +1,193 @@
+"""Moments of features, accumulated in float64, and the Fréchet distance between two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+
+
+class FeatureStatistics:
+    """Count, mean and covariance of feature vectors that arrive in batches; memory dim² doubles whatever their number.
+
+    Two parts of a set are joined by the update of Chan, Golub and LeVeque (1983), which subtracts means before it
+    squares: no cancellation, and any split of the same rows gives the same moments up to float64 rounding.
+
+    `count` is None for statistics read from a file that does not say how many images it describes.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        self.dim = dim
+        self.count: int | None = 0
+        with torch.inference_mode(False):  # made inside of it, they could not be updated outside
+            self._mean = torch.zeros(dim, dtype=torch.float64, device=device)
+            self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)  # sum of (x - mean)(x - mean)^T
+        self._root: Tensor | None = None
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, covariance: Tensor, count: int | None) -> FeatureStatistics:
+        """Statistics with a given mean (dim,) and unbiased covariance (dim, dim)."""
+        statistics = cls(len(mean), mean.device)
+        statistics.count = count
+        statistics._mean = mean.double()
+        statistics._scatter = covariance.double() * (1 if count is None else count - 1)
+        return statistics
+
+    def update(self, features: Tensor | np.ndarray) -> FeatureStatistics:
+        """Adds rows: features (B, dim), any floating dtype, moved to the device of the statistics. Returns self.
+
+        Raises ValueError for another shape. NaN and infinity are reported when the moments are read, so that no batch
+        waits for the device.
+        """
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise ValueError(f"features: found shape {tuple(features.shape)}, expected (B, {self.dim})")
+        if len(features) == 0:
+            return self
+        rows = torch.as_tensor(features).detach().to(self._mean.device, torch.float64)
+        mean = rows.mean(dim=0)
+        self._accumulate(rows - mean)
+        return self._join(len(rows), mean)
+
+    def merge(self, other: FeatureStatistics) -> FeatureStatistics:
+        """Adds the rows that `other` has seen (on another process, say). Returns self; `other` is unchanged."""
+        if other.dim != self.dim:
+            raise ValueError(f"other: found {other.dim} dimensions, expected {self.dim}")
+        if self.count is None or other.count is None:
+            raise ValueError("statistics without a count (read from a file that has none) cannot be merged")
+        if other.count == 0:
+            return self
+        device = self._mean.device
+        self._scatter += other._scatter.to(device)
+        return self._join(other.count, other._mean.to(device))
+
+    def merge_processes(self) -> FeatureStatistics:
+        """Merges the rows of all processes of torch.distributed, in the order of their ranks: every one gets the same.
+
+        Returns self; alone, or outside of a process group, nothing changes. All processes must call it.
+        """
+        if not torch.distributed.is_initialized():
+            return self
+        state = torch.cat([self._mean.new_tensor([self.count]), self._mean, self._scatter.flatten()])
+        parts = [torch.empty_like(state) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, state)
+        merged = FeatureStatistics(self.dim, self._mean.device)
+        for part in parts:
+            other = FeatureStatistics(self.dim, part.device)
+            other.count, other._mean = int(part[0]), part[1 : 1 + self.dim]
+            other._scatter = part[1 + self.dim :].view(self.dim, self.dim)
+            merged.merge(other)
+        self.count, self._mean, self._scatter, self._root = merged.count, merged._mean, merged._scatter, None
+        return self
+
+    def _join(self, count: int, mean: Tensor) -> FeatureStatistics:
+        """Takes in a part of `count` rows around `mean`, whose own scatter has been added already."""
+        if self.count is None:
+            raise ValueError("statistics without a count (read from a file that has none) cannot be updated")
+        total = self.count + count
+        shift = mean - self._mean
+        self._accumulate(shift[None] * (self.count * count / total) ** 0.5)
+        self._mean = self._mean + shift * (count / total)
+        self.count, self._root = total, None
+        return self
+
+    def _accumulate(self, rows: Tensor) -> None:
+        """Adds rows^T rows to the scatter, of which only the lower triangle is kept up to date."""
+        if self._scatter.device.type == "cpu":
+            from scipy.linalg.blas import dsyrk  # half the work of a product that does not know it is symmetric
+
+            transposed = self._scatter.numpy().T  # BLAS counts columns first: its upper triangle is our lower one
+            dsyrk(1.0, rows.contiguous().numpy().T, beta=1.0, c=transposed, overwrite_c=True)
+        else:
+            self._scatter.addmm_(rows.T, rows)
+
+    @property
+    def mean(self) -> Tensor:
+        """(dim,) float64. Raises ValueError where there is no row, UserError where a feature was NaN or infinite."""
+        if self.count == 0:
+            raise ValueError("statistics of no images: update() was never called")
+        if not torch.isfinite(self._mean).all():
+            raise UserError("the features contain NaN or infinity: check the images and the weights of the network")
+        return self._mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """(dim, dim) float64, unbiased (divided by count - 1). Raises ValueError for fewer than two rows."""
+        if self.count == 1:
+            raise ValueError("a covariance needs at least two images, found 1")
+        self.mean.sum()  # refuses empty and non-finite statistics
+        lower = self._scatter.tril()
+        return (lower + lower.tril(-1).T) / (1 if self.count is None else self.count - 1)
+
+    @property
+    def max_rank(self) -> int:
+        """Largest rank the covariance can have: n rows span at most n - 1 directions around their mean."""
+        return self.dim if self.count is None else min(self.dim, self.count - 1)
+
+    def root(self) -> Tensor:
+        """H (dim, rank), lower triangular, with covariance = H H^T; kept until the next update.
+
+        Cholesky's factor, or from eigenvectors where the covariance is singular (no more rows than dim, a constant
+        feature) and Cholesky's method fails.
+        """
+        if self._root is None:
+            factor, failed = torch.linalg.cholesky_ex(self.covariance)
+            self._root = factor if self.max_rank == self.dim and not failed else self._singular_root()
+        return self._root
+
+    def _singular_root(self) -> Tensor:
+        values, vectors = torch.linalg.eigh(self.covariance)
+        noise = values[-1].clamp(min=0) * self.dim * torch.finfo(torch.float64).eps
+        keep = torch.nonzero(values[-self.max_rank :] > noise).flatten() + (self.dim - self.max_rank)
+        return torch.linalg.qr((vectors[:, keep] * values[keep].sqrt()).T, mode="r").R.T
+
+    def save(self, path: str | Path) -> None:
+        """Writes mu, sigma (the names other tools read) and count to an .npz file."""
+        arrays = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
+        if self.count is not None:
+            arrays["count"] = np.int64(self.count)
+        with open(path, "wb") as file:  # numpy would append .npz to a bare name
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, *, spatial: bool = False) -> FeatureStatistics:
+        """Reads `save`'s file, or ADM's .npz (mu, sigma; mu_s, sigma_s with `spatial`). Raises UserError."""
+        names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise UserError(f"{path}: no array {missing[0]!r} (found {file.files}); expected statistics {names}")
+            mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
+            count = int(file["count"]) if "count" in file.files else None
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{path}: {names[0]} {tuple(mean.shape)} does not fit {names[1]} {tuple(covariance.shape)}")
+        return cls.from_moments(mean, covariance, count)
+
+
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A B)^½) of two Gaussians (Heusel et al. 2017, eq. 6).
+
+    With B = H H^T the trace of the root is the sum of sqrt(eigenvalues of H^T A H), which is symmetric: no matrix
+    square root, and H is computed once for all sets that are compared with the same `b` (the reference).
+    """
+    if a.dim != b.dim:
+        raise ValueError(f"a has {a.dim} feature dimensions and b has {b.dim}: they come from different features")
+    shift = a.mean - b.mean.to(a.mean.device)
+    covariance, root = a.covariance, b.root().to(a.mean.device)
+    eigenvalues = torch.linalg.eigvalsh(_congruence(root, covariance)) if root.shape[1] else root.new_zeros(0)
+    # Beyond the smaller rank an eigenvalue is zero but for rounding, and its square root would be 1e-8, not 1e-16.
+    eigenvalues = eigenvalues[max(0, len(eigenvalues) - a.max_rank) :].clamp(min=0)
+    traces = covariance.trace() + root.square().sum()  # tr(H H^T)
+    return float(shift @ shift + traces - 2 * eigenvalues.sqrt().sum())
+
+
+def _congruence(root: Tensor, covariance: Tensor) -> Tensor:
+    """H^T A H, of which only the lower triangle counts."""
+    if root.device.type == "cpu" and root.shape[0] == root.shape[1]:
+        from scipy.linalg.lapack import dsygst  # a quarter of the work of two products, as H is triangular
+
+        return torch.from_numpy(dsygst(covariance.numpy(), root.numpy(), itype=2, lower=1)[0])
+    return root.T @ covariance @ root

@@ -1,0 +1,213 @@
+"""What can be judged, as streams of uint8 batches: image files, an .npz of samples, reconstructions, generated images.
+
+A stream is iterated once or more, knows its length, and says in `transform` what was done to the pixels. No stream
+holds its images: memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..data.decode import BadImage
+from ..data.digits import Digits
+from ..data.images import Source, open_source
+from ..data.loader import prefetch
+from ..data.transforms import center_crop, to_array, to_uint8
+
+BATCH = 50
+BAD_SHARE = 0.001  # unreadable images are left out up to this share
+
+
+class ImageStream(Protocol):
+    """uint8 batches (B, 3, H, W) of one size, in a fixed order."""
+
+    name: str  # what is judged, for people
+    transform: str  # what was done to the stored pixels
+    labels: np.ndarray | None  # (N,) class of each image, where known
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+class ImageFiles:
+    """The images of a folder, a tar file or a folder of tar shards, in the order of their names.
+
+    size None: as stored, all of one size. size int: resized and centre-cropped as for training's evaluation. What
+    cannot be read (an image, a part of a shard) is named in a warning and left out; UserError beyond 0.1 % of the
+    images, or where sizes differ.
+    """
+
+    def __init__(self, source: Source, name: str, size: int | None = None):
+        self.source, self.name, self.size = source, name, size
+        self.labels: np.ndarray | None = source.labels if len(source.class_names) > 1 else None
+        self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {size} (Pillow)"
+        self.bad: set[int] = set()
+        for problem in source.problems:
+            warnings.warn(f"left out: {problem}", stacklevel=3)
+        self._check_budget(source.problems[-1:])
+
+    def __len__(self) -> int:
+        return len(self.source.labels) - len(self.bad)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        shape = None
+        starts = range(0, len(self.source.labels), BATCH)
+        for images in prefetch(self._read, starts):
+            for array in images:
+                shape = shape or array.shape
+                if array.shape != shape:
+                    raise UserError(
+                        f"{self.name}: images of different sizes ({shape[1]} x {shape[2]} and {array.shape[1]} x"
+                        f" {array.shape[2]} pixels); expected one size: give an image size to crop them all to"
+                    )
+            if images:
+                yield torch.from_numpy(np.stack(images))
+
+    def _read(self, start: int) -> list[np.ndarray]:
+        images = []
+        for index in range(start, min(start + BATCH, len(self.source.labels))):
+            try:
+                image = self.source.read(index)
+            except BadImage as error:
+                self._leave_out(index, error)
+                continue
+            images.append(to_array(image if self.size is None else center_crop(image, self.size)))
+        return images
+
+    def _leave_out(self, index: int, error: BadImage) -> None:
+        if index not in self.bad:
+            self.bad.add(index)
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            self._check_budget([error])
+
+    def _check_budget(self, last: list) -> None:
+        count = len(self.bad) + len(self.source.problems)
+        if count > BAD_SHARE * len(self.source.labels):
+            raise UserError(
+                f"{self.name}: {count} unreadable images or parts, more than 0.1 % of {len(self.source.labels)};"
+                f" the last is {last[0]}"
+            )
+
+
+class NpzImages:
+    """Array `arr_0` uint8 (N, H, W, 3) of an .npz file, and labels `arr_1` (N,) where it has them.
+
+    Read piece by piece, whatever its size; object arrays (pickles) are refused unread. `size`: what H and W must be,
+    None: anything. Raises UserError.
+    """
+
+    transform = "as stored"
+
+    def __init__(self, path: str | Path, size: int | None = None):
+        self.path, self.name = Path(path), str(path)
+        self.shape, dtype = npz_header(path, "arr_0")
+        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3:
+            hint = " (floating-point images: scale to 0..255 and round first)" if dtype.kind == "f" else ""
+            raise UserError(f"{path}: arr_0 is {dtype} {self.shape}, expected uint8 (N, H, W, 3) in 0..255{hint}")
+        if size is not None and self.shape[1:3] != (size, size):
+            raise UserError(f"{path}: images of {self.shape[1]} x {self.shape[2]} pixels, expected {size} x {size}")
+        self.labels: np.ndarray | None = None
+        if "arr_1" in npz_names(path):
+            with np.load(path, allow_pickle=False) as file:
+                self.labels = file["arr_1"]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        size = int(np.prod(self.shape[1:]))
+        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            _read_header(file)
+            for start in range(0, len(self), BATCH):
+                count = min(BATCH, len(self) - start)
+                data = bytearray(file.read(count * size))
+                if len(data) < count * size:
+                    raise UserError(
+                        f"{self.path}: arr_0 is cut off at image {start + len(data) // size} of {len(self)}"
+                    )
+                yield torch.frombuffer(data, dtype=torch.uint8).view(count, *self.shape[1:]).permute(0, 3, 1, 2)
+
+
+def npz_names(path: str | Path) -> list[str]:
+    """Names of the arrays in an .npz file. Raises UserError where it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: not an .npz file ({error}); expected numpy's archive of arrays") from None
+
+
+def npz_header(path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of one array of an .npz file, read without its data. Raises UserError."""
+    if name not in (names := npz_names(path)):
+        raise UserError(f"{path}: no array {name!r}, found {names}; samples are expected as {name!r}")
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        shape, fortran, dtype = _read_header(file)
+    if dtype.hasobject or fortran:
+        kind = "holds Python objects, which could run code when read" if dtype.hasobject else "is in Fortran order"
+        raise UserError(f"{path}: {name} {kind}: refused; save a plain uint8 array with numpy.savez")
+    return shape, dtype
+
+
+def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+class GeneratedImages:
+    """Class-balanced samples of a generator: `per_class` of each class, classes in turn, decoded by its tokenizer.
+
+    Image i has sample id i, so the same images come out whatever the batch size. `sampling` are the options of
+    `generator.generate` (guidance_scale, guidance_power, temperature, top_k, top_p).
+    """
+
+    transform = "as generated"
+
+    def __init__(self, generator, tokenizer, *, per_class: int, seed: int, name: str, **sampling):
+        self.generator, self.tokenizer = generator, tokenizer
+        self.seed, self.name, self.sampling = seed, name, sampling
+        self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @torch.inference_mode()
+    def tokens(self) -> Iterator[Tensor]:
+        """Batches (B, L) of generated tokens."""
+        device = device_of(self.tokenizer)
+        classes = torch.from_numpy(self.labels).to(device)
+        ids = torch.arange(len(self), device=device)
+        for part, sample_ids in zip(classes.split(BATCH), ids.split(BATCH), strict=True):
+            yield self.generator.generate(part, seed=self.seed, sample_ids=sample_ids, **self.sampling)
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[Tensor]:
+        for tokens in self.tokens():
+            yield to_uint8(self.tokenizer.detokenize(tokens))
+
+
+def open_stream(path: str | Path, size: int | None = None) -> ImageStream:
+    """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's."""
+    if str(path) == "digits":
+        return ImageFiles(Digits(), "digits", size)
+    if Path(path).suffix == ".npz":
+        return NpzImages(path, size)
+    return ImageFiles(open_source(path), str(path), size)
+
+
+def device_of(tokenizer) -> torch.device:
+    """Where a tokenizer computes."""
+    return tokenizer.codebook.device

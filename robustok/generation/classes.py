@@ -1,0 +1,64 @@
+"""Which image is of which class. Images are sorted by class: a batch then needs few modulation tables."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+
+
+def class_list(count: int, num_classes: int, classes: Sequence[int] | None = None,
+               weights: Sequence[float] | None = None) -> Tensor:  # fmt: skip
+    """The class of each of `count` images, int64 (count,), sorted by the place of the class in `classes`.
+
+    classes: those wanted, None: all. weights: the share of each, None: equal shares. Shares are met to within one image
+    (largest remainder). Raises UserError for a count below 1, a class out of range, or unusable weights.
+    """
+    if count < 1:
+        raise UserError(f"n: found {count}, expected a positive number of images")
+    classes = list(range(num_classes)) if classes is None else list(classes)
+    wrong = [c for c in classes if not 0 <= c < num_classes]
+    if wrong or not classes:
+        raise UserError(
+            f"classes: found {wrong or 'none'}, expected some of 0..{num_classes - 1}, which the generator knows"
+        )
+    weights = [1.0] * len(classes) if weights is None else list(weights)
+    if len(weights) != len(classes) or min(weights) < 0 or not sum(weights) > 0:
+        raise UserError(
+            f"class_weights: found {weights}, expected {len(classes)} numbers from 0, one for each class, not all 0"
+        )
+    return torch.tensor(classes).repeat_interleave(torch.tensor(_shares(count, weights)))
+
+
+def _shares(count: int, weights: list[float]) -> list[int]:
+    """Whole numbers that sum to `count`, in proportion to the weights; the largest remainders are rounded up."""
+    total = sum(map(Fraction, weights))
+    exact = [Fraction(weight) * count / total for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))
+    for i in by_remainder[: count - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def about_run(generator: nn.Module, tokenizer: nn.Module | None, classes: Tensor, settings: dict) -> dict:
+    """What tells one sample from another, in the words of TokenWriter: weights, classes and settings."""
+    return {
+        "tokenizer": "none" if tokenizer is None else weights_hash(tokenizer),
+        "generator": weights_hash(generator),
+        "codebook_size": generator.codebook_size,
+        "class_names": [str(c) for c in range(generator.num_classes)],
+        "classes": hashlib.sha256(classes.numpy()).hexdigest(),
+        **settings,
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers, in float32."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""Features of generated images, shard by shard, and what they add up to."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.metrics.moments import FeatureStatistics
+from ..evaluation.statistics import KEPT, ImageStatistics, Rows, evenly
+
+FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
+
+
+class FeatureFiles:
+    """features/shard-00000.npz, ...: float32 rows of each field of a network's output."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "features"
+
+    def write(self, number: int, outputs: list) -> None:
+        """`outputs` of the network for the batches of shard `number`."""
+        self.folder.mkdir(exist_ok=True)
+        arrays = {
+            name: torch.cat([getattr(output, name) for output in outputs]).cpu().numpy()
+            for name in FIELDS
+            if getattr(outputs[0], name, None) is not None
+        }
+        temporary = self._path(number).with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        temporary.rename(self._path(number))
+
+    def collect(self, shards: int, network, tokens: np.ndarray, classes: Tensor, name: str) -> ImageStatistics:
+        """The statistics of all shards, added up in their order, so that the figures do not depend on who did what.
+        Features and logits are kept of at most 50,000 images, evenly spaced.
+
+        `tokens` (N, L) count the duplicates: images of the same tokens are the same.
+        """
+        moments: dict[str, FeatureStatistics] = {}
+        kept: dict[str, Rows] = {}
+        rows, done = evenly(len(classes), KEPT), 0
+        for number in range(shards):
+            with np.load(self._path(number), allow_pickle=False) as file:
+                arrays = {field: torch.from_numpy(file[field]) for field in file.files}
+            for field in arrays.keys() - {"logits"}:
+                moments.setdefault(field, FeatureStatistics(arrays[field].shape[1])).update(arrays[field])
+            count = len(arrays["features"])
+            here = rows[(rows >= done) & (rows < done + count)] - done
+            for field in arrays.keys() & {"features", "logits"}:
+                kept.setdefault(field, Rows(len(rows), arrays[field])).add(arrays[field][here])
+            done += count
+        return ImageStatistics(
+            name=name,
+            protocol=network.protocol,
+            weights=getattr(network, "sha256", None),
+            transform="as generated",
+            pool=moments["features"],
+            spatial=moments.get("spatial"),
+            duplicates=len(tokens) - len(np.unique(tokens, axis=0)),
+            class_counts=classes.bincount().tolist(),
+            **{field: parts.filled() for field, parts in kept.items()},
+        )
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.npz"

@@ -1,0 +1,86 @@
+"""Pairs for post-training (METHOD.md section 6): generated tokens beside the images that they should decode to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import PairsConfig
+from ..core import distributed
+from ..data.images import Split
+from ..data.loader import prefetch
+from ..data.tokens import TokenWriter, open_tokens, tokenizer_hash
+from ..data.transforms import from_uint8, to_uint8
+from ..models.tokenizers.vit_tokenizer import Tokenizer
+
+PAIRS_PER_SHARD = 4096
+
+
+class PairMaker:
+    """Writes folder/direct, and folder/reencode if asked for, shard by shard and shared out over the processes.
+
+    Row p of the pairs belongs to training image p mod N. `generate(classes, sample_ids=, keep_tokens=, keep_ratio=)`
+    gives the generator's tokens (b, L) with the run's seed and sampling settings; pair p is sample p.
+    """
+
+    def __init__(
+        self, config: PairsConfig, split: Split, tokenizer: Tokenizer, generate: Callable[..., Tensor], batch_size: int
+    ):
+        self.config, self.split, self.tokenizer = config, split, tokenizer
+        self.generate, self.batch_size = generate, batch_size
+        self.count = len(split) * config.per_image
+
+    def write(self, folder: Path, about: dict) -> None:
+        self._write(folder / "direct", about, self._generated)
+        if "reencode" in self.config.modes:
+            direct = open_tokens(folder / "direct").tokens
+
+            def reencoded(rows: Tensor) -> Tensor:
+                return self._reencode(torch.from_numpy(direct[rows.numpy()].astype("int64")))
+
+            self._write(folder / "reencode", about, reencoded)
+
+    @torch.inference_mode()
+    def _generated(self, rows: Tensor) -> Tensor:
+        """Sequences under each image's class in which a share sigma of the image's own tokens is kept."""
+        device = self.tokenizer.codebook.device
+        parts = rows.split(self.batch_size)
+        tokens = []
+        for part, images in zip(
+            parts, prefetch(self.split.load, [part % len(self.split) for part in parts]), strict=True
+        ):
+            kept = self.tokenizer.tokenize(from_uint8(images.to(device)))
+            classes = self.split.labels[part % len(self.split)].to(device)
+            made = self.generate(classes, sample_ids=part.to(device), keep_tokens=kept, keep_ratio=self.config.sigma)
+            tokens.append(made.cpu())
+        return torch.cat(tokens)
+
+    @torch.inference_mode()
+    def _reencode(self, tokens: Tensor) -> Tensor:
+        """What the frozen encoder sees of the images that the main-trained decoder makes of generated tokens."""
+        device = self.tokenizer.codebook.device
+        seen = []
+        for part in tokens.split(self.batch_size):
+            images = to_uint8(self.tokenizer.detokenize(part.to(device)))
+            seen.append(self.tokenizer.tokenize(from_uint8(images)).cpu())
+        return torch.cat(seen)
+
+    def _write(self, folder: Path, about: dict, tokens_of: Callable[[Tensor], Tensor]) -> None:
+        about = {
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "codebook_size": len(self.tokenizer.codebook),
+            "class_names": self.split.source.class_names,
+            **about,
+        }
+        writer = TokenWriter(folder, about, shard_rows=PAIRS_PER_SHARD)
+        for number in writer.missing(self.count, rank=distributed.rank(), world=distributed.world()):
+            rows = torch.tensor(writer.shard_range(number, self.count))
+            image = rows % len(self.split)
+            writer.write(number, tokens_of(rows), self.split.labels[image], self.split.ids[image])
+        distributed.barrier()
+        if distributed.is_main():
+            writer.finish(self.count)
+        distributed.barrier()

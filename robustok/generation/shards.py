@@ -1,0 +1,168 @@
+"""A large sample in shards: each is claimed, sampled, decoded and judged by one process, and renamed when it is whole.
+
+Any number of processes may run the same command, at once or after each other, on machines that share the folder. Image
+i has sample id i and goes through in a batch of fixed shape (the last is filled up), so its tokens are the same however
+the work was shared and whatever was killed meanwhile. A killed process loses the shards it had not finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import Tensor
+
+from ..core.errors import RunError
+from ..core.locks import claim
+from ..data.tokens import TokenSet, TokenWriter, open_tokens
+from ..data.transforms import to_uint8
+from ..samplers.autoregressive import Sampler
+from .feature_files import FeatureFiles
+from .image_writers import ImageFiles
+
+POLL_SECONDS = 0.5  # between looks at shards that others work on
+DECODE_BATCH = 64  # images decoded and judged at a time
+
+
+class ShardedRun:
+    """Samples images of `classes` (N,) into `folder`: tokens, and on request images and features.
+
+    make_sampler: () -> Sampler. tokenizer: decodes, None: tokens only. network: takes features of the images, or None.
+    about: what tells this run from another, as TokenWriter takes it. Raises UserError for a folder of another run.
+    """
+
+    def __init__(self, folder: Path, classes: Tensor, make_sampler: Callable[[], Sampler], *, about: dict, seed: int,
+                 batch_size: int, shard_rows: int, tokenizer=None, network: Callable | None = None,
+                 image_kinds: tuple[str, ...] = ()):  # fmt: skip
+        self.folder, self.classes, self.seed = folder, classes, seed
+        self.batch_size, self.halved = batch_size, False
+        self.make_sampler, self.sampler = make_sampler, make_sampler()
+        self.tokenizer, self.network = tokenizer, network
+        self.writer = TokenWriter(folder / "tokens", about, shard_rows=shard_rows)
+        self.images = ImageFiles(folder, image_kinds, len(classes)) if image_kinds else None
+        self.features = FeatureFiles(folder) if network else None
+        self.was_finished = self.is_finished()
+        self.shards = -(-len(classes) // shard_rows)
+
+    @torch.inference_mode()
+    def work(self, show: Callable[[int], None]) -> int:
+        """Samples until every shard is there; the number of images made here. `show` takes how many there are in all.
+
+        On a GPU, a shard is decoded and judged while the next one is sampled.
+        """
+        made, pending = 0, None
+        with ThreadPoolExecutor(1) as beside:
+            while missing := self.writer.missing(len(self.classes)):
+                show(max(0, len(self.classes) - self.writer.shard_rows * len(missing)))
+                number, held = self._claim_one(missing)
+                tokens = None if held is None else self._sample(number)
+                if pending is not None:
+                    pending = pending.result()
+                if held is None:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                made += len(tokens)
+                if self.sampler.device.type == "cuda":
+                    pending = beside.submit(self._complete_beside, number, tokens, held)
+                else:
+                    self._complete(number, tokens, held)
+        show(len(self.classes))
+        return made
+
+    def finish(self) -> TokenSet | None:
+        """What needs all shards, done by one of the processes: its tokens; None for the others."""
+        held = claim(self.folder / "claims/finish")
+        if held is None:
+            return None
+        with held:
+            if self.was_finished:
+                return open_tokens(self.writer.folder)
+            if self.is_finished():  # by another, a moment ago
+                return None
+            if self.images:
+                self.images.finish(self.classes.numpy())
+            return self.writer.finish(len(self.classes))
+
+    def is_finished(self) -> bool:
+        return (self.writer.folder / "manifest.json").is_file()
+
+    def _claim_one(self, missing: list[int]) -> tuple[int, TextIO | None]:
+        """The first of the missing shards that nobody works on, and the claim to it."""
+        for number in missing:
+            held = claim(self.folder / f"claims/{number:05d}")
+            if held and number in self.writer.missing(len(self.classes)):
+                self._remove_partial(number)  # of a process that was killed
+                return number, held
+            if held:  # finished by another since we looked
+                held.close()
+        return -1, None
+
+    def _sample(self, number: int) -> Tensor:
+        """Tokens of a shard, on the host; half the batch size is tried once where GPU memory is out."""
+        rows = self.writer.shard_range(number, len(self.classes))
+        ids = torch.arange(rows.start, rows.stop)
+        try:
+            return torch.cat([self._batch(part) for part in ids.split(self.batch_size)]).cpu()
+        except torch.OutOfMemoryError:
+            if self.halved or self.batch_size == 1:
+                raise RunError(
+                    f"out of GPU memory in batches of {self.batch_size}; use a smaller --batch_size"
+                ) from None
+        self.batch_size, self.halved = self.batch_size // 2, True
+        print(f"out of GPU memory: going on in batches of {self.batch_size}", file=sys.stderr)
+        self.sampler = self.make_sampler()
+        return self._sample(number)
+
+    def _batch(self, ids: Tensor) -> Tensor:
+        """Tokens (n, L); a batch that is not full is filled up with images that nobody asked for."""
+        extra = self.batch_size - len(ids)
+        classes = self.classes[torch.cat([ids, ids[-1:].expand(extra)])]
+        ids = torch.cat([ids, len(self.classes) + torch.arange(extra)])
+        return self.sampler.generate(classes, seed=self.seed, sample_ids=ids)[: len(ids) - extra]
+
+    @torch.inference_mode()
+    def _complete_beside(self, number: int, tokens: Tensor, held: TextIO) -> None:
+        """On a stream of its own: decoding computes while sampling waits for memory."""
+        with torch.cuda.stream(torch.cuda.Stream()):
+            self._complete(number, tokens, held)
+
+    def _complete(self, number: int, tokens: Tensor, held: TextIO) -> None:
+        """Decodes, judges and writes a shard; what is written of one that fails is removed."""
+        rows = self.writer.shard_range(number, len(self.classes))
+        ids, classes = torch.arange(rows.start, rows.stop), self.classes[rows.start : rows.stop]
+        with held:
+            try:
+                if self.tokenizer is not None:
+                    self._write_images(number, tokens, ids, classes)
+                self.writer.write(number, tokens, classes, ids)  # last: a shard with tokens is done
+            except OSError as error:
+                self._remove_partial(number)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise RunError(
+                    f"{self.folder}: no space left. What was written of shard {number} is removed, the other shards"
+                    " stay: free some space and run the same command again"
+                ) from None
+
+    def _remove_partial(self, number: int) -> None:
+        for path in [*self.folder.glob(f"*/shard-{number:05d}.*tmp*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
+        images, outputs = [], []
+        for part in tokens.split(DECODE_BATCH):
+            images.append(to_uint8(self.tokenizer.detokenize(part.to(self.sampler.device))))
+            if self.network:
+                outputs.append(self.network(images[-1]))
+        if self.features:
+            self.features.write(number, outputs)
+        if self.images:
+            pictures = torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()
+            self.images.write(number, ids.numpy(), pictures, classes.numpy())

@@ -1,0 +1,67 @@
+"""The frozen networks that losses look through: pretrained ones from files, else the run's own classifier.
+
+teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      semantic loss
+perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
+backbone(images)     images in [-1, 1] -> list of (B, C, T); backbone.channels  discriminator
+features(images)     uint8 images -> .features (B, F), .logits (B, classes)     Fréchet distance, class agreement
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .classifier import Classifier
+
+
+class ClassifierTeacher(nn.Module):
+    """The classifier's feature, layer-normalised as a ViT's class feature is after its final norm."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier, self.width = classifier, classifier.width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.layer_norm(self.classifier.features(images), (self.width,))
+
+
+class ClassifierPerceptual(nn.Module):
+    """Squared difference of channel-normalised maps, averaged over places and maps (LPIPS with equal weights)."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(self.classifier.taps(x), self.classifier.taps(y), strict=True)
+        distances = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2)) for a, b in pairs]
+        return torch.stack(distances).mean(0)
+
+
+class ClassifierBackbone(nn.Module):
+    """The classifier's feature maps, flattened over places, for the discriminator's heads."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+        self.channels = [stage[0].out_channels for stage in classifier.stages]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [tap.flatten(2) for tap in self.classifier.taps(images)]
+
+
+@dataclass(frozen=True)
+class FrozenNetworks:
+    """The three networks that the losses of a run look through."""
+
+    teacher: nn.Module
+    perceptual: nn.Module
+    backbone: nn.Module
+
+
+def from_classifier(classifier: Classifier) -> FrozenNetworks:
+    """All three seen through a small classifier trained on the run's own images."""
+    classifier.eval().requires_grad_(False)
+    parts = (ClassifierTeacher, ClassifierPerceptual, ClassifierBackbone)
+    return FrozenNetworks(*(part(classifier).eval() for part in parts))

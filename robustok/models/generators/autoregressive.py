@@ -1,0 +1,67 @@
+"""What every autoregressive generator can do: sample with guidance, and give the logits it samples from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...samplers.autoregressive import Sampler
+
+
+class Autoregressive(nn.Module):
+    """A generator of L tokens out of K codes for C classes; class C is the null class.
+
+    A subclass has `forward(tokens, classes, orders) -> (B, L, K)` and `decoder(streams, choices)`, which gives the
+    network place by place (RARDecoder shows what is asked of it).
+    """
+
+    def __init__(self, codebook_size: int, num_classes: int, num_tokens: int):
+        super().__init__()
+        self.codebook_size, self.num_classes, self.num_tokens = codebook_size, num_classes, num_tokens
+
+    def decoder(self, streams: int, choices: Path | None = None):
+        raise NotImplementedError
+
+    def logits(self, tokens: Tensor, classes: Tensor | None, *, order: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits (B, L, K); row i predicts tokens[order[i]].
+
+        tokens: int64 (B, L) in raster order. classes: int64 (B,), None = the null class. order: int64 (L,) or (B, L),
+        None = raster order. Differentiable. Raises ValueError for tokens of another shape.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"tokens: found {tuple(tokens.shape)}, expected (B, {self.num_tokens})")
+        if classes is None:
+            classes = torch.full_like(tokens[:, 0], self.num_classes)
+        orders = order if order is None else order.expand(len(tokens), -1)
+        return self(tokens, classes, orders)
+
+    def generate(self, classes: Tensor, *, seed: int, sample_ids: Tensor | None = None, guidance_scale: float,
+                 guidance_power: float | None = None, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+                 keep_tokens: Tensor | None = None, keep_ratio: float = 0.0) -> Tensor:  # fmt: skip
+        """Samples one sequence for each class: int64 (B, L) on the device of the weights.
+
+        Args:
+            classes: int64 (B,), 0..C-1.
+            seed: the tokens are a pure function of weights, class, seed and sample id.
+            sample_ids: int64 (B,), who each image is; None means 0..B-1.
+            guidance_scale: s of classifier-free guidance; 1 is none.
+            guidance_power: p of the power-cosine ramp from 1 to s (section 5); None keeps s constant.
+            temperature: > 0.   top_k: 0 keeps all.   top_p: in (0, 1].
+            keep_tokens: int64 (B, L). Each token is overwritten by this one with probability keep_ratio (the
+                preservation ratio sigma, section 6), and the sequence goes on from it.
+
+        Raises: ValueError for an argument out of its range or of the wrong shape.
+        """
+        sampler = Sampler(self, guidance_scale=guidance_scale, guidance_power=guidance_power, temperature=temperature,
+                          top_k=top_k, top_p=top_p)  # fmt: skip
+        return sampler.generate(
+            classes, seed=seed, sample_ids=sample_ids, keep_tokens=keep_tokens, keep_ratio=keep_ratio
+        )
+
+    def guided_logits(self, tokens: Tensor, classes: Tensor, *, guidance_scale: float,
+                      guidance_power: float | None = None, temperature: float = 1.0) -> Tensor:  # fmt: skip
+        """What `generate` samples from at each step if the tokens drawn were `tokens` (B, L): float32 (B, L, K)."""
+        sampler = Sampler(self, guidance_scale=guidance_scale, guidance_power=guidance_power, temperature=temperature)
+        return sampler.logits(tokens, classes)

@@ -1,0 +1,246 @@
+"""The tokenizer (METHOD.md section 2): ViT encoder with latent tokens, quantiser, ViT decoder with mask tokens."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...config import TokenizerConfig
+from ..vit import ViT, resample_positions
+from .quantizer import NO_PERTURBATION, Perturbation, ProductQuantizer, VectorQuantizer
+from .residual import ResidualQuantizer
+
+
+class TokenizerOutput(NamedTuple):
+    """What one training forward gives; `images` are decoded from `z_q` and not clamped."""
+
+    images: Tensor  # (B, 3, S, S)
+    z_q_clean: Tensor  # (B, L, D) before perturbation, straight-through
+    z_q: Tensor  # (B, L, D) after perturbation, straight-through
+    nearest: Tensor  # (B, L) int64 before perturbation
+    indices: Tensor  # (B, L) int64 after perturbation
+    vq_loss: Tensor  # scalar, unweighted mean
+    commit_loss: Tensor  # scalar, unweighted mean
+    usage: Tensor  # (K,) int64, how often each code is in `nearest`
+
+
+class LatentViT(nn.Module):
+    """A ViT over image tokens and groups of latent tokens, told apart by a level embedding."""
+
+    def __init__(self, vit: ViT, latent_grid: int, groups: int = 1):
+        super().__init__()
+        self.vit = vit
+        self.latent_grid = latent_grid
+        self.level = nn.Parameter(torch.zeros(1 + groups, vit.width))  # image, then latents
+        nn.init.trunc_normal_(self.level, std=0.02)
+
+    def latent_positions(self) -> Tensor:
+        """(1, 1 + L, width): the ViT's own position table on the latents' grid, class row first."""
+        return resample_positions(self.vit.pos_embed, self.latent_grid)
+
+    def transform(self, image_tokens: Tensor, latent_tokens: Tensor) -> Tensor:
+        """Add levels, join along the sequence, run all blocks and the final norm."""
+        level = self.level[1:].repeat_interleave(latent_tokens.shape[1] // (len(self.level) - 1), dim=0)
+        return self.vit.transform(torch.cat([image_tokens + self.level[0], latent_tokens + level], dim=1))
+
+
+class Encoder(LatentViT):
+    """Images (B, 3, S, S) -> latent features (B, L, Q, width): outputs at the appended latent tokens, Q groups of L."""
+
+    def __init__(self, vit: ViT, latent_grid: int, groups: int):
+        super().__init__(vit, latent_grid, groups)
+        self.groups = groups
+        self.latent_tokens = nn.Parameter(torch.zeros(1, groups * latent_grid**2, vit.width))
+        nn.init.trunc_normal_(self.latent_tokens, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        positions = self.latent_positions()[:, 1:].repeat(1, self.groups, 1)
+        latents = (self.latent_tokens + positions).expand(len(images), -1, -1)
+        tokens = self.vit.embed(self.vit.patch_embed(images))
+        outputs = self.transform(tokens, latents)[:, -latents.shape[1] :]
+        return outputs.unflatten(1, (self.groups, -1)).transpose(1, 2)
+
+
+class Decoder(LatentViT):
+    """Latent features (B, L, width) -> images (B, 3, S, S) from the outputs at mask tokens, one a patch."""
+
+    def __init__(self, vit: ViT, latent_grid: int, patch_size: int):
+        super().__init__(vit, latent_grid)
+        self.patch_size = patch_size
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, vit.width))
+        self.to_pixel = nn.Linear(vit.width, 3 * patch_size**2)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        nn.init.xavier_uniform_(self.to_pixel.weight)
+        nn.init.zeros_(self.to_pixel.bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        vit, size = self.vit, self.patch_size
+        masks = vit.embed(self.mask_token.expand(len(latents), vit.grid**2, -1))
+        cls_token = vit.cls_token.expand(len(latents), -1, -1)  # the latent group has a class token of its own
+        latents = torch.cat([cls_token, latents], dim=1) + self.latent_positions()
+        x = self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + vit.grid**2])
+        x = x.view(-1, vit.grid, vit.grid, size, size, 3)  # a token's values: patch row, patch column, channel
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, vit.grid * size, vit.grid * size)
+
+
+class Tokenizer(nn.Module):
+    """Images <-> L discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
+
+    Attributes: config; image_size; grid (latents along one side, L = grid**2); codebook (K, D) as stored;
+    normalize (whether l2-normalised vectors are compared). With Q > 1 codebooks a latent has Q * D coordinates in
+    place of D, its token is Q indices, codebook is (Q, K, D); with `scales` there are sum of scale**2 tokens.
+    Raises: ValueError for sizes that do not fit together.
+    """
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        patches, latents = _grids(config)
+        self.config, self.image_size, self.grid = config, config.image_size, latents
+        shape = dict(grid=patches, mlp_ratio=config.mlp_ratio, layer_scale=config.layer_scale)
+        shape |= dict(drop_path=config.drop_path)
+        width = config.decoder_width or config.width
+        encoder = ViT(patch_size=config.patch_size, width=config.width, depth=config.depth, heads=config.heads, **shape)
+        decoder = ViT(
+            patch_size=None,
+            width=width,
+            depth=config.decoder_depth or config.depth,
+            heads=config.decoder_heads or config.heads,
+            **shape,
+        )
+        self.encoder = Encoder(encoder, latents, config.codebooks)
+        self.quant_conv = nn.Linear(config.width, config.code_width)
+        self.quantizer = _quantizer(config, latents)
+        self.post_quant_conv = nn.Linear(config.codebooks * config.code_width, width)
+        self.decoder = Decoder(decoder, latents, config.patch_size)
+        self._encoder_frozen = False
+
+    @property
+    def codebook(self) -> Tensor:
+        return self.quantizer.codebook
+
+    @property
+    def normalize(self) -> bool:
+        return self.quantizer.normalize
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the to-pixel layer: where the adaptive adversarial weight compares gradients."""
+        return self.decoder.to_pixel.weight
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
+        size = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+        return self.project(self.encoder(images)).flatten(2)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features (..., width) through `quant_conv` -> (..., D), in float32 even under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.quant_conv(features.float())
+
+    def decode(self, z_q: Tensor) -> Tensor:
+        """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
+        expected = (self.grid**2, self.config.codebooks * self.config.code_width)
+        if z_q.ndim != 3 or z_q.shape[1:] != expected:
+            raise ValueError(f"z_q must be (B, {expected[0]}, {expected[1]}), found {tuple(z_q.shape)}")
+        return self.decoder(self.post_quant_conv(z_q))
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> indices of the nearest codes, int64 (B, L), row-major over the grid. No gradient."""
+        return self.quantizer.nearest(self.encode(images))
+
+    @torch.no_grad()
+    def detokenize(self, indices: Tensor) -> Tensor:
+        """Indices (B, L) in [0, K) -> images (B, 3, S, S), clamped to [-1, 1]. No gradient."""
+        return self.decode(self.quantizer.lookup(indices)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: Tensor,
+        alpha: float = 0.0,
+        delta: int = 1,
+        seed: int = 0,
+        sample_ids: Tensor | None = None,
+        neighbors: str = "latent",
+    ) -> Tensor:
+        """Encode, quantise, perturb every image (beta = 1), decode: (B, 3, S, S), clamped to [-1, 1]. No gradient."""
+        perturbation = Perturbation(alpha, 1.0, delta, seed, None, sample_ids, neighbors)
+        return self.decode(self.quantizer.perturb(self.encode(images), perturbation).z_q).clamp(-1, 1)
+
+    def forward(
+        self, images: Tensor, *, perturbation: Perturbation | None = None, quantize: bool = True
+    ) -> TokenizerOutput:
+        """One training forward. `perturbation` None replaces no latent.
+
+        `quantize` False is the continuous warm-up before the codebook is set: the decoder receives the latents
+        themselves, on the scale of the codes; both quantiser losses are zero.
+        """
+        z = self.encode(images)
+        if not quantize:
+            return self._continuous(z)
+        q = self.quantizer(z, perturbation or NO_PERTURBATION)
+        decoded = self.decode(q.z_q)
+        return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
+
+    def _continuous(self, z: Tensor) -> TokenizerOutput:
+        z = self.quantizer.unit(z)
+        nearest = self.quantizer.nearest(z.detach())
+        zero = z.new_zeros(())
+        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the encoder side: ViT, latent tokens, level embedding, `quant_conv`, codebook."""
+        return chain.from_iterable(module.parameters() for module in self._encoder_side())
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters: `post_quant_conv` and the decoder."""
+        return chain(self.post_quant_conv.parameters(), self.decoder.parameters())
+
+    def _encoder_side(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.quant_conv, self.quantizer
+
+    def freeze_encoder(self) -> None:
+        """Stop the encoder side from learning, and keep it in evaluation mode (no stochastic depth) for good."""
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(False)
+        self._encoder_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Tokenizer":
+        super().train(mode)
+        if self._encoder_frozen:
+            for module in self._encoder_side():
+                module.eval()
+        return self
+
+
+def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
+    if config.scales is not None and config.scales[-1] != grid:
+        raise ValueError(f"the last of scales must be the latents' grid, {grid}, found {config.scales}")
+
+    def part() -> nn.Module:
+        if config.scales is None:
+            return VectorQuantizer(config.codebook_size, config.code_width, config.normalize)
+        return ResidualQuantizer(config.codebook_size, config.code_width, config.scales, config.residual_convs)
+
+    return part() if config.codebooks == 1 else ProductQuantizer(part() for _ in range(config.codebooks))
+
+
+def _grids(config: TokenizerConfig) -> tuple[int, int]:
+    """Patches and latents along one side."""
+    if config.image_size % config.patch_size:
+        raise ValueError(
+            f"image_size must be a multiple of patch_size, found {config.image_size} and {config.patch_size}"
+        )
+    patches = config.image_size // config.patch_size
+    count = patches**2 if config.num_latents is None else config.num_latents
+    latents = round(count**0.5)
+    if latents < 1 or latents**2 != count:
+        raise ValueError(f"num_latents must be a square number (a grid of latents), found {count}")
+    return patches, latents

@@ -1,0 +1,1 @@
+"""Operations of autoregressive decoding: attention over a static cache, guided sampling, and the measured choice."""

@@ -1,0 +1,1 @@
+"""The implementations of the codebook operations, and the choice between them."""

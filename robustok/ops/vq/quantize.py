@@ -1,0 +1,98 @@
+"""The training operator: quantise, perturb, losses and usage in one pass over z."""
+
+import torch
+from torch import Tensor
+
+from .backends import choice as backends
+from .checks import check_draw
+from .perturb import prepare_draw
+from .reference import Draw, Quantized
+
+
+def vq_quantize(
+    z: Tensor,
+    codebook: Tensor,
+    *,
+    alpha: float | Tensor,
+    beta: float,
+    delta: int | Tensor,
+    seed: int | Tensor,
+    sample_ids: Tensor | None = None,
+    num_images: int | None = None,
+    neighbors: str = "latent",
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Quantized:
+    """Everything a training step takes from the quantiser; arguments and errors as `vq_perturb`.
+
+    Returns:
+        Quantized: z_q, indices, nearest as `vq_perturb`, and
+        z_q_clean (B, L, D): the same without perturbation, straight-through;
+        vq_loss: 0-d float32, mean (e - stop u)^2 over the clean latents: its gradient reaches the codebook only;
+        commit_loss: 0-d float32, mean (stop e - u)^2: its gradient reaches z only (METHOD.md section 2, unweighted);
+        usage (K,) int64: how often each code is the nearest. Losses are 0 for an empty batch and finite only if z is.
+    """
+    draw = prepare_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
+    return Quantized(*_quantize(z, codebook, *draw, neighbors, normalize, backend))
+
+
+@torch.library.custom_op("robustok::vq_quantize", mutates_args=())
+def _quantize(
+    z: Tensor,
+    codebook: Tensor,
+    alpha: Tensor,
+    delta: Tensor,
+    seed: Tensor,
+    sample_ids: Tensor,
+    num_images: int,
+    neighbors: str,
+    normalize: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    draw = Draw(alpha, delta, seed, sample_ids, num_images)
+    check_draw(draw, len(codebook))
+    return tuple(backends.forward(backend, codebook, normalize).quantize(z, codebook, draw, neighbors, normalize))
+
+
+@_quantize.register_fake
+def _(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
+    indices = [z.new_empty(z.shape[:2], dtype=torch.int64) for _ in range(2)]
+    losses = [z.new_empty((), dtype=torch.float32) for _ in range(2)]
+    usage = z.new_empty(codebook.shape[:1], dtype=torch.int64)
+    return z.new_empty(z.shape), *indices, z.new_empty(z.shape), *losses, usage
+
+
+@torch.library.custom_op("robustok::vq_quantize_backward", mutates_args=())
+def _quantize_backward(
+    z: Tensor,
+    codebook: Tensor,
+    nearest: Tensor,
+    straight: list[Tensor],
+    vq: Tensor | None,
+    commit: Tensor | None,
+    normalize: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    implementation = backends.choose(backend, z.device).load(backward=True)
+    return implementation.quantize_backward(z, codebook, nearest, straight, vq, commit, normalize)
+
+
+@_quantize_backward.register_fake
+def _(z, codebook, nearest, straight, vq, commit, normalize, backend):
+    return z.new_empty(z.shape), codebook.new_empty(codebook.shape)
+
+
+def _save(ctx, inputs, output):
+    ctx.set_materialize_grads(False)  # an output that nothing was computed from has no gradient to read
+    ctx.save_for_backward(*inputs[:2], output[2])
+    ctx.normalize, ctx.backend = inputs[-2:]
+
+
+def _backward(ctx, z_q, indices, nearest, z_q_clean, vq_loss, commit_loss, usage):
+    z, codebook, clean = ctx.saved_tensors
+    straight = [grad for grad in (z_q, z_q_clean) if grad is not None]
+    dz, dcodebook = _quantize_backward(z, codebook, clean, straight, vq_loss, commit_loss, ctx.normalize, ctx.backend)
+    return dz, dcodebook, *[None] * 8
+
+
+_quantize.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,1 @@
+"""What people see of results: pages, figures and tables."""

@@ -1,0 +1,184 @@
+"""report.html of a training run: what was run, what came out, in figures, tables and pictures, in one offline file."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..job.pipeline import Pipeline
+from .page import Page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ALL_CURVES = {
+    "tokenizer": ("reconstruction", "perceptual", "vq", "semantic", "adversarial", "psnr", "usage"),
+    "generator": ("loss", "accuracy"),
+    "post": ("reconstruction", "perceptual", "score"),
+}
+
+
+def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor], log: list[dict]) -> None:
+    """Writes the page for a judged run. `pictures` are uint8 (N, 3, H, W), as `judge` gives them."""
+    distance = metrics["distance"]
+    page = Page(f"RobusTok: {pipeline.config.name}")
+    page.text(_what_was_run(pipeline, metrics))
+    page.heading("Summary").table(summary_rows(metrics), ("", "value", "what it is"), _distance_caption(metrics))
+    page.note("\n".join(verdicts(metrics)))
+    _tokenizer_section(page, pipeline, metrics, pictures)
+    _generator_section(page, pipeline, pictures)
+    page.heading("Loss curves")
+    posts = {pipeline.post_folder(mode): ALL_CURVES["post"] for mode in pipeline.config.pairs.modes}
+    for stage, names in (ALL_CURVES | posts).items():
+        page.figure(_curves(log, stage, names), f"{stage}: values of the log against optimiser steps")
+    seconds = [(stage, value) for stage, value in metrics["seconds"].items()]
+    page.heading("Time and memory").table(
+        [*seconds, ("total", sum(metrics["seconds"].values()))],
+        ("stage", "seconds"),
+        f"Most memory held by the judging process: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
+    )
+    page.heading("Settings").table(
+        _settings(pipeline), ("setting", "value"), f"{distance} and all settings of this run"
+    )
+    page.save(path)
+
+
+def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
+    """The table of the terminal and of the report: (name, value, meaning)."""
+    t, distance = metrics["tokenizer"], metrics["distance"]
+    rows: list[tuple[str, object, str]] = [
+        ("PSNR", f"{t['psnr']:.2f} dB", "reconstruction of held-out images"),
+        ("codebook usage", f"{t['codebook_usage']:.1%}", "codes used by the training images' tokens"),
+        ("rFD", t["rfd"], f"{distance} of reconstructions"),
+        ("pFD", t["pfd"], f"{distance} of perturbed reconstructions, mean of 15 settings"),
+    ]
+    for name, title in _decoders(metrics):
+        values = metrics[name]
+        rows.append((f"gFD, {title}", values["gfd"], f"{distance} of generated images"))
+        rows.append(
+            (
+                f"class agreement, {title}",
+                f"{values['class_agreement']:.1%}",
+                "generated images read as the class asked for",
+            )
+        )
+    rows.append(
+        ("training images", metrics["real_fd"], f"{distance} of the training images, which the classifier knows")
+    )
+    return rows
+
+
+def verdicts(metrics: dict) -> list[str]:
+    """What the figures say about post-training, in sentences: better or worse, by how much."""
+    before, sentences = metrics["generator"]["gfd"], []
+    for name, title in _decoders(metrics)[1:]:
+        after = metrics[name]["gfd"]
+        if metrics[name]["best_step"] == 0:
+            sentences.append(
+                f"{title.capitalize()}: no step beat the start on the images kept to stop by: "
+                f"the decoder stays as it was, gFD {before:.4g}."
+            )
+            continue
+        word, change = "lowers" if after < before else "does not lower", (after - before) / before
+        sentences.append(f"{title.capitalize()}: {word} gFD on this data, {before:.4g} -> {after:.4g} ({change:+.1%}).")
+    return sentences
+
+
+def _decoders(metrics: dict) -> list[tuple[str, str]]:
+    """(key in metrics, how the page calls it), the main-trained decoder first."""
+    modes = metrics["modes"]
+    posts = [("post" if i == 0 else f"post_{mode}", f"post-trained on {mode} pairs") for i, mode in enumerate(modes)]
+    return [("generator", "before post-training"), *posts]
+
+
+def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor]) -> None:
+    columns = len(pictures["originals"])
+    page.heading("Reconstruction and perturbed reconstruction")
+    page.images(pictures["originals"], "Held-out originals", columns=columns)
+    page.images(pictures["reconstructed"], "Their reconstructions", columns=columns)
+    table = metrics["tokenizer"]["pfd_table"]
+    strongest = max((alpha, delta) for alpha, delta, _ in table)
+    page.images(
+        pictures["perturbed"],
+        f"Reconstructions with alpha = {strongest[0]} of the tokens replaced by one of their "
+        f"delta = {strongest[1]} nearest codes",
+        columns=columns,
+    )
+    alphas, deltas = sorted({row[0] for row in table}, reverse=True), sorted({row[1] for row in table})
+    values = {(alpha, delta): value for alpha, delta, value in table}
+    page.heading("pFD, setting by setting").table(
+        [(f"alpha {alpha}", *(values[alpha, delta] for delta in deltas)) for alpha in alphas],
+        ("", *(f"delta {delta}" for delta in deltas)),
+        f"{metrics['distance']} of perturbed reconstructions of {metrics['images']['judge']} held-out images; "
+        f"their mean, pFD, is {metrics['tokenizer']['pfd']:.4g} (clean: {metrics['tokenizer']['rfd']:.4g}).",
+    )
+
+
+def _generator_section(page: Page, pipeline: Pipeline, pictures: dict[str, Tensor]) -> None:
+    page.heading("Generated images, one row a class")
+    names = pipeline.images.class_names
+    shown = pictures["generator"]
+    rows = min(len(names), 10)
+    for name in ("generator", *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)):
+        title = "Before post-training" if name == "generator" else f"After post-training ({name})"
+        caption = f"{title}: the same tokens, classes {', '.join(names[:rows])}"
+        page.images(pictures[name], caption, columns=len(shown) // rows)
+
+
+def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
+    from matplotlib.figure import Figure
+
+    records = [record for record in log if record["stage"] == stage]
+    drawn = [name for name in names if any(name in record for record in records)]
+    figure = Figure(figsize=(10, 1.9 * -(-len(drawn) // 4) + 0.3), layout="constrained")
+    for i, name in enumerate(drawn):
+        axes = figure.add_subplot(-(-len(drawn) // 4), 4, i + 1)
+        axes.plot(
+            *zip(*[(record["step"], record[name]) for record in records if name in record], strict=True), linewidth=1.2
+        )
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def _what_was_run(pipeline: Pipeline, metrics: dict) -> str:
+    c, counts = pipeline.config, metrics["images"]
+    source = c.data.root or "scikit-learn's handwritten digits"
+    return (
+        f"{source}, {c.tokenizer.image_size} x {c.tokenizer.image_size} pixels, {pipeline.images.num_classes} classes: "
+        f"{counts['train']} images to train on, {counts['stop']} to stop and choose by, "
+        f"{counts['judge']} that only judge.\n"
+        f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
+        f"alpha {c.perturbation.alpha}, beta {c.perturbation.beta}, delta {c.perturbation.delta}; "
+        f"RAR generator {c.generator.width} wide, {c.generator.depth} layers; "
+        f"post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
+    )
+
+
+def _distance_caption(metrics: dict) -> str:
+    return (
+        f"{metrics['distance']} is the Fréchet distance of the features of a small classifier trained on this data "
+        f"({metrics['classifier']['accuracy']:.1%} right on the judging images). It is not FID. "
+        f"Judged on {metrics['images']['judge']} held-out images and {metrics['images']['samples']} samples."
+    )
+
+
+def _settings(pipeline: Pipeline) -> list[tuple[str, Any]]:
+    from dataclasses import asdict, is_dataclass
+
+    rows = []
+    for name in vars(pipeline.config):
+        value = getattr(pipeline.config, name)
+        items = asdict(value).items() if is_dataclass(value) else [("", value)]
+        rows += [(f"{name}.{key}".rstrip("."), str(item)) for key, item in items]
+    return rows
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return f"{platform.machine()}, {device}, Python {platform.python_version()}, torch {torch.__version__}."

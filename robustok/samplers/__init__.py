@@ -1,0 +1,1 @@
+"""Sampling algorithms over small protocols; they know no model."""

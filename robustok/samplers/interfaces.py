@@ -1,0 +1,44 @@
+"""What a sampling algorithm asks of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from .known_tokens import Runs
+
+
+class TokenDecoder(Protocol):
+    """S sequences that grow by one token a step, or by runs of known tokens. Logits are float32 (S, K)."""
+
+    moved: int  # how often memory that `step` reads moved: a captured graph of it is then void
+
+    def start(self, classes: Tensor) -> Tensor:
+        """Begins new sequences of classes (S,): the logits of token 0. Reads the weights anew."""
+
+    def prepare(self, step: int) -> None:
+        """On the host, before `step` is called or replayed for this step."""
+
+    def step(self, tokens: Tensor, step: int | Tensor) -> Tensor:
+        """Appends tokens (S,) as token step - 1: the logits of token `step`.
+
+        `step` is an int, or an int64 (1,) on the device where a captured graph is replayed.
+        """
+
+    def extend(self, tokens: Tensor, runs: Runs) -> Tensor:
+        """Appends runs of tokens (R,) in one causal step: logits (k, K) of what follows the rows runs.last."""
+
+
+class TokenNetwork(Protocol):
+    """A generator as the autoregressive sampler sees it."""
+
+    num_tokens: int  # L
+    codebook_size: int  # K
+    num_classes: int  # C; class C is the null class
+
+    def decoder(self, streams: int, choices: Path | None = None) -> TokenDecoder:
+        """The network token by token for S = `streams` sequences; `choices`: file of measured kernel choices."""
+
+    def parameters(self) -> object: ...

@@ -1,0 +1,80 @@
+"""Saving a stage in the middle of its training, and going on from there to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..checkpoints import writing as checkpoints
+from ..checkpoints.reading import read_json, verify
+from ..core import distributed
+from ..core.errors import UserError
+from .ema import EMA
+from .run import Run
+from .stage import Stage, bare
+
+
+@dataclass
+class StageState:
+    """How far a stage is. Generator state is not in it: every draw is a function of the seed and the step."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: str | None = None  # the checkpoint with the best score, where a stage has scores
+    score: float | None = None
+    stopped: bool = False  # early
+
+
+def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
+    """Writes the checkpoint step-N of the stage; keeps the newest two and the best one (main process only)."""
+    if distributed.is_main():
+        training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
+        for player in stage.players:
+            training |= checkpoints.optimizer_tensors(player.optimizer, f"optimizer.{player.name}")
+        others = {player.name: bare(player.module).state_dict() for player in stage.players[1:]}
+        folder = run.folder / stage.name
+        checkpoints.save(
+            folder / f"step-{state.step}",
+            {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training, **others},
+            {
+                "config": {"kind": stage.kind, "config": stage.model_config()},
+                "state": {**asdict(state), "settings": run.settings(stage.sections)},
+            },
+        )
+        checkpoints.keep_newest(folder, 2, also=state.best)
+    distributed.barrier()
+
+
+def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
+    """Loads the stage's newest checkpoint into model, average, optimisers and extra state, if there is one.
+
+    Raises UserError for a damaged checkpoint and for one of another config.
+    """
+    if distributed.is_main():
+        checkpoints.remove_leftovers(run.folder / stage.name)
+    found = checkpoints.steps(run.folder / stage.name)
+    if not found:
+        return StageState()
+    newest = found[-1]
+    _verify(newest)
+    state = read_json(newest / "state.json")
+    checkpoints.refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
+    model, average, training = checkpoints.load(newest, "model", "ema", "training")
+    stage.model.load_state_dict(model)
+    ema.load(average)
+    for player in stage.players:
+        checkpoints.load_optimizer_tensors(player.optimizer, training, f"optimizer.{player.name}")
+    for player in stage.players[1:]:
+        bare(player.module).load_state_dict(checkpoints.load(newest, player.name)[0])
+    for name, tensor in stage.extra_state().items():
+        tensor.copy_(training[f"extra.{name}"])
+    return StageState(**state)
+
+
+def _verify(checkpoint: Path) -> None:
+    try:
+        verify(checkpoint)
+    except UserError as error:
+        raise UserError(
+            f"{error}; delete {checkpoint} to go on from the checkpoint before it, or start over with --resume never"
+        ) from error

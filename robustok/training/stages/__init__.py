@@ -1,0 +1,1 @@
+"""The stages: what each trains, on which data, with which losses."""

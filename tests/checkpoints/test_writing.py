@@ -1,0 +1,90 @@
+"""Checkpoints: complete or absent, refused when damaged or of another config."""
+
+import errno
+
+import pytest
+import torch
+
+from robustok.checkpoints import writing as checkpoints
+from robustok.checkpoints.reading import read_json, verify
+from robustok.core.errors import RunError, UserError
+
+TENSORS = {"model": {"weight": torch.arange(6.0).view(2, 3), "tied": torch.ones(2)}}
+
+
+def test_round_trip_is_exact_and_verified(tmp_path):
+    folder = tmp_path / "step-5"
+    checkpoints.save(folder, TENSORS, {"state": {"step": 5}})
+    verify(folder)
+    (loaded,) = checkpoints.load(folder, "model")
+    assert torch.equal(loaded["weight"], TENSORS["model"]["weight"])
+    assert read_json(folder / "state.json") == {"step": 5}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_named(tmp_path, damage):
+    folder = tmp_path / "step-5"
+    checkpoints.save(folder, TENSORS, {})
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncate":
+        file.write_bytes(data[:-3])
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is (damaged|missing)"):
+        verify(folder)
+
+
+def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monkeypatch):
+    folder = tmp_path / "step-5"
+    checkpoints.save(folder, TENSORS, {})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(RunError, match="No space left"):
+        checkpoints.save(tmp_path / "step-6", TENSORS, {})
+    verify(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
+
+
+def test_other_settings_are_listed_ten_at_most():
+    stored, now = {"a": {str(i): i for i in range(12)}}, {"a": {str(i): -1 for i in range(12)}}
+    with pytest.raises(UserError) as error:
+        checkpoints.refuse_other_settings(stored, now, "runs/x")
+    assert str(error.value).count("stored") == 10
+    assert "... and 2 more" in str(error.value)
+    checkpoints.refuse_other_settings({"a": (1, 2)}, {"a": [1, 2]}, "runs/x")
+
+
+def test_newest_checkpoints_and_the_best_are_kept(tmp_path):
+    for step in (5, 10, 15, 100):
+        (tmp_path / f"step-{step}").mkdir()
+    checkpoints.keep_newest(tmp_path, 2, also="step-5")
+    assert [path.name for path in checkpoints.steps(tmp_path)] == ["step-5", "step-15", "step-100"]
+
+
+def test_optimizer_state_round_trip():
+    def made():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 2)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1)
+
+    layer, optimizer = made()
+    for _ in range(3):
+        layer(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    tensors = {name: t.clone() for name, t in checkpoints.optimizer_tensors(optimizer, "optimizer.x").items()}
+    other, resumed = made()
+    other.load_state_dict(layer.state_dict())
+    checkpoints.load_optimizer_tensors(resumed, tensors, "optimizer.x")
+    for module, opt in ((layer, optimizer), (other, resumed)):
+        opt.zero_grad()
+        module(torch.full((1, 3), 2.0)).sum().backward()
+        opt.step()
+    assert torch.equal(layer.weight, other.weight)
