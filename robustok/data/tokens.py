@@ -24,7 +24,7 @@ MAX_CODES = 1 << 16  # what uint16 can name
 _ARRAYS = ("tokens", "labels", "ids")
 
 
-class Rows:
+class TokenRows:
     """The tokens of all shards as one array: `.shape`, `len()`, and `rows[index]` with an int, slice or index array.
 
     Indexing copies the rows asked for into memory; everything else stays on disk, mapped.
@@ -39,7 +39,7 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[index]
+        rows = self._numbers(index)
         part = np.searchsorted(self.starts, rows, side="right") - 1
         out = np.empty((*rows.shape, *self.shape[1:]), np.uint16)
         for number in np.unique(part):
@@ -47,16 +47,27 @@ class Rows:
             out[here] = self.parts[number][rows[here] - self.starts[number]]
         return out
 
+    def _numbers(self, index: int | slice | np.ndarray) -> np.ndarray:
+        """The rows that `index` asks for, as numbers from 0; takes memory for those alone. Raises IndexError."""
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)))
+        rows = np.asarray(index)
+        if rows.dtype == bool:
+            return np.flatnonzero(rows)
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of {len(self)} rows of tokens")
+        return np.where(rows < 0, rows + len(self), rows)
+
 
 class TokenSet:
-    """What `open_tokens` returns. `.tokens` Rows (N, L) or (N, L, Q) uint16; `.labels`, `.ids` (N,) int64 tensors;
+    """What `open_tokens` returns. `.tokens` TokenRows (N, L) or (N, L, Q) uint16; `.labels`, `.ids` (N,) int64 tensors;
     `.manifest` dict with tokenizer, codebook_size, class_names and what else the writer noted.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         arrays = {name: [_map(folder / shard / f"{name}.npy") for shard in manifest["shards"]] for name in _ARRAYS}
-        self.tokens = Rows(arrays["tokens"])
+        self.tokens = TokenRows(arrays["tokens"])
         self.labels = torch.from_numpy(np.concatenate(arrays["labels"]))
         self.ids = torch.from_numpy(np.concatenate(arrays["ids"]))
         counts = {len(self.tokens), len(self.labels), len(self.ids), manifest["count"]}

@@ -1,6 +1,7 @@
 """Token shards: what is written is read back, work that stopped goes on, other people's lines are read and written."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from robustok.core.errors import UserError
 from robustok.data.jsonl import export_jsonl, import_jsonl
-from robustok.data.tokens import TokenWriter, open_tokens, write_tokens
+from robustok.data.tokens import TokenRows, TokenWriter, open_tokens, write_tokens
 
 ABOUT = {"tokenizer": "abc", "codebook_size": 50_000, "class_names": ["cat", "dog"]}
 
@@ -32,9 +33,31 @@ def test_written_tokens_are_read_back(tmp_path, shape):
     assert torch.equal(found.ids, ids)
     assert found.manifest["class_names"] == ["cat", "dog"]
     expected = tokens.numpy()
-    for index in (slice(None), slice(25, 65, 3), np.array([99, 0, 30, 29, 0]), 31, -1, slice(0, 0)):
+    every_seventh = np.arange(100) % 7 == 0
+    slices = (slice(None), slice(25, 65, 3), slice(80, 10, -7), slice(0, 0))
+    arrays = (np.array([99, 0, 30, 29, 0]), np.array([[-1, -100], [5, -71]]), np.array([], np.int64), every_seventh)
+    for index in (*slices, *arrays, 31, -1, np.int64(-70)):
         assert np.array_equal(found.tokens[index], expected[index])
     assert found.tokens[0].dtype == np.uint16
+
+
+@pytest.mark.parametrize("index", [np.array([3, 150_000_000, -1]), slice(5, 9), slice(-3, None), -7])
+def test_reading_a_batch_costs_nothing_for_the_rows_not_asked_for(index):
+    """Two shards of a hundred million rows each, which take no memory: one row repeated."""
+    shard = np.broadcast_to(np.arange(4, dtype=np.uint16), (100_000_000, 4))
+    rows = TokenRows([shard, shard])
+    tracemalloc.start()
+    found = rows[index]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, np.broadcast_to(np.arange(4), found.shape))
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("index", [100, -101, np.array([0, 100]), np.array([-101])])
+def test_rows_that_are_not_there_are_refused(index):
+    with pytest.raises(IndexError):
+        TokenRows([np.zeros((60, 4), np.uint16), np.zeros((40, 4), np.uint16)])[index]
 
 
 def test_processes_share_shards_whatever_has_been_written_meanwhile(tmp_path):
