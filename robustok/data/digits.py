@@ -5,7 +5,7 @@ from PIL import Image
 
 
 class Digits:
-    """A source of images (see `images.Source`): scikit-learn's digits, in its order, classes "0" to "9".
+    """A source of images (see `images.ImageSource`): scikit-learn's digits, in its order, classes "0" to "9".
 
     The grey values 0..16 are stretched to 0..255 (round(v * 255 / 16)) and repeated over RGB; the crops of
     `transforms` then enlarge the 8 x 8 pixels to the wanted size by Pillow's bicubic filter.

@@ -14,7 +14,7 @@ _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"
 
 
 class Folder:
-    """A source of images (see `images.Source`) below `root`.
+    """A source of images (see `images.ImageSource`) below `root`.
 
     Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
     a class, at any depth below its folder, follow in the sorted order of their paths. Names that begin with a dot are

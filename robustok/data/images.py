@@ -26,7 +26,7 @@ _PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and always up to this many
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Numbered images with labels. The number of an image is its id: it orders, shuffles and seeds everything."""
 
     kind: str  # what was found, in words
@@ -48,7 +48,7 @@ class Images:
     and `.all`, every image in the order of the source.
     """
 
-    def __init__(self, source: Source, config: DataConfig, image_size: int) -> None:
+    def __init__(self, source: ImageSource, config: DataConfig, image_size: int) -> None:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
@@ -56,13 +56,17 @@ class Images:
         held_out = config.stop + config.judge
         bad = _BadImages(source)
         parts = (order[: config.stop], order[config.stop : held_out], order[held_out:], torch.arange(len(order)))
-        self.stop, self.judge, self.train, self.all = (Split(source, ids, config, image_size, bad) for ids in parts)
+        self.stop, self.judge, self.train, self.all = (
+            ImageSplit(source, ids, config, image_size, bad) for ids in parts
+        )
 
 
-class Split:
+class ImageSplit:
     """A part of a source in a fixed order. `.ids` (N,) int64: numbers in the source; `.labels` (N,) int64."""
 
-    def __init__(self, source: Source, ids: Tensor, config: DataConfig, image_size: int, bad: "_BadImages") -> None:
+    def __init__(
+        self, source: ImageSource, ids: Tensor, config: DataConfig, image_size: int, bad: "_BadImages"
+    ) -> None:
         self.source = source
         self.ids = ids
         self.labels = torch.from_numpy(source.labels)[ids]
@@ -126,7 +130,7 @@ class Split:
 class _BadImages:
     """The unreadable images met so far, over all splits of a source, and the budget for them."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ImageSource) -> None:
         self.source = source
         self.budget = bad_budget(len(source.labels))
         self.indices: set[int] = set()
@@ -180,7 +184,7 @@ def open_images(config: DataConfig, image_size: int) -> Images:
     return Images(source, config, image_size)
 
 
-def open_source(root: str | Path) -> Source:
+def open_source(root: str | Path) -> ImageSource:
     """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
     root = Path(root)
     if not root.exists():

@@ -21,8 +21,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Loadable(Protocol):
-    """What `batches` draws from: an `images.Split`, or anything else with rows to load."""
+class Dataset(Protocol):
+    """What `batches` draws from: an `images.ImageSplit`, or anything else with rows to load."""
 
     labels: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 def batches(
-    split: Loadable,
+    split: Dataset,
     *,
     batch_size: int,
     seed: int,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .decode import BadImage
-from .images import Source, bad_budget
+from .images import ImageSource, bad_budget
 from .loader import prefetch
 from .tokens import TokenSet
 from .transforms import center_crop
@@ -18,7 +18,7 @@ from .transforms import center_crop
 SHEET_SIDE, THUMBNAIL, CAPTION = 4, 128, 14  # images a row and column, pixels of one, pixels below it
 
 
-def survey_images(source: Source, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def survey_images(source: ImageSource, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Reads every image of `source`; returns plain values (fit for JSON), `usable` among them.
 
     `duplicates` are groups of names with the same bytes (SHA-256), `conflicts` those of them with several classes.
@@ -77,7 +77,7 @@ def survey_tokens(tokens: TokenSet) -> dict[str, Any]:
     }
 
 
-def thumbnail_sheet(source: Source) -> Image.Image:
+def thumbnail_sheet(source: ImageSource) -> Image.Image:
     """16 readable images with their class names, spread over the classes, in one RGB picture."""
     sheet = Image.new("RGB", (SHEET_SIDE * THUMBNAIL, SHEET_SIDE * (THUMBNAIL + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -89,7 +89,7 @@ def thumbnail_sheet(source: Source) -> Image.Image:
     return sheet
 
 
-def _examples(source: Source) -> list[tuple[int, Image.Image]]:
+def _examples(source: ImageSource) -> list[tuple[int, Image.Image]]:
     """Up to 16 readable (index, image), by class: the first of each class, the second, ...; of many classes 16."""
     wanted = SHEET_SIDE**2
     classes = np.unique(np.linspace(0, len(source.class_names) - 1, wanted).round())
@@ -99,14 +99,14 @@ def _examples(source: Source) -> list[tuple[int, Image.Image]]:
     return sorted(islice(readable, wanted), key=lambda pair: int(source.labels[pair[0]]))
 
 
-def _try_read(source: Source, index: int) -> Image.Image | None:
+def _try_read(source: ImageSource, index: int) -> Image.Image | None:
     try:
         return source.read(index)
     except BadImage:
         return None
 
 
-def _look(source: Source, index: int) -> tuple[tuple[int, int], bytes] | BadImage:
+def _look(source: ImageSource, index: int) -> tuple[tuple[int, int], bytes] | BadImage:
     """((width, height), SHA-256 of the bytes) of an image, or what is wrong with it."""
     try:
         digest = hashlib.sha256(source.read_bytes(index)).digest()

@@ -22,7 +22,7 @@ class _Member(NamedTuple):
 
 
 class TarShards:
-    """A source of images (see `images.Source`): uncompressed tar files, in sorted order, members in stored order.
+    """A source of images (see `images.ImageSource`): uncompressed tar files, in sorted order, members in stored order.
 
     The label of an image comes from the member with the same key (its name up to the first dot of the last part) and
     the suffix .cls, a whole number, as in WebDataset; where no shard has such members, from the member's folder,

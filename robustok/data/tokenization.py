@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .images import Split
+from .images import ImageSplit
 from .loader import prefetch
 from .tokens import TokenSet, TokenWriter, tokenizer_hash
 from .transforms import VIEWS, from_uint8
@@ -23,7 +23,7 @@ class ImageTokens:
     def __init__(
         self,
         tokenizer: nn.Module,
-        split: Split,
+        split: ImageSplit,
         folder: str | Path,
         *,
         augment: str = "none",

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..data.decode import BadImage
 from ..data.digits import Digits
-from ..data.images import Source, open_source
+from ..data.images import ImageSource, open_source
 from ..data.loader import prefetch
 from ..data.transforms import center_crop, to_array, to_uint8
 
@@ -47,7 +47,7 @@ class ImageFiles:
     images, or where sizes differ.
     """
 
-    def __init__(self, source: Source, name: str, size: int | None = None):
+    def __init__(self, source: ImageSource, name: str, size: int | None = None):
         self.source, self.name, self.size = source, name, size
         self.labels: np.ndarray | None = source.labels if len(source.class_names) > 1 else None
         self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {size} (Pillow)"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import PairsConfig
 from ..core import distributed
-from ..data.images import Split
+from ..data.images import ImageSplit
 from ..data.loader import prefetch
 from ..data.tokens import TokenWriter, open_tokens, tokenizer_hash
 from ..data.transforms import from_uint8, to_uint8
@@ -27,7 +27,12 @@ class PairMaker:
     """
 
     def __init__(
-        self, config: PairsConfig, split: Split, tokenizer: Tokenizer, generate: Callable[..., Tensor], batch_size: int
+        self,
+        config: PairsConfig,
+        split: ImageSplit,
+        tokenizer: Tokenizer,
+        generate: Callable[..., Tensor],
+        batch_size: int,
     ):
         self.config, self.split, self.tokenizer = config, split, tokenizer
         self.generate, self.batch_size = generate, batch_size

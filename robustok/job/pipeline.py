@@ -17,7 +17,7 @@ from ..core import distributed
 from ..core.errors import UserError
 from ..core.progress_lines import progress_lines
 from ..core.random import derive_seed
-from ..data.images import Images, Split, open_images
+from ..data.images import Images, ImageSplit, open_images
 from ..data.loader import prefetch
 from ..data.tokenization import ImageTokens
 from ..data.tokens import TokenSet, open_tokens
@@ -189,7 +189,7 @@ class Pipeline:
             statistics.update(features)
         return statistics
 
-    def load(self, split: Split) -> Iterator[Tensor]:
+    def load(self, split: ImageSplit) -> Iterator[Tensor]:
         """The images of a split, uint8 batches, as evaluation sees them."""
         return prefetch(split.load, torch.arange(len(split)).split(BATCH))
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import StoppingConfig, TrainingConfig
 from ..core import distributed
-from ..data.images import Split
+from ..data.images import ImageSplit
 from ..data.loader import Batch
 from .run import Run
 
@@ -47,7 +47,7 @@ class Stage(ABC):
     kind: str  # of model that a checkpoint holds: tokenizer, rar, classifier
     model: nn.Module
     training: TrainingConfig
-    split: Split
+    split: ImageSplit
     players: list[Player]
     augment: bool = True
     stopping: StoppingConfig | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...core import distributed
 from ...core.errors import UserError
 from ...core.random import derive_seed
-from ...data.images import Images, Split
+from ...data.images import Images, ImageSplit
 from ...data.loader import Batch
 from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
@@ -148,7 +148,7 @@ class TokenizerStage(_DecoderStage):
 class PairSplit:
     """Real images beside the generated tokens to decode into them; row p pairs tokens p with image p mod N."""
 
-    def __init__(self, images: Split, pairs: TokenSet):
+    def __init__(self, images: ImageSplit, pairs: TokenSet):
         repeat, rest = divmod(len(pairs), len(images))
         if rest or not torch.equal(pairs.ids, images.ids.repeat(repeat)):
             raise UserError(f"{pairs.folder}: its pairs belong to other images; remove the folder and make them again")
@@ -224,7 +224,7 @@ class PostStage(_DecoderStage):
 
 
 @torch.no_grad()
-def set_codebook_by_kmeans(model: Tokenizer, split: Split, run: Run, tokens_per_code: int = 64) -> None:
+def set_codebook_by_kmeans(model: Tokenizer, split: ImageSplit, run: Run, tokens_per_code: int = 64) -> None:
     """Codebook <- k-means centres of encoder outputs (on the scale of the codes), the same on all processes."""
     needed = -(-tokens_per_code * len(model.codebook) // model.grid**2)
     rows = torch.arange(min(needed, len(split)))
