@@ -9,7 +9,6 @@ frozen teacher and the discriminator of a released tokenizer.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from .checkpoints import writing as checkpoints
 from .config import RARConfig, TokenizerConfig
 from .core.cli import run
 from .core.errors import RunError, UserError
+from .core.files import written_whole
 from .formats import robustok_release
 from .formats.tensors import check_state
 from .models.frozen.pretrained import build_teacher, read_dinov2
@@ -148,16 +148,11 @@ def _released_args(config: TokenizerConfig) -> argparse.Namespace:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    """torch.save under a temporary name, then rename: a file that exists is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
-        temporary.rename(path)
+        with written_whole(path) as temporary:
+            torch.save(content, temporary)
     except OSError as error:
         raise RunError(f"could not write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def _judge(stream, options: argparse.Namespace, settings: dict | None = None) ->
 
 def reference(options: argparse.Namespace) -> None:
     """Statistics of images, saved to be compared with again and again."""
-    from .checkpoints.reading import sha256
+    from .core.files import sha256
     from .evaluation.statistics import collect
     from .evaluation.streams import open_stream
 

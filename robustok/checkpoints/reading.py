@@ -3,27 +3,12 @@
 config.json is {"kind": "tokenizer" | "rar", "config": {...}}; the manifest holds size and SHA-256 of every file.
 """
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import UserError
+from ..core.files import read_json, sha256
 
 MANIFEST = "manifest.json"
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError when it is missing or not valid."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path, names: list[str] | None = None) -> None:

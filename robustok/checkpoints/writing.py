@@ -7,13 +7,12 @@
     state.json              step, and the settings that this stage depends on
     manifest.json           size and SHA-256 of every other file
 
-A checkpoint is written to a temporary name beside its place, synced and renamed; `formats.folder.verify` checks it.
+A checkpoint is written to a temporary name beside its place, synced and renamed; `reading.verify` checks it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..core.errors import RunError, UserError
-from .reading import MANIFEST, sha256
+from ..core.files import sha256, written_whole
+from .reading import MANIFEST
 
 
 def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
@@ -32,26 +32,18 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
 
     Raises RunError when the disk is full or not writable; what was there before stays, the temporary folder goes.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        for stem, named in tensors.items():
-            # clone: safetensors refuses tensors that share memory
-            save_file(
-                {k: v.detach().cpu().contiguous().clone() for k, v in named.items()}, temporary / f"{stem}.safetensors"
-            )
-        for stem, value in documents.items():
-            (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
-        for path in temporary.iterdir():
-            _sync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        _sync(folder.parent)
+        with written_whole(folder) as temporary:
+            temporary.mkdir()
+            for stem, named in tensors.items():
+                # clone: safetensors refuses tensors that share memory
+                copies = {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}
+                save_file(copies, temporary / f"{stem}.safetensors")
+            for stem, value in documents.items():
+                (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
+            (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
             f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched"
         ) from error
@@ -72,20 +64,6 @@ def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None
     for path in steps(stage_folder)[:-count]:
         if path.name != also:
             shutil.rmtree(path)
-
-
-def remove_leftovers(stage_folder: Path) -> None:
-    """Deletes what killed processes left of checkpoints that they had not finished."""
-    for path in stage_folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file in one rename, so that a reader or a crash never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    _sync(temporary)
-    temporary.rename(path)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -129,11 +107,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): list(value) if isinstance(value, tuple) else value}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

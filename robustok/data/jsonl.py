@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..core.errors import UserError
+from ..core.files import remove_leftovers, written_whole
 from .tokens import TokenSet, TokenWriter
 
 
@@ -38,15 +39,14 @@ def import_jsonl(
 
 
 def export_jsonl(tokens: TokenSet, path: str | Path) -> None:
-    """Writes every row of `tokens` as a line {"class_id": ..., "tokens": [...]}, under a temporary name until whole."""
+    """Writes every row of `tokens` as a line {"class_id": ..., "tokens": [...]} of `path`, whole or not at all."""
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w") as file:
+    remove_leftovers(path.parent, path.name)
+    with written_whole(path) as temporary, open(temporary, "w") as file:
         for start in range(0, len(tokens), 1024):
             rows = slice(start, start + 1024)
             for label, row in zip(tokens.labels[rows].tolist(), tokens.tokens[rows].tolist(), strict=True):
                 file.write(json.dumps({"class_id": label, "tokens": row}) + "\n")
-    temporary.rename(path)
 
 
 def _valid_rows(

@@ -8,8 +8,6 @@ with the first shard missing. Several processes may write different shards of on
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.files import read_json, remove_leftovers, write_json, written_whole
 
 VERSION = 1
 MAX_CODES = 1 << 16  # what uint16 can name
@@ -101,7 +100,7 @@ class TokenWriter:
         if begun.exists():
             _refuse_other(begun, self.about)
         else:
-            _write_json(begun, self.about)
+            write_json(begun, self.about)
 
     def shard_range(self, number: int, count: int) -> range:
         """The rows of shard `number` when there are `count` rows in all."""
@@ -120,21 +119,19 @@ class TokenWriter:
         size = self.about["codebook_size"]
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
             raise ValueError(f"tokens: found {int(tokens.min())}..{int(tokens.max())}, expected 0..{size - 1}")
-        temporary = self.folder / f"{_shard_name(number)}.tmp-{os.getpid()}"
-        temporary.mkdir()
-        np.save(temporary / "tokens.npy", tokens.cpu().numpy().astype(np.uint16))
-        np.save(temporary / "labels.npy", labels.cpu().numpy().astype(np.int64))
-        np.save(temporary / "ids.npy", ids.cpu().numpy().astype(np.int64))
-        temporary.rename(self.folder / _shard_name(number))
+        with written_whole(self.folder / _shard_name(number)) as temporary:
+            temporary.mkdir()
+            np.save(temporary / "tokens.npy", tokens.cpu().numpy().astype(np.uint16))
+            np.save(temporary / "labels.npy", labels.cpu().numpy().astype(np.int64))
+            np.save(temporary / "ids.npy", ids.cpu().numpy().astype(np.int64))
 
     def finish(self, count: int) -> TokenSet:
         """Writes manifest.json over `count` rows and opens the result. ValueError while shards are missing."""
         if missing := self.missing(count):
             raise ValueError(f"{self.folder}: shards {missing[:10]} are not written yet")
-        for leftover in self.folder.glob("*.tmp-*"):  # of processes that were killed
-            shutil.rmtree(leftover)
+        remove_leftovers(self.folder)
         shards = [_shard_name(number) for number in range(-(-count // self.shard_rows))]
-        _write_json(self.folder / "manifest.json", {**self.about, "count": count, "shards": shards})
+        write_json(self.folder / "manifest.json", {**self.about, "count": count, "shards": shards})
         return open_tokens(self.folder)
 
 
@@ -160,7 +157,7 @@ def open_tokens(folder: str | Path) -> TokenSet:
         begun = (folder / "begun.json").exists()
         state = "was begun but not finished; run the same command again" if begun else "has no manifest.json"
         raise UserError(f"{folder}: expected a folder of token shards, but it {state}")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_json(folder / "manifest.json")
     if manifest.get("version") != VERSION:
         raise UserError(f"{folder}: token shards of version {manifest.get('version')}, expected {VERSION}")
     if not manifest["shards"]:
@@ -188,13 +185,7 @@ def _map(path: Path) -> np.ndarray:
 
 
 def _refuse_other(begun: Path, about: dict[str, Any]) -> None:
-    found = json.loads(begun.read_text())
+    found = read_json(begun)
     if other := [key for key in sorted(found.keys() | about.keys()) if found.get(key) != about.get(key)]:
         values = "; ".join(f"{key} {found.get(key)!r:.60} there, {about.get(key)!r:.60} now" for key in other)
         raise UserError(f"{begun.parent}: was begun with other settings ({values}); choose another folder or remove it")
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.rename(path)

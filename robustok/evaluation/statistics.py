@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.reading import sha256
 from ..core.errors import UserError
+from ..core.files import sha256
 from ..core.progress_bar import track
 from .metrics.moments import FeatureStatistics
 from .streams import ImageStream, NpzImages, npz_header, npz_names, open_stream

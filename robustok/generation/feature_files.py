@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.files import written_whole
 from ..evaluation.metrics.moments import FeatureStatistics
 from ..evaluation.statistics import KEPT, ImageStatistics, Rows, evenly
 
@@ -20,16 +21,13 @@ class FeatureFiles:
 
     def write(self, number: int, outputs: list) -> None:
         """`outputs` of the network for the batches of shard `number`."""
-        self.folder.mkdir(exist_ok=True)
         arrays = {
             name: torch.cat([getattr(output, name) for output in outputs]).cpu().numpy()
             for name in FIELDS
             if getattr(outputs[0], name, None) is not None
         }
-        temporary = self._path(number).with_suffix(".tmp")
-        with open(temporary, "wb") as file:
+        with written_whole(self._path(number)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
-        temporary.rename(self._path(number))
 
     def collect(self, shards: int, network, tokens: np.ndarray, classes: Tensor, name: str) -> ImageStatistics:
         """The statistics of all shards, added up in their order, so that the figures do not depend on who did what.

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.files import remove_leftovers, write_bytes, written_whole
+
 KINDS = ("tar", "npy", "npz", "png")
 ARRAY = "images.npy"  # uint8 (N, H, W, 3), which the .npz is made from
 
@@ -33,20 +35,19 @@ class ImageFiles:
             self._write_tar(number, ids, images, classes)
         if "png" in self.kinds:
             for i, image, label in zip(ids, images, classes, strict=True):
-                path = self.folder / f"png/{label}/{i:08d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _replace(path, _png(image))
+                # a sync of each would cost more than making them
+                write_bytes(self.folder / f"png/{label}/{i:08d}.png", _png(image), sync=False)
 
     def finish(self, classes: np.ndarray) -> None:
-        """What needs all shards: the .npz, streamed out of the .npy."""
+        """What needs all shards: the .npz, streamed out of the .npy. Nobody else writes any more."""
+        for folder in (self.folder, *self.folder.glob("png/*")):
+            remove_leftovers(folder)
         if "npz" not in self.kinds:
             return
-        temporary = self.folder / "samples.npz.tmp"
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with written_whole(self.folder / "samples.npz") as temporary, zipfile.ZipFile(temporary, "w") as archive:
             archive.write(self.folder / ARRAY, "arr_0.npy")
             with archive.open("arr_1.npy", "w") as file:
                 np.save(file, classes)
-        temporary.rename(self.folder / "samples.npz")
         if "npy" not in self.kinds:
             (self.folder / ARRAY).unlink()
 
@@ -72,19 +73,10 @@ class ImageFiles:
                     member = tarfile.TarInfo(f"{i:08d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
-        path = self.folder / f"images/shard-{number:05d}.tar"
-        path.parent.mkdir(exist_ok=True)
-        _replace(path, buffer.getvalue())
+        write_bytes(self.folder / f"images/shard-{number:05d}.tar", buffer.getvalue())
 
 
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return buffer.getvalue()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """A file that exists is whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.rename(path)

@@ -8,7 +8,6 @@ the work was shared and whatever was killed meanwhile. A killed process loses th
 from __future__ import annotations
 
 import errno
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError
+from ..core.files import remove_leftovers
 from ..core.locks import claim
 from ..data.tokens import TokenSet, TokenWriter, open_tokens
 from ..data.transforms import to_uint8
@@ -152,8 +152,8 @@ class ShardedRun:
                 ) from None
 
     def _remove_partial(self, number: int) -> None:
-        for path in [*self.folder.glob(f"*/shard-{number:05d}.*tmp*")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in self.folder.iterdir():
+            remove_leftovers(folder, f"shard-{number:05d}")
 
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
         images, outputs = [], []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..checkpoints.writing import write_json
+from ..core.files import write_json
 from ..data.transforms import from_uint8, to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
 from ..models.tokenizers.vit_tokenizer import Tokenizer

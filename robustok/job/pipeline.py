@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import writing as checkpoints
-from ..checkpoints.reading import read_json
 from ..config import RARConfig, TokenizerConfig
 from ..core import distributed
 from ..core.errors import UserError
+from ..core.files import read_json
 from ..core.progress_lines import progress_lines
 from ..core.random import derive_seed
 from ..data.images import Images, ImageSplit, open_images

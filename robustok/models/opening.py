@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoints.reading import find_checkpoint, read_json, verify
+from ..checkpoints.reading import find_checkpoint, verify
 from ..config import RARConfig, TokenizerConfig
 from ..core.errors import UserError
+from ..core.files import read_json
 from ..formats import rar_release, robustok_release
 from ..formats.pickles import read_pickled
 from ..formats.tensors import merge_adapters

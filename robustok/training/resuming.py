@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..checkpoints import writing as checkpoints
-from ..checkpoints.reading import read_json, verify
+from ..checkpoints.reading import verify
 from ..core import distributed
 from ..core.errors import UserError
+from ..core.files import read_json, remove_leftovers
 from .ema import EMA
 from .run import Run
 from .stage import Stage, bare
@@ -51,7 +52,7 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     Raises UserError for a damaged checkpoint and for one of another config.
     """
     if distributed.is_main():
-        checkpoints.remove_leftovers(run.folder / stage.name)
+        remove_leftovers(run.folder / stage.name, "step-")
     found = checkpoints.steps(run.folder / stage.name)
     if not found:
         return StageState()

@@ -20,6 +20,7 @@ from ..checkpoints import writing as checkpoints
 from ..config import RunConfig
 from ..core import distributed
 from ..core.errors import UserError
+from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 
 # What a stage's result depends on. A stored stage is reused only where these sections are the same.
 _IMAGES = ("seed", "data", "precision")
@@ -77,7 +78,7 @@ class Run:
 
     def stage_state(self, folder: str) -> dict[str, Any]:
         path = self.folder / folder / "stage.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     def is_finished(self, sections: str, folder: str | None = None) -> bool:
         """True for a stage that ended under these settings. Raises UserError if it ended under others.
@@ -94,7 +95,7 @@ class Run:
     def update_stage(self, folder: str, **values: Any) -> None:
         if distributed.is_main():
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-            checkpoints.write_json(self.folder / folder / "stage.json", {**self.stage_state(folder), **values})
+            write_json(self.folder / folder / "stage.json", {**self.stage_state(folder), **values})
 
     @contextmanager
     def finishing(self, stage: str):
@@ -125,9 +126,8 @@ class Run:
         path = self.folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
         self._log.close()
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.rename(path)
+        remove_leftovers(path.parent, path.name)
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._log = path.open("a", buffering=1)
 
 

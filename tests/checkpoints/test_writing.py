@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from robustok.checkpoints import writing as checkpoints
-from robustok.checkpoints.reading import read_json, verify
+from robustok.checkpoints.reading import verify
 from robustok.core.errors import RunError, UserError
+from robustok.core.files import read_json
 
 TENSORS = {"model": {"weight": torch.arange(6.0).view(2, 3), "tied": torch.ones(2)}}
 

@@ -73,7 +73,8 @@ def test_unfinished_folders_are_refused_and_go_on(tmp_path):
     tokens, labels, ids = rows(20)
     writer = TokenWriter(tmp_path, ABOUT, shard_rows=10)
     writer.write(1, tokens[10:], labels[10:], ids[10:])
-    (tmp_path / "shard-00000.tmp-1").mkdir()  # left by a process that was killed
+    (tmp_path / ".shard-00000.0123456789abcdef.tmp").mkdir()  # left by processes that were killed
+    (tmp_path / ".begun.json.0123456789abcdef.tmp").touch()
     with pytest.raises(UserError, match="begun but not finished"):
         open_tokens(tmp_path)
     with pytest.raises(ValueError, match="not written yet"):
@@ -82,7 +83,7 @@ def test_unfinished_folders_are_refused_and_go_on(tmp_path):
     assert again.missing(20) == [0]
     again.write(0, tokens[:10], labels[:10], ids[:10])
     assert np.array_equal(again.finish(20).tokens[:], tokens.numpy())
-    assert not list(tmp_path.glob("*.tmp-*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"begun.json", "manifest.json", "shard-00000", "shard-00001"}
 
 
 def test_a_folder_of_other_tokens_is_refused(tmp_path):

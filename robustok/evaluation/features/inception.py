@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...checkpoints.reading import sha256
 from ...core.errors import UserError
+from ...core.files import sha256
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier
 from ...models.frozen.inception import InceptionOutput, load_inception

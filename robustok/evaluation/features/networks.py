@@ -7,7 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ...checkpoints.reading import find_checkpoint, read_json, sha256, verify
+from ...checkpoints.reading import find_checkpoint, verify
+from ...core.files import read_json, sha256
 from ...models.frozen.classifier import Classifier
 from .dino import DinoFeatures
 from .inception import ClassifierFeatures, InceptionFeatures

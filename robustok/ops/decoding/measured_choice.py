@@ -5,11 +5,12 @@ why the choice is kept on disk and made under a lock.
 """
 
 import fcntl
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from ...core.files import read_json, remove_leftovers, write_json
 
 CALLS, REPLAYS = 20, 3  # calls a captured graph holds; replays of it, of which the fastest counts
 
@@ -28,15 +29,14 @@ def fastest(key: str, candidates: dict[str, Callable[[], object]], file: Path,
         known = read(file)
         if key not in known:
             known[key] = _measure(candidates, milliseconds)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(known, indent=1))
-            temporary.rename(file)
+            remove_leftovers(file.parent, file.name)
+            write_json(file, known)
     return known[key]["taken"]
 
 
 def read(file: Path) -> dict[str, Measured]:
     """What was measured so far, by key."""
-    return json.loads(file.read_text()) if file.exists() else {}
+    return read_json(file) if file.exists() else {}
 
 
 def _measure(candidates: dict[str, Callable[[], object]], milliseconds: Callable) -> Measured:
