@@ -6,8 +6,14 @@ learning rates are absolute. `None` in the generator's shape means: taken from t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+RENAMED = {  # settings that once had another name: what is written or stored under the former name is still read
+    "data.stop": "data.val",
+    "data.judge": "data.test",
+}
 
 
 @dataclass(frozen=True)
@@ -15,8 +21,8 @@ class DataConfig:
     """Which images, and how they are split, cropped and flipped."""
 
     root: str | None = None  # folder of images (one sub-folder a class) or tar shards; None: scikit-learn's digits
-    stop: int = 200  # images kept to stop and choose by
-    judge: int = 300  # images that only judge
+    val: int = 200  # validation images: post-training stops by them and chooses its best step
+    test: int = 300  # test images: only the final evaluation sees them
     split_seed: int = 0
     crop_min: float = 1.0  # random crop from a random resize: smallest and largest share of the side kept
     crop_max: float = 1.0
@@ -133,7 +139,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class StoppingConfig:
-    """When post-training stops: gFD against the images kept to stop by, checked now and then; the best step is used."""
+    """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
 
     every_epochs: float = 5.0
     patience: int = 2  # checks without a better score
@@ -194,7 +200,7 @@ class PairsConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is judged, on how many images."""
+    """How many images the evaluation samples and takes at a time."""
 
     samples_per_class: int = 50
     batch_size: int = 100
@@ -202,7 +208,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: from images to a judged, post-trained tokenizer."""
+    """One run: from images to a post-trained and evaluated tokenizer."""
 
     name: str = "demo"
     runs: str = "runs"  # folder that holds runs/NAME/
@@ -231,3 +237,18 @@ class RunConfig:
     post_discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def with_new_names(settings: Mapping[str, Any], note: Callable[[str], None] = lambda old: None) -> dict[str, Any]:
+    """Settings {section: {name: value}} with former names (`RENAMED`) replaced; `note` is called with each one found.
+
+    A setting that is there under both names keeps the value of the new one.
+    """
+    settings = {name: dict(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
+    for old, new in RENAMED.items():
+        (section, name), (_, new_name) = old.split("."), new.split(".")
+        if isinstance(settings.get(section), dict) and name in settings[section]:
+            value = settings[section].pop(name)
+            settings[section].setdefault(new_name, value)
+            note(old)
+    return settings

@@ -93,7 +93,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     try:
         tokenizer = load_tokenizer(options.tokenizer, weights=options.weights, num_heads=options.num_heads)
         root = None if options.source == "digits" else options.source
-        images = open_images(DataConfig(root=root, stop=0, judge=0), tokenizer.image_size)
+        images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
         work = ImageTokens(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         rank, world = distributed.rank(), distributed.world()
         progress = progress_lines("tokens") if rank == 0 else None

@@ -57,11 +57,9 @@ def sampling_settings(options: argparse.Namespace) -> dict:
     """The sampling settings: of the preset, or the defaults, and over them the options given."""
     settings = {name: getattr(SamplingConfig(), name) for name in SETTINGS}
     if options.preset:
-        import yaml
+        from .presets import preset_path, read_settings
 
-        from .presets import preset_path
-
-        stored = yaml.safe_load(preset_path(options.preset).read_text())["sampling"]
+        stored = read_settings(preset_path(options.preset)).get("sampling", {})
         settings |= {name: stored[name] for name in SETTINGS if name in stored}
     return settings | {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
 

@@ -11,7 +11,8 @@ import shlex
 import sys
 
 from .config import RunConfig
-from .core.cli import parse_run_config, run, run_config_parser
+from .core.cli import run
+from .job.options import parse_run_config, run_config_parser
 from .presets import preset_path
 
 STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")
@@ -73,10 +74,9 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
 
     images = open_images(config.data, config.tokenizer.image_size)
     preflight.check_data(config, images, world=1)
-    splits = f"{len(images.train)} images to train on, {len(images.stop)} to stop by, {len(images.judge)} to judge"
-    print(
-        f"{config.runs}/{config.name}: {', '.join(stages)}\n{splits}, {images.num_classes} classes; settings are fine"
-    )
+    counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
+    print(f"{config.runs}/{config.name}: {', '.join(stages)}")
+    print(f"{counts}, {images.num_classes} classes; settings are fine")
     return 0
 
 

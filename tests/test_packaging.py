@@ -63,8 +63,11 @@ def test_wheel_runs_from_elsewhere_without_a_compiler(installed, tmp_path):
 
 def test_wheel_brings_its_presets(installed, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])}
-    printed = run(sys.executable, "-S", "-m", "robustok.train", "--dry_run", cwd=tmp_path, env=environment)
-    assert "1297 images to train on" in printed
+    train = (sys.executable, "-S", "-m", "robustok.train")
+    assert "1297 images to train on" in run(*train, "--dry_run", cwd=tmp_path, env=environment)
+    based = installed / "robustok" / "configs" / "rar-b.yaml"  # holds only what differs from robustok-b
+    printed = run(*train, "--config", based, "--print_config", cwd=tmp_path, env=environment)
+    assert "codebook_size: 4096" in printed
 
 
 def test_sources_travel_with_the_source_distribution(tmp_path):

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config import with_new_names
 from ..core.errors import RunError, UserError
 from ..core.files import sha256, written_whole
 from .reading import MANIFEST
@@ -73,7 +74,7 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def refuse_other_settings(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
     """Raises UserError with the first ten settings in which a stored stage and this run differ."""
-    found, expected = _flatten(found), _flatten(expected)
+    found, expected = _flatten(with_new_names(found)), _flatten(expected)
     keys = sorted(found.keys() | expected.keys())
     different = [k for k in keys if found.get(k) != expected.get(k)]
     if different:

@@ -66,7 +66,7 @@ class Folder:
         if folders and _SPLIT_NAMES.issuperset(name.lower() for name in folders):
             raise UserError(
                 f"data.root: {self.root}: {', '.join(folders)} look like splits, not classes; point data.root at one "
-                f"of them (the images to stop by and to judge are taken from it)"
+                f"of them (validation and test images are taken from it)"
             )
         for first, second in zip(by_case := sorted(folders, key=str.casefold), by_case[1:], strict=False):
             if first.casefold() == second.casefold():

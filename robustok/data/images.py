@@ -1,4 +1,4 @@
-"""The images of a run: one source (digits, folder or tar shards), split by a fixed seed into train, stop and judge."""
+"""The images of a run: one source (digits, folder or tar shards), split by a fixed seed into train, val and test."""
 
 import hashlib
 import math
@@ -44,8 +44,8 @@ class ImageSource(Protocol):
 
 
 class Images:
-    """What `open_images` returns: `.source`, `.class_names`, `.num_classes`, the splits `.train`, `.stop` and `.judge`,
-    and `.all`, every image in the order of the source.
+    """What `open_images` returns: `.source`, `.class_names`, `.num_classes`, the splits `.train`, `.val` (validation
+    images) and `.test`, and `.all`, every image in the order of the source.
     """
 
     def __init__(self, source: ImageSource, config: DataConfig, image_size: int) -> None:
@@ -53,12 +53,10 @@ class Images:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
         order = permutation(len(source.labels), derive_seed(config.split_seed, "split"))
-        held_out = config.stop + config.judge
+        held_out = config.val + config.test
         bad = _BadImages(source)
-        parts = (order[: config.stop], order[config.stop : held_out], order[held_out:], torch.arange(len(order)))
-        self.stop, self.judge, self.train, self.all = (
-            ImageSplit(source, ids, config, image_size, bad) for ids in parts
-        )
+        parts = (order[: config.val], order[config.val : held_out], order[held_out:], torch.arange(len(order)))
+        self.val, self.test, self.train, self.all = (ImageSplit(source, ids, config, image_size, bad) for ids in parts)
 
 
 class ImageSplit:
@@ -167,8 +165,9 @@ def bad_budget(count: int) -> int:
 def open_images(config: DataConfig, image_size: int) -> Images:
     """The images of `config.root` (None: the digits), split and ready to load at `image_size` pixels.
 
-    The splits are a plain (not stratified) permutation by `config.split_seed`: first `config.stop` images to stop by,
-    then `config.judge` to judge, the rest to train. Raises UserError for a path, a layout or numbers that cannot work.
+    The splits are a plain (not stratified) permutation by `config.split_seed`: first `config.val` validation images,
+    then `config.test` test images, the rest to train. Raises UserError for a path, a layout or numbers that cannot
+    work.
     """
     if not 0 < config.crop_min <= config.crop_max <= 1:
         raise UserError(
@@ -176,9 +175,9 @@ def open_images(config: DataConfig, image_size: int) -> Images:
             f"expected 0 < crop_min <= crop_max <= 1"
         )
     source = Digits() if config.root is None else open_source(config.root)
-    if min(config.stop, config.judge) < 0 or config.stop + config.judge >= len(source.labels):
+    if min(config.val, config.test) < 0 or config.val + config.test >= len(source.labels):
         raise UserError(
-            f"data.stop = {config.stop} and data.judge = {config.judge} leave no image of {len(source.labels)} "
+            f"data.val = {config.val} and data.test = {config.test} leave no image of {len(source.labels)} "
             f"to train on; make them smaller"
         )
     return Images(source, config, image_size)

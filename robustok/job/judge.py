@@ -47,7 +47,7 @@ def evaluate(pipeline: Pipeline) -> None:
 
 @torch.inference_mode()
 def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
-    """(metrics, pictures) of a finished run, on the images that only judge.
+    """(metrics, pictures) of a finished run, on its test images.
 
     Distances are Fréchet distances of the run's frozen features, named in `distance`: rfd of plain reconstructions,
     pfd the mean over the 15 perturbed settings, gfd of class-balanced samples, real_fd of the training images. Shares
@@ -56,14 +56,14 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     """
     images, modes = pipeline.images, pipeline.config.pairs.modes
     tokenizer = pipeline.load_tokenizer("tokenizer")
-    originals = images.judge.load(torch.arange(min(PICTURED, len(images.judge))))
-    reference, accuracy, _ = _look(pipeline, pipeline.load(images.judge), images.judge.labels, range(0))
-    result = pfid(tokenizer, pipeline.load(images.judge), pipeline.features)
+    originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
+    reference, accuracy, _ = _look(pipeline, pipeline.load(images.test), images.test.labels, range(0))
+    result = pfid(tokenizer, pipeline.load(images.test), pipeline.features)
     tokens, classes = pipeline.sample(pipeline.config.evaluation.samples_per_class, "judge")
     metrics = {
         "distance": pipeline.distance_name,
         "modes": list(modes),
-        "images": {"train": len(images.train), "stop": len(images.stop), "judge": result.count, "samples": len(tokens)},
+        "images": {"train": len(images.train), "val": len(images.val), "test": result.count, "samples": len(tokens)},
         "real_fd": frechet_distance(pipeline.statistics(pipeline.load(images.train)), reference),
         "classifier": {"accuracy": accuracy},
         "tokenizer": {
@@ -83,7 +83,7 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     for name in ("generator", *(pipeline.post_folder(mode) for mode in modes)):
         decoder = tokenizer if name == "generator" else pipeline.load_tokenizer(name)
         samples, agreement, pictures[name] = _look(pipeline, pipeline.decode(decoder, tokens), classes, shown)
-        again = (_reconstruct(decoder, batch) for batch in pipeline.load(images.judge))
+        again = (_reconstruct(decoder, batch) for batch in pipeline.load(images.test))
         metrics[name.replace("-", "_")] = {
             "gfd": frechet_distance(samples, reference),
             "class_agreement": agreement,
@@ -111,8 +111,8 @@ def _look(
 
 
 def _psnr(pipeline: Pipeline, tokenizer: Tokenizer) -> float:
-    """Mean over the judging images."""
-    parts = [psnr(_reconstruct(tokenizer, images), images) for images in pipeline.load(pipeline.images.judge)]
+    """Mean over the test images."""
+    parts = [psnr(_reconstruct(tokenizer, images), images) for images in pipeline.load(pipeline.images.test)]
     return torch.cat(parts).mean().item()
 
 

@@ -201,9 +201,9 @@ class Pipeline:
 
     @cached_property
     def _stopping(self) -> tuple[Tensor, FeatureStatistics]:
-        """Tokens sampled once, and the moments of the images kept to stop by."""
+        """Tokens sampled once, and the moments of the validation images."""
         tokens, _ = self.sample(self.config.evaluation.samples_per_class, "stop")
-        return tokens, self.statistics(self.load(self.images.stop))
+        return tokens, self.statistics(self.load(self.images.val))
 
     def _stopping_distance(self, tokenizer: Tokenizer) -> float:
         tokens, reference = self._stopping

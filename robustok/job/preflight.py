@@ -89,7 +89,7 @@ def check_data(c: RunConfig, images: Images, world: int) -> None:
         _expect(t.batch_size <= count, f"{name}.batch_size", t.batch_size, f"at most the {count} training images")
         _expect(t.batch_size % (world * t.accumulate) == 0, f"{name}.batch_size", t.batch_size,
                 f"a multiple of {world} processes x {t.accumulate} micro-batches")  # fmt: skip
-    _expect(min(c.data.stop, c.data.judge) >= 2, "data.stop, data.judge", f"{c.data.stop}, {c.data.judge}",
+    _expect(min(c.data.val, c.data.test) >= 2, "data.val, data.test", f"{c.data.val}, {c.data.test}",
             "at least 2 each, to compare distributions")  # fmt: skip
     beta, batch = c.perturbation.beta, c.tokenizer_training.batch_size
     if beta > 0 and math.floor(beta * batch) == 0:

@@ -23,7 +23,7 @@ ALL_CURVES = {
 
 
 def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor], log: list[dict]) -> None:
-    """Writes the page for a judged run. `pictures` are uint8 (N, 3, H, W), as `judge` gives them."""
+    """Writes the page for an evaluated run. `pictures` are uint8 (N, 3, H, W), as `judge` gives them."""
     distance = metrics["distance"]
     page = Page(f"RobusTok: {pipeline.config.name}")
     page.text(_what_was_run(pipeline, metrics))
@@ -39,7 +39,7 @@ def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[s
     page.heading("Time and memory").table(
         [*seconds, ("total", sum(metrics["seconds"].values()))],
         ("stage", "seconds"),
-        f"Most memory held by the judging process: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
+        f"Most memory held by the evaluating process: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
     )
     page.heading("Settings").table(
         _settings(pipeline), ("setting", "value"), f"{distance} and all settings of this run"
@@ -79,7 +79,7 @@ def verdicts(metrics: dict) -> list[str]:
         after = metrics[name]["gfd"]
         if metrics[name]["best_step"] == 0:
             sentences.append(
-                f"{title.capitalize()}: no step beat the start on the images kept to stop by: "
+                f"{title.capitalize()}: no step beat the start on the validation images: "
                 f"the decoder stays as it was, gFD {before:.4g}."
             )
             continue
@@ -113,7 +113,7 @@ def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: 
     page.heading("pFD, setting by setting").table(
         [(f"alpha {alpha}", *(values[alpha, delta] for delta in deltas)) for alpha in alphas],
         ("", *(f"delta {delta}" for delta in deltas)),
-        f"{metrics['distance']} of perturbed reconstructions of {metrics['images']['judge']} held-out images; "
+        f"{metrics['distance']} of perturbed reconstructions of {metrics['images']['test']} test images; "
         f"their mean, pFD, is {metrics['tokenizer']['pfd']:.4g} (clean: {metrics['tokenizer']['rfd']:.4g}).",
     )
 
@@ -151,8 +151,8 @@ def _what_was_run(pipeline: Pipeline, metrics: dict) -> str:
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
         f"{source}, {c.tokenizer.image_size} x {c.tokenizer.image_size} pixels, {pipeline.images.num_classes} classes: "
-        f"{counts['train']} images to train on, {counts['stop']} to stop and choose by, "
-        f"{counts['judge']} that only judge.\n"
+        f"{counts['train']} images to train on, {counts['val']} for validation (early stopping), "
+        f"{counts['test']} to test.\n"
         f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
         f"alpha {c.perturbation.alpha}, beta {c.perturbation.beta}, delta {c.perturbation.delta}; "
         f"RAR generator {c.generator.width} wide, {c.generator.depth} layers; "
@@ -163,8 +163,8 @@ def _what_was_run(pipeline: Pipeline, metrics: dict) -> str:
 def _distance_caption(metrics: dict) -> str:
     return (
         f"{metrics['distance']} is the Fréchet distance of the features of a small classifier trained on this data "
-        f"({metrics['classifier']['accuracy']:.1%} right on the judging images). It is not FID. "
-        f"Judged on {metrics['images']['judge']} held-out images and {metrics['images']['samples']} samples."
+        f"({metrics['classifier']['accuracy']:.1%} right on the test images). It is not FID. "
+        f"Measured on {metrics['images']['test']} test images and {metrics['images']['samples']} samples."
     )
 
 

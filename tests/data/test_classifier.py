@@ -44,10 +44,10 @@ def test_it_reads_held_out_digits():
     torch.manual_seed(0)
     model = Classifier(10, 32)
     train(model, images.train, epochs=5)
-    held_out = from_uint8(images.judge.load(torch.arange(300)))
+    held_out = from_uint8(images.test.load(torch.arange(300)))
     with torch.no_grad():
         features = model.features(held_out)
-        accuracy = (model.head(features).argmax(1) == images.judge.labels).float().mean()
+        accuracy = (model.head(features).argmax(1) == images.test.labels).float().mean()
     assert accuracy >= 0.97
     assert features.shape == (300, 64)
     assert torch.linalg.matrix_rank(features - features.mean(0)) == 64  # they carry a covariance of full rank

@@ -15,14 +15,14 @@ from robustok.data.transforms import center_crop
 
 
 def config(root, **settings) -> DataConfig:
-    return DataConfig(root=None if root is None else str(root), **{"stop": 4, "judge": 5, **settings})
+    return DataConfig(root=None if root is None else str(root), **{"val": 4, "test": 5, **settings})
 
 
 def test_digits_are_split_and_enlarged():
     images = open_images(DataConfig(), 32)
-    assert [len(split) for split in (images.train, images.stop, images.judge)] == [1297, 200, 300]
+    assert [len(split) for split in (images.train, images.val, images.test)] == [1297, 200, 300]
     assert images.class_names == [str(digit) for digit in range(10)]
-    ids = torch.cat([images.train.ids, images.stop.ids, images.judge.ids])
+    ids = torch.cat([images.train.ids, images.val.ids, images.test.ids])
     assert torch.equal(ids.sort().values, torch.arange(1797))
 
     from sklearn.datasets import load_digits
@@ -40,8 +40,8 @@ def test_digits_are_split_and_enlarged():
 
 def test_the_split_depends_on_its_seed_alone(photos):
     first, again, other = (open_images(config(photos, split_seed=seed), 16) for seed in (3, 3, 4))
-    assert torch.equal(first.judge.ids, again.judge.ids)
-    assert not torch.equal(first.judge.ids, other.judge.ids)
+    assert torch.equal(first.test.ids, again.test.ids)
+    assert not torch.equal(first.test.ids, other.test.ids)
 
 
 def test_folder_lists_classes_and_files_in_sorted_order(photos):
@@ -54,9 +54,9 @@ def test_folder_lists_classes_and_files_in_sorted_order(photos):
 
 def test_evaluation_loads_the_center_crop(photos):
     images = open_images(config(photos), 16)
-    with Image.open(photos / images.source.names[int(images.judge.ids[2])]) as image:
+    with Image.open(photos / images.source.names[int(images.test.ids[2])]) as image:
         expected = np.asarray(center_crop(image, 16)).transpose(2, 0, 1)
-    assert np.array_equal(images.judge.load(torch.tensor([2]))[0].numpy(), expected)
+    assert np.array_equal(images.test.load(torch.tensor([2]))[0].numpy(), expected)
 
 
 def test_augmentation_depends_on_seed_and_image_alone(photos):
@@ -76,7 +76,7 @@ def test_augmentation_draws_sizes_places_and_flips_evenly(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     for number in range(1, 3):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{number}.png")
-    split = open_images(config(tmp_path, stop=0, judge=0, crop_min=0.8, flip=True), 32).all
+    split = open_images(config(tmp_path, val=0, test=0, crop_min=0.8, flip=True), 32).all
     index = open_source(tmp_path).names.index("ramp.png")
     crops = torch.cat([split.load(torch.tensor([index]), seed=seed) for seed in range(600)]).float()
     slope = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]) / 31  # 6 * 40 / side, negative where flipped
@@ -109,7 +109,7 @@ def test_unreadable_images_are_named_and_replaced_within_their_class(photos):
 
 
 def test_too_many_unreadable_images_stop_the_run(photos):
-    images = open_images(config(photos, stop=0, judge=0), 16)
+    images = open_images(config(photos, val=0, test=0), 16)
     for name in images.source.names[2::2] + images.source.names[1:6:2]:  # 13 of 21, the first image stays
         (photos / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"11 images of 21 .* more than the 10"), pytest.warns(UserWarning):
@@ -117,7 +117,7 @@ def test_too_many_unreadable_images_stop_the_run(photos):
 
 
 def test_a_class_without_readable_image_is_named(photos):
-    images = open_images(config(photos, stop=0, judge=0), 16)
+    images = open_images(config(photos, val=0, test=0), 16)
     for path in (photos / "Dog").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="no readable image of class 'Dog'"), pytest.warns(UserWarning):
@@ -172,7 +172,7 @@ def test_links_are_followed_to_files_but_not_into_loops(photos):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"stop": 15, "judge": 6}, "leave no image of 21"),
+        ({"val": 15, "test": 6}, "leave no image of 21"),
         ({"crop_min": 0.0}, "crop_min"),
         ({"crop_max": 1.5}, "crop_max"),
     ],

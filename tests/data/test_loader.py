@@ -11,7 +11,7 @@ from robustok.data.loader import batches
 
 @pytest.fixture
 def split(photos):
-    return open_images(DataConfig(root=str(photos), stop=1, judge=1, crop_min=0.6, flip=True), 16).train  # 19 images
+    return open_images(DataConfig(root=str(photos), val=1, test=1, crop_min=0.6, flip=True), 16).train  # 19 images
 
 
 def collect(split, **settings):

@@ -40,7 +40,7 @@ def test_shards_of_a_folder_load_the_same_images(photos, tmp_path):
         with tarfile.open(shards / f"{number}.tar", "w") as tar:
             for name in part:
                 tar.add(photos / name, f"./{name}")
-    settings = {"stop": 3, "judge": 4, "crop_min": 0.7, "flip": True}
+    settings = {"val": 3, "test": 4, "crop_min": 0.7, "flip": True}
     folder, packed = (open_images(DataConfig(root=str(root), **settings), 16) for root in (photos, shards))
     assert packed.class_names == folder.class_names
     rows = torch.arange(len(folder.train))
@@ -175,4 +175,4 @@ def test_left_out_members_count_against_the_budget(tmp_path):
         for number in range(20, 40):
             add(tar, f"cat/{number}.png", png(number))
     with pytest.raises(UserError, match="11 images of 20"), pytest.warns(UserWarning, match="not a regular file"):
-        open_images(DataConfig(root=str(tmp_path), stop=1, judge=1), 8)
+        open_images(DataConfig(root=str(tmp_path), val=1, test=1), 8)

@@ -35,7 +35,7 @@ def block_means(image: np.ndarray) -> list[int]:
 
 @pytest.fixture
 def split(photos):
-    return open_images(DataConfig(root=str(photos), stop=2, judge=2), 16).train  # 17 images
+    return open_images(DataConfig(root=str(photos), val=2, test=2), 16).train  # 17 images
 
 
 def make(split, folder, **settings):
@@ -86,6 +86,6 @@ def test_another_tokenizer_or_other_images_are_refused(split, tmp_path, photos):
     nn.init.ones_(other.codebook)
     with pytest.raises(UserError, match="tokenizer"):
         ImageTokens(other, split, tmp_path / "tokens", images_per_shard=4)
-    fewer = open_images(DataConfig(root=str(photos), stop=3, judge=2), 16).train
+    fewer = open_images(DataConfig(root=str(photos), val=3, test=2), 16).train
     with pytest.raises(UserError, match="images"):
         make(fewer, tmp_path / "tokens")

@@ -5,8 +5,8 @@ import pytest
 from robustok.train import main
 
 TINY = {
-    "data.stop": 100,
-    "data.judge": 150,
+    "data.val": 100,
+    "data.test": 150,
     "log_every": 2,
     "classifier.epochs": 1,
     "classifier.batch_size": 128,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from robustok.config import RunConfig, TokenizerConfig
-from robustok.core.cli import setting_names
 from robustok.core.errors import UserError
+from robustok.job.options import setting_names
 from robustok.job.pipeline import _shape
 from robustok.models.opening import open_checkpoint
 from robustok.presets import preset_path
@@ -61,7 +61,7 @@ def test_the_default_settings_are_fine(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         main(["--dry_run"])
-    assert "1297 images to train on, 200 to stop by, 300 to judge, 10 classes" in capsys.readouterr().out
+    assert "1297 images to train on, 200 for validation, 300 to test, 10 classes" in capsys.readouterr().out
 
 
 def test_every_dotted_setting_is_an_option():

@@ -1,11 +1,14 @@
 """The presets hold the published hyper-parameters (METHOD: arXiv 2509.12474 and the released recipe)."""
 
-import pytest
-import yaml
+import json
+from dataclasses import asdict
+from pathlib import Path
 
-from robustok.core.cli import parse_run_config, run_config_parser
+import pytest
+
+from robustok.job.options import parse_run_config, run_config_parser
 from robustok.models.load import MODELS
-from robustok.presets import preset_path
+from robustok.presets import FOLDER, preset_path, read_settings
 
 PUBLISHED = {
     "robustok-b": {
@@ -66,6 +69,14 @@ def test_generator_sizes(name, parameters):
 
 def test_presets_of_one_run_share_the_tokenizer():
     """The later stages find the first one's result only where these sections are the same."""
-    documents = [yaml.safe_load(preset_path(name).read_text()) for name in PUBLISHED]
+    documents = [read_settings(preset_path(name)) for name in PUBLISHED]
     for key in ("name", "data", "precision", *(k for k in PUBLISHED["robustok-b"] if k != "data")):
         assert all(document[key] == documents[0][key] for document in documents), key
+
+
+def test_every_value_of_every_preset_is_as_it_was_published():
+    """A preset may be based on another: what it resolves to stays what its whole file said."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
+    assert recorded.keys() == {path.stem for path in FOLDER.glob("*.yaml")}
+    for name, settings in recorded.items():
+        assert json.loads(json.dumps(asdict(preset(name)))) == settings, name

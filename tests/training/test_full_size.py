@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from robustok.core.cli import parse_run_config, run_config_parser
 from robustok.data.images import open_images
+from robustok.job.options import parse_run_config, run_config_parser
 from robustok.models.frozen.dino import DINOBackbone, DINOTeacher
 from robustok.models.frozen.lpips import LPIPS
 from robustok.models.frozen.networks import FrozenNetworks
@@ -17,8 +17,8 @@ from robustok.training.stages.tokenizer import TokenizerStage
 
 SETTINGS = {
     "data.root": "null",
-    "data.stop": 2,
-    "data.judge": 2,
+    "data.val": 2,
+    "data.test": 2,
     "device": "cpu",
     "precision": "float32",
     "tokenizer_training.batch_size": 2,

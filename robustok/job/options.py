@@ -1,0 +1,101 @@
+"""The settings of a run from YAML files and dotted options, under present and former names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+
+import yaml
+
+from ..config import RENAMED, RunConfig
+from ..core.errors import UserError
+from ..presets import read_settings, say_renamed
+
+
+def run_config_parser(prog: str, default_config: str | None = None):
+    """A parser of RunConfig: `--config FILE`, dotted overrides, `--print_config`, and `--compile` as a flag.
+
+    `default_config`: the YAML file whose settings hold where no option says otherwise.
+    """
+    from jsonargparse import ActionYesNo, ArgumentParser
+
+    defaults = None if default_config is None else f"Defaults are those of {default_config}."
+    parser = ArgumentParser(prog=prog, description=defaults, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
+    parser.add_class_arguments(RunConfig, skip={"compile"})
+    parser.add_argument("--compile", action=ActionYesNo, default=False, help="compile the models with torch.compile")
+    if default_config is not None:
+        settings = vars(parser.parse_object(read_settings(default_config)).as_flat())
+        parser.set_defaults({name: value for name, value in settings.items() if name in setting_names()})
+    return parser
+
+
+def parse_run_config(parser, argv: list[str]):
+    """(RunConfig, the parser's other arguments) of `argv`; an unknown key is refused with the nearest valid one."""
+    from jsonargparse import ArgumentError
+
+    argv = _read_config_files(_with_new_names(argv))
+    try:
+        parsed = parser.parse_args(argv)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(_explain(str(error))) from None
+    names = {f.name for f in fields(RunConfig)}
+    values = vars(parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed))
+    config = RunConfig(**{name: value for name, value in values.items() if name in names})
+    return config, {name: value for name, value in values.items() if name not in names}
+
+
+def setting_names(config: type = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted setting of a config dataclass: name, data.root, tokenizer.codebook_size, ..."""
+    names = []
+    for f in fields(config):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        names += setting_names(type(default), f"{prefix}{f.name}.") if is_dataclass(default) else [prefix + f.name]
+    return names
+
+
+def _with_new_names(argv: list[str]) -> list[str]:
+    """The arguments with options of former names replaced, and a line for each that says so."""
+    renamed = []
+    for argument in argv:
+        option, equals, value = argument.partition("=")
+        old = option.removeprefix("--")
+        if option.startswith("--") and old in RENAMED:
+            say_renamed(option, old)
+            argument = f"--{RENAMED[old]}{equals}{value}"
+        renamed.append(argument)
+    return renamed
+
+
+def _read_config_files(argv: list[str]) -> list[str]:
+    """The arguments with each FILE of --config replaced by its settings, which `read_settings` completes."""
+    read, after_option = [], False
+    for argument in argv:
+        option, equals, path = argument.partition("=")
+        if after_option:
+            read.append(yaml.safe_dump(read_settings(argument)))
+        elif option == "--config" and equals:
+            read += ["--config", yaml.safe_dump(read_settings(path))]
+        else:
+            read.append(argument)
+        after_option = argument == "--config"
+    return read
+
+
+def _explain(message: str) -> str:
+    """jsonargparse's message, with the nearest valid setting where it complains about an unknown one."""
+    option = re.search(r"unrecognized arguments: --(?:no_)?([\w.]+)", message)
+    group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    top = re.search(r"(?:Option|Key) ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
+    if option:
+        found = option[1]
+    elif group:
+        found = f"{group[1]}.{group[2]}"
+    elif top:
+        found = top[1]
+    else:
+        return message
+    near = difflib.get_close_matches(found, setting_names(), n=1, cutoff=0.4)
+    hint = f"the nearest valid setting is '{near[0]}'" if near else "--print_config lists the valid ones"
+    return f"unknown setting '{found}': {hint}"
