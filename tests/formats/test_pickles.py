@@ -3,9 +3,11 @@
 import argparse
 import io
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -84,6 +86,7 @@ FORBIDDEN = [
     "builtins.open", "builtins.__import__", "importlib.import_module", "runpy.run_path", "shutil.rmtree",
     "operator.attrgetter", "functools.partial", "types.FunctionType", "torch.load", "torch.hub.load", "numpy.load",
     "pickle.loads", "codecs.decode", "argparse.ArgumentParser", "ruamel.yaml.main.YAML", "collections.defaultdict",
+    "pytorch_lightning_extra.run", "lightningx.run",
 ]  # fmt: skip
 
 
@@ -136,6 +139,60 @@ def test_setting_attributes_of_an_allowed_class_does_not_last(tmp_path):
     assert pickle.load(io.BytesIO(stream.replace(b"argparse\nNamespace", b"unittest.mock\nMagicMock"))) == {}
     assert read_pickled(as_zip(tmp_path / "poison.pt", stream)) == {}
     assert not hasattr(argparse.Namespace, "poisoned")
+
+
+def lightning_class(monkeypatch, name: str, base: type = object, **members) -> type:
+    """A class that pickles under this dotted name of Lightning, and fails where it is looked up to unpickle."""
+    module, _, attribute = name.rpartition(".")
+    made = type(attribute, (base,), {"__module__": module, "__qualname__": attribute, **members})
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:depth]), ModuleType(".".join(parts[:depth])))
+    setattr(sys.modules[module], attribute, made)
+    return made
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_classes_of_lightning_are_left_out_and_never_imported(zipped, tmp_path, monkeypatch):
+    callback = lightning_class(monkeypatch, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
+    bag = lightning_class(monkeypatch, "lightning.fabric.utilities.data.AttributeDict", dict if zipped else object)
+    schedule = callback()
+    schedule.state = {"best": 1}
+    content = {
+        "state_dict": {"x": torch.arange(3.0)},
+        "callbacks": {callback: {"best_model_score": torch.tensor(0.5)}, "kept": 1},
+        "hyper_parameters": bag(width=3) if zipped else bag(),
+        "optimizer_states": [schedule, {"lr": 0.1}],
+        "epoch": 7,
+    }
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("pytorch_lightning", "lightning")]:
+        monkeypatch.setitem(sys.modules, name, None)  # an import would fail
+    found = read_pickled(path)
+    assert torch.equal(found.pop("state_dict")["x"], torch.arange(3.0))
+    assert found == {"callbacks": {"kept": 1}, "optimizer_states": [{"lr": 0.1}], "epoch": 7}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hostile_object_beside_or_inside_what_is_left_out(zipped, tmp_path, monkeypatch):
+    callback = lightning_class(monkeypatch, "pytorch_lightning.callbacks.Checkpoint")
+    inside = callback()
+    inside.state = Hostile(f"touch {tmp_path / 'canary'}")
+    for content in ({"callbacks": {callback: Hostile(f"touch {tmp_path / 'canary'}")}}, {"callbacks": inside}):
+        torch.save(content, tmp_path / "hostile.ckpt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UnsafeFileError, match=r"(posix|nt)\.system"):
+            read_pickled(tmp_path / "hostile.ckpt")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_calling_what_is_left_out_does_nothing(tmp_path):
+    """REDUCE, then BUILD, SETITEM and APPEND on the result: `lightning.run("x")` and what could follow it."""
+    letter = b"X\x01\x00\x00\x00"
+    called = b"clightning\nrun\n" + letter + b"x\x85R"
+    used = b"}" + letter + b"yK\x01sb" + b"K\x01K\x02s" + b"K\x03a"
+    data = b"\x80\x02}" + letter + b"a" + called + used + b"s."
+    assert read_pickled(as_zip(tmp_path / "called.ckpt", data)) == {}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
