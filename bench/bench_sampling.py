@@ -7,11 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from robustok.config import RARConfig
-from robustok.generation.traffic import cache_bytes
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding.attention import decode_attention
 from robustok.ops.decoding.guided_sample import gumbel_noise
-from robustok.samplers.autoregressive import Sampler
 
 from . import recording
 from .sampling_peers import CompiledStaticCache, GrowingCache, multinomial
@@ -71,7 +69,7 @@ def test_sampling_on_cpu(timed, record, few_rounds):
     """The goal: at least 3x the images/s of the authors' loop, the same tokens where both use the same noise."""
     model = random_model(CPU_SHAPE | PUBLISHED if timed else SMALL)
     classes, ids = torch.full((16,), 3), torch.arange(16)  # one class: large samples are sorted by class
-    sampler, authors = Sampler(model, **our_settings()), GrowingCache(model)
+    sampler, authors = model.sampler(**our_settings()), GrowingCache(model)
     tokens = sampler.generate(classes, seed=0)
     assert torch.equal(tokens, authors.generate(classes, *GUIDANCE, partial(same_noise, ids)))
     if timed:
@@ -103,7 +101,7 @@ def test_sampling_on_gpu(name, timed, record, few_rounds):
     torch.backends.cuda.matmul.allow_tf32 = True  # as the authors run it
     authors, compiled = GrowingCache(plain), CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead"))
     classes = torch.full((50,), 3, device="cuda")
-    sampler = Sampler(model, **our_settings(), compile=True)
+    sampler = model.sampler(**our_settings(), compile=True)
     timings = recording.measure({
         "ours": lambda: sampler.generate(classes, seed=0),
         "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
@@ -112,13 +110,13 @@ def test_sampling_on_gpu(name, timed, record, few_rounds):
     add_ratio(record, goal, f"{name}, batch 50", timings, "the authors' loop", least)
     add_ratio(record, goal, f"{name}, batch 50", timings, "torch.compile + static cache", 1.7)
     best = max((gpu_rate(model, batch), batch) for batch in (128, 256, 512))
-    read = cache_bytes(model, 2) * best[0] / 1e12
+    read = model.cache_bytes(2) * best[0] / 1e12
     found = f"{best[0]:.0f} images/s at batch {best[1]}, caches read at {read:.2f} TB/s"
     record.add(goal, f"{name}, best batch", f">= {rate_wanted:.0f} images/s", found, best[0] >= rate_wanted)
 
 
 def gpu_rate(model: RAR, batch: int) -> float:
-    sampler = Sampler(model, **our_settings(), compile=True)
+    sampler = model.sampler(**our_settings(), compile=True)
     classes = torch.arange(batch, device="cuda") // 50
     return images_per_second(recording.measure({"ours": lambda: sampler.generate(classes, seed=0)}, "cuda"), batch)
 
@@ -144,7 +142,7 @@ def test_latency_on_gpu(timed, record, few_rounds):
     needs_gpu("P9", timed, record)
     model = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda")
     half = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda").bfloat16()
-    sampler, authors = Sampler(half, **our_settings(), compile=True), GrowingCache(model)
+    sampler, authors = half.sampler(**our_settings(), compile=True), GrowingCache(model)
     classes = torch.full((1,), 3, device="cuda")
     timings = recording.measure({
         "ours": lambda: sampler.generate(classes, seed=0),
@@ -159,7 +157,7 @@ def test_pairs_on_gpu(timed, record, few_rounds):
     model = random_model(RAR_SHAPES["rar-l"] | PUBLISHED, "cuda").bfloat16()
     classes = torch.arange(256, device="cuda") // 50
     kept = torch.randint(0, 4096, (256, 256), device="cuda")
-    sampler = Sampler(model, **our_settings(), compile=True)
+    sampler = model.sampler(**our_settings(), compile=True)
     timings = recording.measure({
         "ours": lambda: sampler.generate(classes, seed=0, keep_tokens=kept, keep_ratio=0.7),
         "our plain sampler": lambda: sampler.generate(classes, seed=0),

@@ -36,7 +36,6 @@ def main(argv: list[str]) -> None:
     settings = sampling_settings(options)
     _check(options)
     from .models.load import check_codebooks, load_generator, load_tokenizer
-    from .samplers.autoregressive import Sampler
 
     device = torch.device(options.device)
     generator = load_generator(options.generator).to(device, getattr(torch, options.precision))
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> None:
     if tokenizer is not None:
         check_codebooks(tokenizer, generator)
     try:
-        Sampler(generator, **settings)
+        generator.sampler(**settings)
     except ValueError as error:
         raise UserError(str(error)) from None
     if options.grid:
@@ -84,7 +83,6 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     from .evaluation.statistics import load_reference
     from .generation.classes import about_run, class_list
     from .generation.shards import ShardedRun
-    from .samplers.autoregressive import Sampler
 
     network = _network(options) if options.reference else None
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
@@ -95,7 +93,7 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     folder = Path(options.output)
     sharded = ShardedRun(
         folder, classes,
-        lambda: Sampler(generator, **settings, compile=options.compile, choices=folder / "attention.json"),
+        lambda: generator.sampler(**settings, compile=options.compile, choices=folder / "attention.json"),
         about=about, seed=options.seed,
         batch_size=min(options.batch_size, len(classes)), tokenizer=tokenizer, network=network,
         shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
@@ -122,12 +120,12 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     """images/s of this process, its peak memory, and how fast it read its caches."""
-    from .generation.traffic import cache_bytes, peak_memory_bytes
+    from .generation.traffic import peak_memory_bytes
 
     if made == 0:
         print("nothing was left to sample")
         return
-    traffic = cache_bytes(generator, sampler.streams) * made / seconds
+    traffic = generator.cache_bytes(sampler.streams) * made / seconds
     print(
         f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s, peak memory"
         f" {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB, key/value caches read at {traffic / 1e9:.1f} GB/s"

@@ -23,7 +23,7 @@ from ..core.files import remove_leftovers
 from ..core.locks import claim
 from ..data.tokens import TokenSet, TokenWriter, open_tokens
 from ..data.transforms import to_uint8
-from ..samplers.autoregressive import Sampler
+from ..models.interfaces import Sampler
 from .feature_files import FeatureFiles
 from .image_writers import ImageFiles
 

@@ -29,11 +29,11 @@ from ..models.frozen.classifier import Classifier
 from ..models.frozen.networks import FrozenNetworks, from_classifier
 from ..models.frozen.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
 from ..models.generators.rar import RAR
+from ..models.interfaces import Sampler
 from ..models.load import check_codebooks, load_generator, load_tokenizer, locate
 from ..models.opening import open_checkpoint
 from ..models.tokenizers.tuning import tune
 from ..models.tokenizers.vit_tokenizer import Tokenizer
-from ..samplers.autoregressive import Sampler
 from ..training.loop import fit
 from ..training.run import Run
 from ..training.stages.generator import ClassifierStage, GeneratorStage
@@ -225,8 +225,13 @@ class Pipeline:
     def _sampler(self) -> Sampler:
         """The run's generator with its sampling settings."""
         generator, s = load_generator(self._result("generator")).to(self.run.device).eval(), self.config.sampling
-        return Sampler(generator, guidance_scale=s.guidance_scale, guidance_power=s.guidance_power,
-                       temperature=s.temperature, top_k=s.top_k, top_p=s.top_p)  # fmt: skip
+        return generator.sampler(
+            guidance_scale=s.guidance_scale,
+            guidance_power=s.guidance_power,
+            temperature=s.temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+        )
 
     def _write_tokens(self, tokenizer: Tokenizer) -> None:
         work = ImageTokens(

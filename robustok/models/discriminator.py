@@ -18,6 +18,8 @@ class SpectralConv1d(nn.Module):
     The singular value comes from power iteration: one step a training forward, none in evaluation.
     """
 
+    matrices = ("weight_orig",)  # see `decayed_parameters`
+
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int):
         super().__init__()
         if kernel_size % 2 == 0:

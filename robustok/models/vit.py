@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .compiling import CompiledBlock
+
 NORM_EPS = 1e-6
 
 
@@ -67,7 +69,7 @@ class DropPath(nn.Module):
         return x * (kept / (1.0 - self.rate)).to(x.dtype)
 
 
-class Block(nn.Module):
+class Block(CompiledBlock):
     """Pre-norm transformer block: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
 
     def __init__(

@@ -5,29 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from .known_tokens import Runs
+from .known_tokens import KnownRuns
 
 
 class TokenDecoder(Protocol):
     """S sequences that grow by one token a step, or by runs of known tokens. Logits are float32 (S, K)."""
 
-    moved: int  # how often memory that `step` reads moved: a captured graph of it is then void
+    moved: int  # how often memory that `step` reads has moved: a captured graph of it is then void
 
     def start(self, classes: Tensor) -> Tensor:
         """Begins new sequences of classes (S,): the logits of token 0. Reads the weights anew."""
 
     def prepare(self, step: int) -> None:
-        """On the host, before `step` is called or replayed for this step."""
+        """Runs on the host before `step` is called, or its captured graph replayed, for this step."""
 
     def step(self, tokens: Tensor, step: int | Tensor) -> Tensor:
         """Appends tokens (S,) as token step - 1: the logits of token `step`.
 
-        `step` is an int, or an int64 (1,) on the device where a captured graph is replayed.
+        `step` is an int, or an int64 (1,) on the device where a captured graph is replayed (see `take`).
         """
 
-    def extend(self, tokens: Tensor, runs: Runs) -> Tensor:
+    def extend(self, tokens: Tensor, runs: KnownRuns) -> Tensor:
         """Appends runs of tokens (R,) in one causal step: logits (k, K) of what follows the rows runs.last."""
 
 
@@ -38,7 +39,17 @@ class TokenNetwork(Protocol):
     codebook_size: int  # K
     num_classes: int  # C; class C is the null class
 
-    def decoder(self, streams: int, choices: Path | None = None) -> TokenDecoder:
-        """The network token by token for S = `streams` sequences; `choices`: file of measured kernel choices."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
-    def parameters(self) -> object: ...
+    def decoder(self, streams: int, choices: Path | None = None) -> TokenDecoder:
+        """The network token by token for S = `streams` sequences.
+
+        choices: file that keeps which kernels were measured as fastest on this GPU; None: the machine's own file.
+        """
+
+
+def take(table: Tensor, index: int | Tensor) -> Tensor:
+    """table[index] for an int or an int64 (1,) tensor, whose value the host does not read."""
+    return table[index] if isinstance(index, int) else table.index_select(0, index)[0]

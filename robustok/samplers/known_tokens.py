@@ -1,50 +1,67 @@
-"""Which tokens go through the network when, where a mask drawn up front says which of them are known (section 6).
+"""Sampling around tokens that are known beforehand: which are kept, and what goes through the network when (section 6).
 
-A known token needs no logits. So each image goes from one token to be drawn to the next in one causal step, whatever
-lies between, and every image at its own pace: as many rounds as the image with most tokens to draw has of them.
+No logits are needed for a known token. So an image goes from one token to be drawn to the next in one causal step, with
+all known tokens that lie between, and every image at its own pace: there are as many rounds as the image with most
+tokens to draw has of them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..core.random import KEEP, keyed_words
 
-class Runs(NamedTuple):
-    """Runs of known tokens of some streams. All int64, on one device; R rows, one for each token."""
 
-    streams: Tensor  # (R,)
-    columns: Tensor  # (R,) place in the run, from 0
-    steps: Tensor  # (R,) row r is token steps[r] - 1
+def keep_mask(ratio: float, seed: int, sample_ids: Tensor, length: int) -> Tensor:
+    """Which tokens are kept, bool (B, L), each with probability `ratio`; those of a smaller ratio are among them."""
+    steps = torch.arange(length, device=sample_ids.device)
+    return keyed_words(seed, KEEP, sample_ids[:, None], steps)[0] < math.floor(ratio * 2**32)
+
+
+class KnownRuns(NamedTuple):
+    """Runs of known tokens, at most one a sequence, that are appended in one causal step.
+
+    All tensors are int64 on one device; R rows, one for each token.
+    """
+
+    sequences: Tensor  # (R,) whose token it is
+    columns: Tensor  # (R,) its place in the run, from 0
+    steps: Tensor  # (R,) row r is token steps[r] - 1 of its sequence
     last: Tensor  # (k,) rows that end a run: their logits are wanted
     longest: int  # length of the longest run
     reach: int  # largest of steps
 
-    def doubled(self, streams: int) -> "Runs":
-        """The same runs for streams 0..streams-1 and again for the next as many."""
-        rows = len(self.streams)
-        return Runs(
-            torch.cat([self.streams, self.streams + streams]), self.columns.repeat(2), self.steps.repeat(2),
-            torch.cat([self.last, self.last + rows]), self.longest, self.reach,
-        )  # fmt: skip
+    def doubled(self, count: int) -> "KnownRuns":
+        """The same runs for sequences 0..count-1, and again for the next `count`."""
+        rows = len(self.sequences)
+        return KnownRuns(
+            sequences=torch.cat([self.sequences, self.sequences + count]),
+            columns=self.columns.repeat(2),
+            steps=self.steps.repeat(2),
+            last=torch.cat([self.last, self.last + rows]),
+            longest=self.longest,
+            reach=self.reach,
+        )
 
-    def to(self, device: torch.device) -> "Runs":
-        return Runs(*(part.to(device) for part in self[:4]), self.longest, self.reach)
+    def to(self, device: torch.device) -> "KnownRuns":
+        return KnownRuns(*(part.to(device) for part in self[:4]), self.longest, self.reach)
 
 
 class Round(NamedTuple):
-    """What is drawn next: token steps[j] of image images[j], after `runs` went through (None: nothing is between)."""
+    """One draw in every image that has tokens left to draw: token steps[j] of image images[j]."""
 
-    images: Tensor
-    steps: Tensor
-    runs: Runs | None
+    images: Tensor  # int64 (n,)
+    steps: Tensor  # int64 (n,)
+    runs: KnownRuns | None  # what goes through the network before it; None: nothing
 
 
 def rounds(known: Tensor) -> Iterator[Round]:
-    """The rounds for a mask bool (B, L) on the host of tokens that are known."""
+    """The rounds for a mask bool (B, L), on the host, of the tokens that are known."""
     to_draw = [row.nonzero().flatten() for row in ~known]
-    done = torch.zeros(len(known), dtype=torch.int64)  # tokens that went through
+    done = torch.zeros(len(known), dtype=torch.int64)  # how many tokens of each image have gone through
     for turn in range(max(map(len, to_draw), default=0)):
         images = torch.tensor([image for image, steps in enumerate(to_draw) if len(steps) > turn])
         steps = torch.stack([to_draw[image][turn] for image in images.tolist()])
@@ -52,13 +69,18 @@ def rounds(known: Tensor) -> Iterator[Round]:
         done[images] = steps
 
 
-def _runs(images: Tensor, first: Tensor, end: Tensor) -> Runs | None:
+def _runs(images: Tensor, first: Tensor, end: Tensor) -> KnownRuns | None:
     """Tokens first..end-1 of each image."""
     lengths = end - first
     if not lengths.any():
         return None
-    streams = images.repeat_interleave(lengths)
     ends = lengths.cumsum(0)
-    columns = torch.arange(len(streams)) - (ends - lengths).repeat_interleave(lengths)
-    steps = first.repeat_interleave(lengths) + columns + 1
-    return Runs(streams, columns, steps, ends[lengths > 0] - 1, int(lengths.max()), int(end.max()))
+    columns = torch.arange(int(ends[-1])) - (ends - lengths).repeat_interleave(lengths)
+    return KnownRuns(
+        sequences=images.repeat_interleave(lengths),
+        columns=columns,
+        steps=first.repeat_interleave(lengths) + columns + 1,
+        last=ends[lengths > 0] - 1,
+        longest=int(lengths.max()),
+        reach=int(end.max()),
+    )

@@ -6,6 +6,7 @@ Time is counted in epochs or in steps, as long as all arguments use the same uni
 import math
 
 from ..config import OrderConfig, PerturbationConfig
+from ..core.schedules import anneal_ratio
 
 
 def cosine_rate(
@@ -20,15 +21,6 @@ def cosine_rate(
         return first + (peak - first) * time / warmup
     progress = min((time - decay_from) / (total - decay_from), 1.0)
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def anneal_ratio(time: float, *, start: float, end: float, end_ratio: float) -> float:
-    """1 until `start`, linear down to `end_ratio` at `end`, then `end_ratio`; a step function where start = end."""
-    if time < start:
-        return 1.0
-    if time >= end:
-        return end_ratio
-    return 1.0 - (1.0 - end_ratio) * (time - start) / (end - start)
 
 
 def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[float, int]:

@@ -6,7 +6,6 @@ import torch
 from robustok.core.errors import UserError
 from robustok.core.locks import claim
 from robustok.generation.classes import class_list
-from robustok.generation.traffic import cache_bytes
 
 
 def test_classes_in_equal_shares_and_sorted():
@@ -39,4 +38,4 @@ def test_a_claim_is_held_until_it_is_closed(tmp_path):
 def test_cache_bytes(make_model):
     """Every new place reads all places up to itself, in both streams: counted one by one."""
     model = make_model(num_tokens=24)  # 2 layers, 32 wide, float32
-    assert cache_bytes(model, 2) == sum(2 * 2 * 2 * 32 * 4 * (place + 1) for place in range(25))
+    assert model.cache_bytes(2) == sum(2 * 2 * 2 * 32 * 4 * (place + 1) for place in range(25))

@@ -25,8 +25,8 @@ from robustok.data.tokens import open_tokens
 from robustok.data.transforms import to_uint8
 from robustok.evaluation.metrics.moments import FeatureStatistics, frechet_distance
 from robustok.evaluation.streams import NpzImages
-from robustok.generation import shards as shards_module
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.samplers.autoregressive import AutoregressiveSampler
 
 SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1, "top_k": 0, "top_p": 1.0}
 N = 23  # neither whole batches nor whole shards
@@ -174,7 +174,7 @@ def test_grid(argv, checkpoint, tmp_path):
 
 
 def test_out_of_gpu_memory_halves_the_batch_once(argv, monkeypatch, tmp_path, capsys, expected):
-    real, sizes = shards_module.Sampler.generate, []
+    real, sizes = AutoregressiveSampler.generate, []
 
     def generate(self, classes, **arguments):
         sizes.append(len(classes))
@@ -182,7 +182,7 @@ def test_out_of_gpu_memory_halves_the_batch_once(argv, monkeypatch, tmp_path, ca
             raise torch.OutOfMemoryError
         return real(self, classes, **arguments)
 
-    monkeypatch.setattr(shards_module.Sampler, "generate", generate)
+    monkeypatch.setattr(AutoregressiveSampler, "generate", generate)
     limit = 1
     assert cli.run(sample.main, [*argv, "--output", str(tmp_path / "a")]) == 0
     assert "going on in batches of 1" in capsys.readouterr().err and sizes[:2] == [2, 1]

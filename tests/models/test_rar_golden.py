@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from robustok import load_generator
-from robustok.samplers.autoregressive import guidance_ramp
+from robustok.samplers.settings import guidance_ramp
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

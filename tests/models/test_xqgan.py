@@ -13,6 +13,7 @@ from robustok.config import TokenizerConfig
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.formats.robustok_release import to_released
+from robustok.models.interfaces import DiscreteTokenizer
 from robustok.models.tokenizers.quantizer import Perturbation
 from robustok.models.tokenizers.residual import ResidualQuantizer
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
@@ -60,6 +61,17 @@ def test_released_layout_and_back(tokenizer, images, tmp_path):
     convert([str(tmp_path / "ours"), str(tmp_path / "back.pt"), "--to", "upstream"])
     back = torch.load(tmp_path / "back.pt", weights_only=False)["ema"]
     assert back.keys() == state.keys() and all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_interface(tokenizer, images):
+    """What the rooms above ask of a discrete tokenizer, whatever its quantiser."""
+    assert isinstance(tokenizer, DiscreteTokenizer)
+    z, tokens = tokenizer.encode(images), tokenizer.tokenize(images)
+    assert z.shape[1:] == tokenizer.latent_shape and tokenizer.num_latents == 9
+    assert tokens.shape[1] == tokenizer.num_tokens == sum(s**2 for s in tokenizer.config.scales or [3])
+    assert torch.equal(tokenizer.decode(tokenizer.lookup(tokens)).clamp(-1, 1), tokenizer.detokenize(tokens))
+    assert tokenizer.perturbable == ("none" if tokenizer.config.scales else "itself")
+    assert Tokenizer(BASE).perturbable == "codes"
 
 
 def test_published_names():

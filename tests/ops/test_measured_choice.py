@@ -11,7 +11,6 @@ from robustok import doctor
 from robustok.models.generators import rar_decoding
 from robustok.ops.decoding import attention as seam
 from robustok.ops.decoding.measured_choice import fastest
-from robustok.samplers.autoregressive import Sampler
 
 
 def missing():
@@ -117,7 +116,7 @@ def test_the_sampler_takes_every_step_the_chosen_way(make_model, monkeypatch, tm
         return way
 
     monkeypatch.setattr(rar_decoding, "fastest_attention", choice)
-    sampler = Sampler(make_model(), guidance_scale=2.0, choices=tmp_path / "attention.json")
+    sampler = make_model().sampler(guidance_scale=2.0, choices=tmp_path / "attention.json")
     for seed in (0, 1):
         sampler.generate(torch.tensor([0, 1, 4]), seed=seed)
     assert asked == [((6, 2, 25, 16), tmp_path / "attention.json")]  # two streams an image; chosen once for this size

@@ -7,7 +7,8 @@ from scipy import stats
 
 from robustok.models.generators import rar_decoding
 from robustok.ops.decoding.guided_sample import gumbel_noise, keep_likely
-from robustok.samplers.autoregressive import Sampler, guidance_ramp, keep_mask
+from robustok.samplers.known_tokens import keep_mask
+from robustok.samplers.settings import guidance_ramp
 
 GUIDED = {"guidance_scale": 3.0, "guidance_power": 1.2, "temperature": 1.1}
 
@@ -79,7 +80,7 @@ def test_bfloat16_weights_give_float32_logits_close_to_theirs(make_model):
 
 
 def test_sampler_reuses_its_buffers(make_model):
-    model, sampler = make_model(), Sampler(make_model(), **GUIDED)
+    model, sampler = make_model(), make_model().sampler(**GUIDED)
     for classes in (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 4]), torch.tensor([2, 2])):
         found = sampler.generate(classes, seed=3)
         assert torch.equal(found, model.generate(classes, seed=3, **GUIDED))
@@ -89,7 +90,7 @@ def test_sampler_reuses_its_buffers(make_model):
 def test_step_on_the_device_equals_step_on_the_host(make_model, compiled):
     """The unit that a GPU captures as a graph reads its step number from memory, and compiles without a break."""
     model, classes = make_model(), torch.tensor([0, 3, 1])
-    sampler = Sampler(model, **GUIDED)
+    sampler = model.sampler(**GUIDED)
     expected = sampler.generate(classes, seed=3)
     sampler.tokens[1:] = -1
     unit = torch.compile(sampler._device_step, fullgraph=True, backend="eager") if compiled else sampler._device_step

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from robustok.config import OrderConfig, PerturbationConfig
-from robustok.training.schedules import anneal_ratio, cosine_rate, perturbation_strength, random_order_share
+from robustok.training.schedules import cosine_rate, perturbation_strength, random_order_share
 
 
 @pytest.mark.parametrize(
@@ -13,15 +13,6 @@ from robustok.training.schedules import anneal_ratio, cosine_rate, perturbation_
 )
 def test_published_annealing(epoch, alpha, delta):
     assert perturbation_strength(PerturbationConfig(), epoch) == (pytest.approx(alpha), delta)
-
-
-def test_ratio_ends_at_the_end_ratio_without_a_jump():
-    just_before = anneal_ratio(120 - 1e-9, start=40, end=120, end_ratio=0.2)
-    assert just_before == pytest.approx(anneal_ratio(120, start=40, end=120, end_ratio=0.2), abs=1e-9) == 0.2
-
-
-def test_equal_start_and_end_is_a_step():
-    assert [anneal_ratio(t, start=5, end=5, end_ratio=0.5) for t in (4.9, 5, 5.1)] == [1.0, 0.5, 0.5]
 
 
 def test_annealing_to_zero_keeps_one_neighbour():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from robustok.config import OrderConfig, PerturbationConfig
-from robustok.training.schedules import anneal_ratio, cosine_rate, perturbation_strength, random_order_share
+from robustok.core.schedules import anneal_ratio
+from robustok.training.schedules import cosine_rate, perturbation_strength, random_order_share
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,22 +7,29 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...samplers.autoregressive import Sampler
+from ...samplers.autoregressive import AutoregressiveSampler
+from ...samplers.interfaces import TokenDecoder
+from ...samplers.settings import SamplingSettings
 
 
 class Autoregressive(nn.Module):
     """A generator of L tokens out of K codes for C classes; class C is the null class.
 
-    A subclass has `forward(tokens, classes, orders) -> (B, L, K)` and `decoder(streams, choices)`, which gives the
-    network place by place (RARDecoder shows what is asked of it).
+    A subclass sets codebook_size, num_classes and num_tokens, and has `forward(tokens, classes, orders) -> (B, L, K)`
+    and `decoder(streams, choices)`, the network token by token.
     """
 
-    def __init__(self, codebook_size: int, num_classes: int, num_tokens: int):
-        super().__init__()
-        self.codebook_size, self.num_classes, self.num_tokens = codebook_size, num_classes, num_tokens
+    codebook_size: int  # K
+    num_classes: int  # C
+    num_tokens: int  # L
 
-    def decoder(self, streams: int, choices: Path | None = None):
+    def decoder(self, streams: int, choices: Path | None = None) -> TokenDecoder:
+        """See samplers/interfaces.py: TokenNetwork."""
         raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def logits(self, tokens: Tensor, classes: Tensor | None, *, order: Tensor | None = None) -> Tensor:
         """Teacher-forced logits (B, L, K); row i predicts tokens[order[i]].
@@ -37,10 +44,34 @@ class Autoregressive(nn.Module):
         orders = order if order is None else order.expand(len(tokens), -1)
         return self(tokens, classes, orders)
 
-    def generate(self, classes: Tensor, *, seed: int, sample_ids: Tensor | None = None, guidance_scale: float,
-                 guidance_power: float | None = None, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                 keep_tokens: Tensor | None = None, keep_ratio: float = 0.0) -> Tensor:  # fmt: skip
+    def sampler(
+        self, *, compile: bool = False, choices: Path | None = None, **settings: float | None
+    ) -> AutoregressiveSampler:
+        """A sampler that keeps its buffers, and on a GPU its captured graph, from batch to batch.
+
+        settings: those of SamplingSettings. compile, choices: as AutoregressiveSampler's. Raises ValueError for a
+        setting out of its range.
+        """
+        return AutoregressiveSampler(self, SamplingSettings(**settings), compile=compile, choices=choices)
+
+    def generate(
+        self,
+        classes: Tensor,
+        *,
+        seed: int,
+        sample_ids: Tensor | None = None,
+        guidance_scale: float,
+        guidance_power: float | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        keep_tokens: Tensor | None = None,
+        keep_ratio: float = 0.0,
+    ) -> Tensor:
         """Samples one sequence for each class: int64 (B, L) on the device of the weights.
+
+        Every call makes a new sampler, which on a GPU captures a graph: whoever samples several batches takes
+        `sampler` and calls its `generate`.
 
         Args:
             classes: int64 (B,), 0..C-1.
@@ -54,14 +85,20 @@ class Autoregressive(nn.Module):
 
         Raises: ValueError for an argument out of its range or of the wrong shape.
         """
-        sampler = Sampler(self, guidance_scale=guidance_scale, guidance_power=guidance_power, temperature=temperature,
-                          top_k=top_k, top_p=top_p)  # fmt: skip
-        return sampler.generate(
+        settings = SamplingSettings(guidance_scale, guidance_power, temperature, top_k, top_p)
+        return AutoregressiveSampler(self, settings).generate(
             classes, seed=seed, sample_ids=sample_ids, keep_tokens=keep_tokens, keep_ratio=keep_ratio
         )
 
-    def guided_logits(self, tokens: Tensor, classes: Tensor, *, guidance_scale: float,
-                      guidance_power: float | None = None, temperature: float = 1.0) -> Tensor:  # fmt: skip
+    def guided_logits(
+        self,
+        tokens: Tensor,
+        classes: Tensor,
+        *,
+        guidance_scale: float,
+        guidance_power: float | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
         """What `generate` samples from at each step if the tokens drawn were `tokens` (B, L): float32 (B, L, K)."""
-        sampler = Sampler(self, guidance_scale=guidance_scale, guidance_power=guidance_power, temperature=temperature)
-        return sampler.logits(tokens, classes)
+        settings = SamplingSettings(guidance_scale, guidance_power, temperature)
+        return AutoregressiveSampler(self, settings).logits(tokens, classes)

@@ -1,104 +1,78 @@
-"""RAR: a causal transformer over image tokens in any order, with adaLN modulation (arXiv 2411.00776; METHOD section 5).
+"""RAR, the generator of METHOD section 5: its training loss, and its network place by place for sampling."""
 
-The sequence is [class vector, condition, token of order[0], token of order[1], ...]; place p of it sees places 0..p and
-predicts the token of order[p - 1]. Parameters carry the released names, so released weights load as they are.
-"""
+from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ...config import RARConfig
+from ...config import RunConfig
+from ...core.random import NOISE, SHUFFLE, keyed_words, to_uniform
+from ...core.schedules import anneal_ratio
 from .autoregressive import Autoregressive
-from .rar_decoding import PREFIX, RARDecoder
-from .rar_layers import Block, FinalNorm
-
-EXTRA_POSITIONS = 1024  # rows that the released position tables hold beyond the L they use
-EXTRA_PLACES = 100  # and those of the place embedding
+from .rar_decoding import RARDecoder
+from .rar_network import RARNetwork
 
 
-class RAR(Autoregressive):
-    """The generator of section 5; `generate`, `logits` and `guided_logits` come from Autoregressive.
+class RAR(Autoregressive, RARNetwork):
+    """A randomised autoregressive generator; `generate`, `sampler`, `logits`, `guided_logits`: see Autoregressive.
 
     config: RARConfig with codebook_size, num_classes and num_tokens given. Raises ValueError where one is missing or
-    heads do not divide width. A fresh model starts with every block as the identity (adaLN-zero).
+    heads do not divide width.
     """
 
-    def __init__(self, config: RARConfig):
-        _check(config)
-        super().__init__(config.codebook_size, config.num_classes, config.num_tokens)
-        self.config = config
-        width, length = config.width, config.num_tokens
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, length + EXTRA_POSITIONS, width))
-        self.target_aware_pos_embed = nn.Parameter(torch.zeros(1, length + EXTRA_POSITIONS, width))
-        self.timesteps_embeddings = nn.Parameter(torch.zeros(1, length + EXTRA_PLACES, width))
-        # codes, an unused mask token, classes, the null class
-        self.embeddings = nn.Embedding(config.codebook_size + 2 + config.num_classes, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.adaln_before_head = FinalNorm(width)
-        self.lm_head = nn.Linear(width, config.codebook_size)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        tables = (self.cls_token, self.pos_embed, self.target_aware_pos_embed, self.timesteps_embeddings)
-        matrices = [m.weight for m in self.modules() if isinstance(m, nn.Linear | nn.Embedding)]
-        for parameter in (*tables, *matrices):
-            nn.init.trunc_normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-            if isinstance(module, Block | FinalNorm):
-                nn.init.zeros_(module.adaLN_modulation[1].weight)
-
-    def forward(self, tokens: Tensor, classes: Tensor, orders: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits.
+    def loss(
+        self, tokens: Tensor, classes: Tensor, *, seed: int, sample_ids: Tensor, random_order_share: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of each token given those before it, in a random or the raster order.
 
         Args:
             tokens: int64 (B, L) in raster order, 0..K-1.
-            classes: int64 (B,), 0..C; C is the null class.
-            orders: int64 (B, L), one permutation of 0..L-1 a sequence; None is the raster order.
+            classes: int64 (B,), 0..C-1; with probability config.class_dropout the null class takes their place.
+            seed: of the step; orders and dropped classes are pure functions of it and the sample id.
+            sample_ids: int64 (B,), who each image is.
+            random_order_share: probability that a sequence is permuted, in [0, 1] (see `order_schedule`).
 
-        Returns: (B, L, K), differentiable; row i predicts tokens[orders[i]] from those at orders[:i].
+        Returns: (mean in nats, float32, to differentiate; terms to log: loss, accuracy as a share).
         """
-        if orders is None:
-            orders = torch.arange(self.num_tokens, device=tokens.device).expand_as(tokens)
-        x = self.embed(tokens.gather(1, orders)[:, :-1], classes, orders)
-        rows, distinct = None, classes
-        if len(classes) > self.num_classes + 1:  # modulation once a class is less work than once a sequence
-            rows, distinct = classes, torch.arange(self.num_classes + 1, device=classes.device)
-        condition = self.condition(distinct)[:, None] + self.timesteps_embeddings[:, : x.shape[1]]
-        for block in self.blocks:
-            x = block(x, condition, rows)
-        return self.lm_head(self.adaln_before_head(x, condition, rows)[:, 1:])
+        orders = random_orders(seed, sample_ids, self.num_tokens, random_order_share)
+        dropped = to_uniform(keyed_words(seed, NOISE, sample_ids, 0)[0]) < self.config.class_dropout
+        logits = self(tokens, classes.masked_fill(dropped, self.num_classes), orders)
+        targets = tokens.gather(1, orders)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == targets).float().mean()}
 
     def decoder(self, streams: int, choices: Path | None = None) -> RARDecoder:
         """The network place by place, for a number of sequences at once; arguments as RARDecoder's."""
         return RARDecoder(self, streams, choices)
 
-    def embed(self, tokens: Tensor, classes: Tensor, orders: Tensor) -> Tensor:
-        """Input places 0..L, (B, L + 1, width), from the first L - 1 tokens in their order.
+    def cache_bytes(self, streams: int) -> int:
+        """Bytes of keys and values that attention reads to sample one image with `streams` streams (2 with guidance).
 
-        Each place knows its own position and, but for the class vector, that of the token it has to predict.
+        Place p reads places 0..p of every layer: sum over the L + 1 places = (L + 1)(L + 2) / 2.
         """
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), self.condition(classes)[:, None],
-                       self.embeddings(tokens)], 1)  # fmt: skip
-        own, target = self.pos_embed[0], self.target_aware_pos_embed[0]
-        prefix = own[:PREFIX].expand(len(tokens), -1, -1)
-        x = x + torch.cat([prefix, own[PREFIX + orders[:, :-1]]], 1)
-        return x + F.pad(target[PREFIX + orders], (0, 0, 1, 0))
-
-    def condition(self, classes: Tensor) -> Tensor:
-        """Embedding of classes (...,), the null class C included -> (..., width)."""
-        return self.embeddings(classes + self.codebook_size + 1)
+        places = self.num_tokens + 1
+        row = self.config.width * self.cls_token.element_size()
+        return streams * self.config.depth * 2 * row * places * (places + 1) // 2
 
 
-def _check(config: RARConfig) -> None:
-    for name in ("codebook_size", "num_classes", "num_tokens"):
-        value = getattr(config, name)
-        if value is None or value < 1:
-            raise ValueError(f"{name}: found {value}, expected a positive number (from the tokenizer or the data)")
-    if config.width % config.heads:
-        raise ValueError(f"heads must divide width, found width {config.width} and heads {config.heads}")
+def random_orders(seed: int, sample_ids: Tensor, length: int, share: float) -> Tensor:
+    """(B, length) int64: each row is a random permutation with probability `share`, else the raster order.
+
+    Rows are drawn by (seed, sample id) and so do not depend on the batch or the number of processes.
+    """
+    places = torch.arange(length, device=sample_ids.device)
+    shuffled = keyed_words(seed, SHUFFLE, sample_ids[:, None], places)[0].argsort(dim=1, stable=True)
+    permuted = to_uniform(keyed_words(seed, SHUFFLE, sample_ids[:, None], length)[0]) < share
+    return torch.where(permuted, shuffled, places)
+
+
+def order_schedule(run: RunConfig, epoch: float) -> dict[str, float]:
+    """What a run's `order` settings make of RAR's loss: sequences are permuted always, then less and less, then never.
+
+    epoch: time in training, in passes over the training images.
+    """
+    order = run.order
+    return {"random_order_share": anneal_ratio(epoch, start=order.anneal_start, end=order.anneal_end, end_ratio=0.0)}

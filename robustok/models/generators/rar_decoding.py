@@ -7,11 +7,8 @@ once a class, not once an image.
 A step is an int on the host, or int64 (1,) on the device where a graph of the step is replayed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,21 +16,18 @@ from torch.nn import functional as F
 
 from ...ops.decoding.attention import decode_attention, fastest_attention
 from ...ops.linear import ready_linear
-from ...samplers.autoregressive import take
-from ...samplers.known_tokens import Runs
+from ...samplers.interfaces import take
+from ...samplers.known_tokens import KnownRuns
 from .rar_layers import NORM_EPS
+from .rar_network import PREFIX, RARNetwork
 
-if TYPE_CHECKING:
-    from .rar import RAR
-
-PREFIX = 2  # places before the first image token: class vector and condition
 TABLE_BYTES = 256 * 2**20  # largest modulation table; a larger one is built in blocks of places
 
 
 class Modulation:
     """Shift, scale and gate of every branch for up to `capacity` classes; the table holds a block of places."""
 
-    def __init__(self, model: RAR, capacity: int):
+    def __init__(self, model: RARNetwork, capacity: int):
         self.model, self.capacity = model, capacity
         like, parts = model.cls_token, 6 * len(model.blocks) + 2
         place_bytes = parts * capacity * like.shape[-1] * like.element_size()
@@ -87,7 +81,7 @@ class RARDecoder:
     the weights. choices: file that keeps which attention is fastest on this GPU, None: one of this machine.
     """
 
-    def __init__(self, model: RAR, streams: int, choices: Path | None = None):
+    def __init__(self, model: RARNetwork, streams: int, choices: Path | None = None):
         self.model = model
         self.modulation = Modulation(model, PREFIX)
         self.moved = 0  # how often memory that `step` reads moved: a captured graph of it is then void
@@ -148,10 +142,10 @@ class RARDecoder:
         """Makes the modulation of `step` ready."""
         self.modulation.prepare(step + 1)
 
-    def extend(self, tokens: Tensor, runs: Runs) -> Tensor:
+    def extend(self, tokens: Tensor, runs: KnownRuns) -> Tensor:
         """Appends runs of tokens (R,) in one causal step; logits (k, K) of what follows the rows runs.last."""
         places = runs.steps + 1
-        modulation = self.modulation.of(places, self.rows[runs.streams])
+        modulation = self.modulation.of(places, self.rows[runs.sequences])
         x = self.model.embeddings(tokens) + self.positions[places]
         x = self._blocks(x, modulation, _many(self.keys, self.values, runs))
         return self._head(x[runs.last], modulation[:, runs.last])
@@ -188,9 +182,9 @@ def _one(keys: Tensor, values: Tensor, place: int | Tensor,
     return attend
 
 
-def _many(keys: Tensor, values: Tensor, runs: Runs) -> Callable[..., Tensor]:
+def _many(keys: Tensor, values: Tensor, runs: KnownRuns) -> Callable[..., Tensor]:
     """Attention of runs of new places, each stream's of its own length."""
-    streams, columns, places = runs.streams, runs.columns, runs.steps + 1
+    streams, columns, places = runs.sequences, runs.columns, runs.steps + 1
     last = places.new_zeros(keys.shape[1], runs.longest)  # queries that stand for nothing see place 0
     last[streams, columns] = places
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import RARConfig
+from ..compiling import CompiledBlock
 
 NORM_EPS = 1e-6
 
@@ -62,7 +63,7 @@ class AdaLN(nn.Sequential):
         return (values if rows is None else values.index_select(0, rows)).chunk(self.parts, dim=-1)
 
 
-class Block(nn.Module):
+class Block(CompiledBlock):
     """Pre-norm block; shift, scale and gate of both branches come from the condition."""
 
     def __init__(self, config: RARConfig):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...ops import vq_nearest, vq_perturb, vq_quantize
 from ...ops.vq.reference import Perturbed, Quantized, compared
+from ..interfaces import Perturbable
 
 
 class Perturbation(NamedTuple):
@@ -35,6 +36,8 @@ class VectorQuantizer(nn.Module):
 
     Comparisons are float32 whatever the autocast mode: in bfloat16 several per cent of the indices would change.
     """
+
+    perturbable: Perturbable = "codes"
 
     def __init__(self, codebook_size: int, code_width: int, normalize: bool = True):
         super().__init__()
@@ -98,6 +101,10 @@ class ProductQuantizer(nn.Module):
     @property
     def normalize(self) -> bool:
         return self.parts[0].normalize
+
+    @property
+    def perturbable(self) -> Perturbable:
+        return "none" if any(part.perturbable == "none" for part in self.parts) else "itself"
 
     def forward(self, z: Tensor, perturbation: Perturbation = NO_PERTURBATION) -> Quantized:
         results = [part(x, draw) for part, x, draw in self._split(z, perturbation)]

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ...ops import vq_nearest
 from ...ops.vq.reference import Perturbed, Quantized
+from ..interfaces import Perturbable
 from .quantizer import NO_PERTURBATION, Perturbation
 
 BLEND = 0.5  # share of the convolution's output beside its input
@@ -22,6 +23,7 @@ class ResidualQuantizer(nn.Module):
     """
 
     normalize = True  # how codes are compared
+    perturbable: Perturbable = "none"
 
     def __init__(self, codebook_size: int, code_width: int, scales: tuple[int, ...], convs: int):
         super().__init__()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import TokenizerConfig
+from ..interfaces import Perturbable
 from ..vit import ViT, resample_positions
 from .quantizer import NO_PERTURBATION, Perturbation, ProductQuantizer, VectorQuantizer
 from .residual import ResidualQuantizer
@@ -86,11 +87,12 @@ class Decoder(LatentViT):
 
 
 class Tokenizer(nn.Module):
-    """Images <-> L discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
+    """Images <-> T discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
 
-    Attributes: config; image_size; grid (latents along one side, L = grid**2); codebook (K, D) as stored;
-    normalize (whether l2-normalised vectors are compared). With Q > 1 codebooks a latent has Q * D coordinates in
-    place of D, its token is Q indices, codebook is (Q, K, D); with `scales` there are sum of scale**2 tokens.
+    Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; num_tokens T = L; codebook
+    (K, D) as stored; normalize (whether l2-normalised vectors are compared); perturbable (see models/interfaces.py).
+    With Q > 1 codebooks a latent has Q * D coordinates in place of D, its token is Q indices, codebook is (Q, K, D);
+    with `scales` T is the sum of scale**2.
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -98,6 +100,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         patches, latents = _grids(config)
         self.config, self.image_size, self.grid = config, config.image_size, latents
+        self.num_latents = latents**2
+        self.num_tokens = sum(scale**2 for scale in config.scales or (latents,))
         shape = dict(grid=patches, mlp_ratio=config.mlp_ratio, layer_scale=config.layer_scale)
         shape |= dict(drop_path=config.drop_path)
         width = config.decoder_width or config.width
@@ -117,12 +121,25 @@ class Tokenizer(nn.Module):
         self._encoder_frozen = False
 
     @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(L, D) of `encode`'s result."""
+        return self.num_latents, self.config.codebooks * self.config.code_width
+
+    @property
+    def device(self) -> torch.device:
+        return self.quant_conv.weight.device
+
+    @property
     def codebook(self) -> Tensor:
         return self.quantizer.codebook
 
     @property
     def normalize(self) -> bool:
         return self.quantizer.normalize
+
+    @property
+    def perturbable(self) -> Perturbable:
+        return self.quantizer.perturbable
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -144,20 +161,29 @@ class Tokenizer(nn.Module):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
-        expected = (self.grid**2, self.config.codebooks * self.config.code_width)
-        if z_q.ndim != 3 or z_q.shape[1:] != expected:
-            raise ValueError(f"z_q must be (B, {expected[0]}, {expected[1]}), found {tuple(z_q.shape)}")
+        if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
+            raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
         return self.decoder(self.post_quant_conv(z_q))
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> indices of the nearest codes, int64 (B, L), row-major over the grid. No gradient."""
+        """Images (B, 3, S, S) -> indices of the nearest codes, int64 (B, T) or (B, T, Q). No gradient.
+
+        Row-major over the grid; with `scales`, one grid after the other, the coarsest first.
+        """
         return self.quantizer.nearest(self.encode(images))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (B, T) or (B, T, Q) in [0, K) -> z_q (B, L, D), as the decoder receives them.
+
+        Raises: ValueError for an index outside [0, K) or a wrong number of them.
+        """
+        return self.quantizer.lookup(indices)
 
     @torch.no_grad()
     def detokenize(self, indices: Tensor) -> Tensor:
-        """Indices (B, L) in [0, K) -> images (B, 3, S, S), clamped to [-1, 1]. No gradient."""
-        return self.decode(self.quantizer.lookup(indices)).clamp(-1, 1)
+        """Indices as `tokenize` gives them -> images (B, 3, S, S), clamped to [-1, 1]. No gradient."""
+        return self.decode(self.lookup(indices)).clamp(-1, 1)
 
     @torch.no_grad()
     def reconstruct(

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import DiscriminatorConfig, TrainingConfig
-from ...core.random import NOISE, SHUFFLE, derive_seed, keyed_words, to_uniform
+from ...core.random import NOISE, derive_seed, keyed_words, to_uniform
 from ...data.images import Images
 from ...data.loader import Batch
 from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier
-from ...models.generators.rar import RAR
+from ...models.generators.rar import RAR, random_orders
 from ..run import Run
 from ..schedules import cosine_rate, random_order_share
 from ..stage import Player, Stage, Terms, When, wrap
@@ -108,14 +108,3 @@ class GeneratorStage(Stage):
         targets = batch.inputs.gather(1, orders)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == targets).float().mean()}
-
-
-def random_orders(seed: int, ids: Tensor, length: int, share: float) -> Tensor:
-    """(B, length) int64: each row is a random permutation with probability `share`, else the raster order.
-
-    Rows are drawn by (seed, image id) and so do not depend on the batch or the number of processes.
-    """
-    places = torch.arange(length, device=ids.device)
-    shuffled = keyed_words(seed, SHUFFLE, ids[:, None], places)[0].argsort(dim=1, stable=True)
-    permuted = to_uniform(keyed_words(seed, SHUFFLE, ids[:, None], length)[0]) < share
-    return torch.where(permuted, shuffled, places)

@@ -1,0 +1,50 @@
+"""How tokens are drawn from a network's logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Classifier-free guidance, temperature and filters of the vocabulary.
+
+    Raises: ValueError for a setting out of its range.
+    """
+
+    guidance_scale: float  # s, from 0; 1 is no guidance
+    guidance_power: float | None = None  # p of the ramp from 1 to s, see `guidance_ramp`; None keeps s constant
+    temperature: float = 1.0  # > 0
+    top_k: int = 0  # draw from the k likeliest codes; 0: from all
+    top_p: float = 1.0  # draw from the fewest likeliest codes whose probability reaches this share in (0, 1]
+
+    def __post_init__(self):
+        power = self.guidance_power
+        check(self.guidance_scale >= 0, "guidance_scale", self.guidance_scale, "a number from 0 (1 is no guidance)")
+        check(power is None or power > 0, "guidance_power", power, "a positive number or None")
+        check(self.temperature > 0, "temperature", self.temperature, "a positive number")
+        check(self.top_k >= 0, "top_k", self.top_k, "a number from 0 (all codes)")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "a share in (0, 1]")
+
+    @property
+    def streams(self) -> int:
+        """Sequences an image goes through the network as: with guidance a conditional and an unconditional one."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+def guidance_ramp(scale: float, power: float | None, length: int) -> Tensor:
+    """Guidance scale at every step, float32 (length,): 1 + (s - 1) (1 - cos(pi (t / L)^p)) / 2, or s (section 5)."""
+    if power is None:
+        return torch.full((length,), float(scale))
+    shares = [(1 - math.cos(math.pi * (step / length) ** power)) / 2 for step in range(length)]
+    return torch.tensor([1 + (scale - 1) * share for share in shares])
+
+
+def check(holds: bool | Tensor, name: str, found: object, expected: str) -> None:
+    """Raises ValueError with what was found and what was expected, unless the condition holds."""
+    if not holds:
+        raise ValueError(f"{name}: found {found}, expected {expected}")
