@@ -1,8 +1,6 @@
 """Generated images on request: tar shards, a memory-mapped .npy, ADM's .npz, or single PNG files."""
 
-import fcntl
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.files import remove_leftovers, write_bytes, written_whole
+from ..core.locks import hold
 
 KINDS = ("tar", "npy", "npz", "png")
 ARRAY = "images.npy"  # uint8 (N, H, W, 3), which the .npz is made from
@@ -57,9 +56,8 @@ class ImageFiles:
         about = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *shape)}
         np.lib.format.write_array_header_1_0(header, about)
         size = header.tell() + self.count * int(np.prod(shape))
-        with open(path, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_size != size:  # new, or of a process that was killed right here
+        with hold(self.folder / "claims/images"), open(path, "ab") as file:
+            if file.tell() != size:  # new, or of a process that was killed right here
                 file.truncate(0)
                 file.write(header.getvalue())
                 file.truncate(size)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -21,6 +19,7 @@ from ..config import RunConfig
 from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
+from ..core.locks import claim, holder
 
 # What a stage's result depends on. A stored stage is reused only where these sections are the same.
 _IMAGES = ("seed", "data", "precision")
@@ -47,7 +46,7 @@ class Run:
         self.images_fingerprint: str | None = None  # which images the run sees; its stages depend on them
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
+            self._lock = _claim(self.folder)
             self._log = (self.folder / "log.jsonl").open("a", buffering=1)
         distributed.barrier()
 
@@ -146,7 +145,7 @@ def set_aside(folder: Path) -> Path | None:
     """Renames an existing run folder to the next free NAME.N, so that starting over loses nothing."""
     if not folder.exists():
         return None
-    _lock(folder).close()  # refuses while a living process uses it
+    _claim(folder).close()  # refuses while a living process uses it
     number = 1
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
@@ -164,20 +163,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _lock(folder: Path):
-    file = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: "
-            "wait for it, stop it, or use another --name"
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
+def _claim(folder: Path) -> TextIO:
+    """The lock of a run folder. Raises UserError, naming who holds it, where it is held."""
+    lock = folder / ".lock"
+    held = claim(lock)
+    if held is None:
+        raise UserError(f"{folder} is in use by {holder(lock)}: wait for it, stop it, or use another --name")
+    return held
 
 
 def _plain(value: Any) -> Any:

@@ -17,5 +17,6 @@ def test_what_killed_processes_left_goes_with_the_last_step(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
         "00000000.png",
         "00000001.png",
+        "images",  # the lock
         "samples.npz",
     ]

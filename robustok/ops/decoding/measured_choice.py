@@ -4,13 +4,13 @@ They differ in rounding, so what draws tokens must take the same one in every pr
 why the choice is kept on disk and made under a lock.
 """
 
-import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ...core.files import read_json, remove_leftovers, write_json
+from ...core.locks import hold
 
 CALLS, REPLAYS = 20, 3  # calls a captured graph holds; replays of it, of which the fastest counts
 
@@ -23,9 +23,7 @@ def fastest(key: str, candidates: dict[str, Callable[[], object]], file: Path,
 
     Raises RuntimeError where none can run.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(file.with_suffix(".lock")):
         known = read(file)
         if key not in known:
             known[key] = _measure(candidates, milliseconds)
