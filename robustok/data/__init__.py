@@ -1,1 +1,1 @@
-"""Images and tokens: where they come from, how they are cut to size, in which order they are given out."""
+"""Images and tokens: reading them, splitting and cropping images, and the order of batches in training."""

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels. Each mode that Pillow reads has one defined conversion or is refused.
+"""Decodes an image file to RGB. Each pixel mode that Pillow reads has one defined conversion or is refused.
 
 - The first frame of an animation; turned upright by its EXIF orientation.
 - Transparency (alpha channel, transparent palette entry or colour) is laid over white.
@@ -19,10 +19,10 @@ from ..core.errors import UserError
 
 MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask for gigabytes
 
-# EPS and WMF run other programs to draw the picture; the rest are containers that Pillow knows but does not decode.
+# Pillow runs other programs to draw EPS and WMF, and knows the others without being able to decode them.
 _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
-# What Pillow's readers raise on damaged files, depending on which part of which format is damaged.
+# What Pillow raises on damaged files: it depends on the format and on the place of the damage.
 _DAMAGED = (
     OSError,
     SyntaxError,

@@ -18,8 +18,8 @@ class Folder:
 
     Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
     a class, at any depth below its folder, follow in the sorted order of their paths. Names that begin with a dot are
-    passed over, files of types that Pillow does not read are listed in `.ignored`. Links to class folders and files
-    are followed, links to folders further down are not (they may form loops).
+    skipped, files of types that Pillow does not read are listed in `.ignored`. Links to class folders and files are
+    followed, links to folders further down are not (they may form loops).
     """
 
     def __init__(self, root: Path) -> None:

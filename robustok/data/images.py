@@ -23,18 +23,18 @@ from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
 
 _PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-BAD_SHARE, BAD_FLOOR = 0.001, 10  # bad images are skipped up to this share, and always up to this many
+BAD_SHARE, BAD_FLOOR = 0.001, 10  # up to this share of bad images are skipped, and at least this many
 
 
 class ImageSource(Protocol):
-    """Numbered images with labels. The number of an image is its id: it orders, shuffles and seeds everything."""
+    """Numbered images with labels. Images are ordered, and random draws keyed, by the image's number, its id."""
 
-    kind: str  # what was found, in words
+    kind: str  # what kind of source it is, for people
     class_names: list[str]
     labels: np.ndarray  # (N,) int64
-    names: list[str]  # (N,) how messages call each image
+    names: list[str]  # (N,) the name of each image in messages
     ignored: list[str]  # files of types that are no images
-    problems: list[str]  # what indexing found wrong and left out, one sentence each
+    problems: list[str]  # what is wrong with images that were left out of the list, one sentence each
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming it."""
@@ -83,8 +83,8 @@ class ImageSplit:
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
         """The images at positions `rows` (n,) of this split, uint8 (n, 3, S, S).
 
-        seed None: evaluation (resize and centre crop). seed int: training augmentation, drawn from (seed, image id)
-        and so the same whatever the batch, the order or the number of processes.
+        seed None: the transform of evaluation (resize and centre crop). seed int: training augmentation, drawn by
+        (seed, image id), so that it depends on neither the batch nor the order nor the number of processes.
 
         An unreadable image is named in a warning and replaced by the next readable image of its class in this split,
         so that shapes, labels and the order of everything else stay; UserError once more than 0.1 % of the source
@@ -126,7 +126,7 @@ class ImageSplit:
 
 
 class _BadImages:
-    """The unreadable images met so far, over all splits of a source, and the budget for them."""
+    """The unreadable images of a source found so far, in any split, and how many of them are accepted."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source

@@ -1,7 +1,7 @@
-"""Batches for training. The order of images is a pure function of (seed, epoch), so that a position in it is a number.
+"""Batches for training, in an order that is a pure function of (seed, epoch).
 
-Nothing of a loader need be saved: `start` resumes in the middle of an epoch, and every process computes the same order
-and takes its part of it, whatever their number.
+So a loader has no state to save: `start` resumes in the middle of an epoch, and every process computes the same order
+and takes its own part of each batch.
 """
 
 import os
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Dataset(Protocol):
-    """What `batches` draws from: an `images.ImageSplit`, or anything else with rows to load."""
+    """What `batches` reads: an `images.ImageSplit`, or anything else with numbered rows."""
 
     labels: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64
@@ -34,10 +34,10 @@ class Dataset(Protocol):
 
 
 class Batch(NamedTuple):
-    inputs: Tensor  # (B, ...) what the split's `load` gives: uint8 images (B, 3, S, S), or tokens (B, L)
+    inputs: Tensor  # (B, ...) from the data set's `load`: uint8 images (B, 3, S, S), or tokens (B, L)
     labels: Tensor  # (B,) int64
     ids: Tensor  # (B,) int64, numbers in the source
-    rows: Tensor  # (B,) int64, positions in the split
+    rows: Tensor  # (B,) int64, positions in the data set
 
     def part(self, first: int, last: int) -> "Batch":
         """Entries first .. last - 1: a micro-batch."""
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 def batches(
-    split: Dataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     seed: int,
@@ -66,20 +66,20 @@ def batches(
     without it gets the transform of evaluation. Raises UserError if the data are fewer than a batch, or the batch
     cannot be dealt out evenly.
     """
-    if batch_size > len(split):
-        raise UserError(f"batch_size = {batch_size}, but there are only {len(split)} images; use a smaller batch")
+    if batch_size > len(dataset):
+        raise UserError(f"batch_size = {batch_size}, but there are only {len(dataset)} images; use a smaller batch")
     if batch_size % world:
         raise UserError(f"batch_size = {batch_size} cannot be dealt to {world} processes; use a multiple of {world}")
-    order = permutation(len(split), derive_seed(seed, "order", epoch))
+    order = permutation(len(dataset), derive_seed(seed, "order", epoch))
     augment_seed = derive_seed(seed, "augment", epoch) if augment else None
     share = batch_size // world
 
     def load(number: int) -> Batch:
         first = number * batch_size + rank * share
         rows = order[first : first + share]
-        return Batch(split.load(rows, seed=augment_seed), split.labels[rows], split.ids[rows], rows)
+        return Batch(dataset.load(rows, seed=augment_seed), dataset.labels[rows], dataset.ids[rows], rows)
 
-    return prefetch(load, range(start, len(split) // batch_size), threads)
+    return prefetch(load, range(start, len(dataset) // batch_size), threads)
 
 
 def default_threads() -> int:

@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it. Nothing is changed."""
+"""Says what is in a data set and what is wrong with it, without changing anything."""
 
 import hashlib
 from collections import defaultdict

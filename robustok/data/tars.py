@@ -1,4 +1,4 @@
-"""Tar shards as a numbered set of images: headers are read once, images then by offset; nothing is ever extracted."""
+"""Tar shards as a source of images: headers are read once, then images by their offset; nothing is unpacked."""
 
 import tarfile
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class TarShards:
     The label of an image comes from the member with the same key (its name up to the first dot of the last part) and
     the suffix .cls, a whole number, as in WebDataset; where no shard has such members, from the member's folder,
     folders in sorted order being the classes. Members that are not regular files (links, devices, sparse files), that
-    have unsafe names, or repeat a key, and what lies behind damage are left out and named in `.problems`.
+    have unsafe names, or repeat a key, and what follows a damaged place are left out and named in `.problems`.
     """
 
     kind = "tar shards"

@@ -1,4 +1,4 @@
-"""Images to token shards, once, so that a generator never sees a pixel. Resumable, and shared out over processes."""
+"""Tokenises images into token shards, which generators are trained on. Resumable, on any number of processes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ class ImageTokens:
         self.count = len(split) * self.views
         about = {
             "tokenizer": tokenizer_hash(tokenizer),
-            "codebook_size": len(tokenizer.codebook),
+            "codebook_size": tokenizer.codebook.shape[-2],  # (K, D), or (Q, K, D) of Q codebooks
             "class_names": split.source.class_names,
             "augment": augment,
             "images": split.fingerprint(),

@@ -1,9 +1,9 @@
-"""Token shards: images as token indices, memory-mapped uint16, a few numbers an image instead of its pixels.
+"""Token shards: the tokens of images as uint16, memory-mapped.
 
 A folder holds `shard-00000/`, `shard-00001/`, ... with tokens.npy (n, L) or (n, L, Q) uint16, labels.npy (n,) int64
-and ids.npy (n,) int64 each, and manifest.json: of which tokenizer, which codebook, which classes, how many rows.
-A shard is written under a temporary name and renamed, so a shard that exists is whole, and work that stopped goes on
-with the first shard missing. Several processes may write different shards of one folder.
+and ids.npy (n,) int64 each, and manifest.json, which names the tokenizer, its codebook size, the classes and the number
+of rows. A shard is written under a temporary name and renamed, so a shard that exists is complete, and interrupted work
+resumes with the missing shards. Several processes may write different shards of one folder.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class TokenRows:
 
 class TokenSet:
     """What `open_tokens` returns. `.tokens` TokenRows (N, L) or (N, L, Q) uint16; `.labels`, `.ids` (N,) int64 tensors;
-    `.manifest` dict with tokenizer, codebook_size, class_names and what else the writer noted.
+    `.manifest` dict with tokenizer, codebook_size, class_names and whatever else its writer was given.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -108,9 +108,9 @@ class TokenWriter:
         return range(number * self.shard_rows, min((number + 1) * self.shard_rows, count))
 
     def missing(self, count: int, *, rank: int = 0, world: int = 1) -> list[int]:
-        """The shards not written yet that fall to process `rank`, when there are `count` rows in all.
+        """The numbers of the shards that process `rank` still has to write, when there are `count` rows in all.
 
-        Every `world`-th shard falls to one process whatever the others have written in the meantime.
+        Each process has every `world`-th shard, whatever the others have written in the meantime.
         """
         numbers = range(rank, -(-count // self.shard_rows), world)
         return [number for number in numbers if not (self.folder / _shard_name(number)).exists()]
@@ -137,7 +137,7 @@ class TokenWriter:
 
 
 def write_tokens(folder: str | Path, tokens: Tensor, labels: Tensor, ids: Tensor, about: dict[str, Any]) -> TokenSet:
-    """Tokens that are in memory as a finished folder; arguments as `TokenWriter` and its `write` take them."""
+    """Writes tokens that are in memory as a finished folder; arguments as for `TokenWriter` and its `write`."""
     writer = TokenWriter(folder, about)
     for number in writer.missing(len(tokens)):
         rows = writer.shard_range(number, len(tokens))
@@ -167,7 +167,7 @@ def open_tokens(folder: str | Path) -> TokenSet:
 
 
 def tokenizer_hash(tokenizer: nn.Module) -> str:
-    """SHA-256 over the parameters of the encoder side: what decides the tokens. Post-training keeps it."""
+    """SHA-256 of the encoder's parameters and the codebook, on which tokens depend; post-training keeps it."""
     digest = hashlib.sha256()
     for parameter in tokenizer.encoder_parameters():
         digest.update(parameter.detach().float().cpu().contiguous().numpy())

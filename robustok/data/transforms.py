@@ -1,4 +1,4 @@
-"""Pixels: uint8 to the range of the models and back, and the crops that make an image of any size S x S.
+"""Pixel ranges (uint8 and [-1, 1]), and the crops that bring an image of any size to S x S.
 
 Resizing is Pillow's throughout, as the published reference statistics were made with it: halving by box filter while
 the shorter side is at least twice the target, then one bicubic step. A plain bicubic step alone would alias.
@@ -44,8 +44,8 @@ def random_crop(
 
     The shorter side is resized to s pixels, s uniform over the whole numbers for which a crop of `size` keeps a share
     of the side in [crop_min, crop_max]; then the place of the crop is uniform, and with `flip` left and right swap
-    with probability 1/2. `words` are four random 32-bit words and decide everything, so the result is a pure function
-    of the arguments; with both shares 1 and a square image only the flip is random.
+    with probability 1/2. All draws come from `words`, four random 32-bit words, so the result is a pure function of the
+    arguments; with both shares 1 and a square image only the flip is random.
     """
     smallest, largest = math.ceil(size / crop_max), math.ceil(size / crop_min)
     image = resize_shorter(image, smallest + below(words[0], largest - smallest + 1))

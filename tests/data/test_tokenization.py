@@ -58,6 +58,27 @@ def test_rows_are_the_views_of_each_image_in_turn(split, tmp_path, augment, view
     assert (found.tokens[:] == expected).mean() > 0.98
 
 
+class TwoCodebooks(BlockMeans):
+    """The same token twice, as a tokenizer of two codebooks gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.codebook = nn.Parameter(torch.zeros(2, 256, 1))
+
+    def tokenize(self, images):
+        return super().tokenize(images)[..., None].expand(-1, -1, 2)
+
+
+def test_several_codebooks_give_several_indices_a_token(split, tmp_path):
+    work = ImageTokens(TwoCodebooks(), split, tmp_path / "two")
+    work.run()
+    found = work.finish()
+    assert found.manifest["codebook_size"] == 256
+    single = make(split, tmp_path / "one")
+    single.run()
+    assert np.array_equal(found.tokens[:], np.repeat(single.finish().tokens[:][..., None], 2, axis=-1))
+
+
 def test_processes_and_restarts_write_the_same_tokens(split, tmp_path):
     whole = make(split, tmp_path / "one")
     whole.run(batch_size=4)
