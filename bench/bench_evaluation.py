@@ -1,4 +1,4 @@
-"""Rows P15 to P17 and P19 (GPU), P16 and features of P20 (CPU) of the goals: judging beside the field's own tools."""
+"""Features, distances and pFID beside the field's own tools, on a CPU and on a GPU."""
 
 import time
 
@@ -34,13 +34,6 @@ def weights(tmp_path_factory):
     return random_inception(tmp_path_factory.mktemp("bench") / "inception.pth")
 
 
-def needs_gpu(goal: str, timed: bool, record) -> None:
-    if not torch.cuda.is_available():
-        if timed:
-            record.add(goal, "needs a GPU", "see the goals", "this machine has none", None)
-        pytest.skip("needs a CUDA device")
-
-
 def synthetic_features(rows: int, width: int, seed: int) -> Tensor:
     """float32 (rows, width) with the decaying spectrum that image features have."""
     draw = torch.Generator().manual_seed(seed)
@@ -69,14 +62,20 @@ def test_features_on_cpu(weights, timed, record, few_rounds):
         timings = recording.measure({"torch-fidelity": lambda: peer(images), "ours, fast": lambda: fast(images)})
         torch.set_num_threads(threads)
         add_ratio(
-            record, "P20", "uint8 256 px to 2048 features, 2 threads,", timings, "torch-fidelity", "ours, fast", 1.25
+            record,
+            "features",
+            "uint8 256 px to 2048 features, 2 threads,",
+            timings,
+            "torch-fidelity",
+            "ours, fast",
+            1.25,
         )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_fid_from_features(device, timed, record, few_rounds):
+def test_fid_from_features(device, timed, record, needs_gpu, few_rounds):
     if device == "cuda":
-        needs_gpu("P16", timed, record)
+        needs_gpu("Fréchet distance")
     width = WIDTH if timed else 64
     rows = (50_000 if device == "cuda" else 10_000) if timed else 500
     features, others = (synthetic_features(rows, width, seed) for seed in (0, 1))
@@ -101,12 +100,12 @@ def test_fid_from_features(device, timed, record, few_rounds):
             f"covariance + distance, {rows} x {width}, reference known, {device},",
             20 if device == "cuda" else 6,
         )
-        add_ratio(record, "P16", what, timings, "numpy + scipy sqrtm", "ours", least)
+        add_ratio(record, "Fréchet distance", what, timings, "numpy + scipy sqrtm", "ours", least)
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_features_on_gpu(tf32, weights, timed, record):
-    needs_gpu("P15", timed, record)
+def test_features_on_gpu(tf32, weights, record, needs_gpu):
+    needs_gpu("features")
     pytest.importorskip("torch_fidelity", exc_type=ImportError)
     images = torch.randint(0, 256, (256, 3, 256, 256), dtype=torch.uint8, device="cuda")
     fast, exact = (InceptionFeatures(weights, mode, device="cuda") for mode in ("fast", "exact"))
@@ -121,14 +120,14 @@ def test_features_on_gpu(tf32, weights, timed, record):
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
         timings = recording.measure(variants, "cuda")
     what = f"256 images of 256 px, TF32 {'on' if tf32 else 'off'}, relative error {error:.1e},"
-    add_ratio(record, "P15", what, timings, "torch-fidelity", "ours, fast", 5 if tf32 else 6)
-    add_ratio(record, "P15", what, timings, "torch.compile, float16", "ours, fast", 1.3)
+    add_ratio(record, "features", what, timings, "torch-fidelity", "ours, fast", 5 if tf32 else 6)
+    add_ratio(record, "features", what, timings, "torch.compile, float16", "ours, fast", 1.3)
     speed = 256e3 / sorted(timings["ours, fast"])[len(timings["ours, fast"]) // 2]
-    record.add("P15", what, ">= 12000 images/s", f"{speed:.0f} images/s", speed >= 12_000)
+    record.add("features", what, ">= 12000 images/s", f"{speed:.0f} images/s", speed >= 12_000)
 
 
-def test_precision_recall(timed, record, few_rounds):
-    needs_gpu("P17", timed, record)
+def test_precision_recall(record, needs_gpu, few_rounds):
+    needs_gpu("precision, recall")
     real, fake = (synthetic_features(rows, WIDTH, seed).cuda() for seed, rows in enumerate((10_000, 50_000)))
     variants = {
         "blockwise cdist + topk": lambda: blockwise_precision_recall(real, fake),
@@ -136,9 +135,17 @@ def test_precision_recall(timed, record, few_rounds):
     }
     assert variants["ours"]() == pytest.approx(variants["blockwise cdist + topk"](), abs=1e-3)
     timings = recording.measure(variants, "cuda")
-    add_ratio(record, "P17", "10,000 real and 50,000 generated,", timings, "blockwise cdist + topk", "ours", 3)
+    add_ratio(
+        record,
+        "precision, recall",
+        "10,000 real and 50,000 generated,",
+        timings,
+        "blockwise cdist + topk",
+        "ours",
+        3,
+    )
     middle = sorted(timings["ours"])[len(timings["ours"]) // 2]
-    record.add("P17", "the same, time", "<= 150 ms", f"{middle:.0f} ms", middle <= 150)
+    record.add("precision, recall", "the same, time", "<= 150 ms", f"{middle:.0f} ms", middle <= 150)
 
 
 class Autocast:
@@ -150,8 +157,8 @@ class Autocast:
         self.decode = torch.autocast("cuda", torch.bfloat16)(torch.compile(tokenizer.decode, dynamic=False))
 
 
-def test_pfid(weights, timed, record):
-    needs_gpu("P19", timed, record)
+def test_pfid(weights, record, needs_gpu):
+    needs_gpu("pFID")
     from robustok.config import TokenizerConfig
     from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
@@ -162,9 +169,9 @@ def test_pfid(weights, timed, record):
     naive = seconds(lambda: naive_pfid(tokenizer, few, features, [(0.7, 70)])) * 15 * 50_000 / 5120
     whole = [few[i % len(few)] for i in range(195)]
     ours = seconds(lambda: pfid(tokenizer, whole, features)) * 50_000 / (195 * 256)
-    record.add("P19", "pFID, 15 x 50,000, bfloat16 tokenizer", "< 300 s", f"{ours:.0f} s", ours < 300)
+    record.add("pFID", "pFID, 15 x 50,000, bfloat16 tokenizer", "< 300 s", f"{ours:.0f} s", ours < 300)
     what = "against the naive loop with the same kernels (extrapolated from 1 setting x 5,120)"
-    record.add("P19", what, ">= 1.5x", f"{naive / ours:.2f}x", naive / ours >= 1.5, naive_seconds=naive)
+    record.add("pFID", what, ">= 1.5x", f"{naive / ours:.2f}x", naive / ours >= 1.5, naive_seconds=naive)
 
 
 def seconds(run) -> float:

@@ -1,4 +1,4 @@
-"""Rows P6 to P10 of the goals (GPU), and sampling on a CPU beside the authors' loop."""
+"""Sampling beside the authors' loop and compiled peers, on a CPU and on a GPU."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ RAR_SHAPES = {
     "rar-b": {"width": 768, "depth": 24, "heads": 16, "mlp_width": 3072},
     "rar-l": {"width": 1024, "depth": 24, "heads": 16, "mlp_width": 4096},
 }
-GOALS = {"rar-b": ("P7", 12.0, 430.0), "rar-l": ("P6", 10.0, 310.0)}  # against the authors at batch 50, images/s
+GOALS = {"rar-b": (12.0, 430.0), "rar-l": (10.0, 310.0)}  # times the authors' speed at batch 50; images/s at our best
 
 
 @pytest.fixture
@@ -30,14 +30,6 @@ def few_rounds(monkeypatch):
     """Calls that last seconds are repeated less."""
     monkeypatch.setattr(recording, "ROUNDS", {"cpu": 5, "cuda": 5})
     monkeypatch.setattr(recording, "WARM_UP_CALLS", 1)
-
-
-def needs_gpu(goal: str, timed: bool, record) -> None:
-    """A row that needs a GPU says so where there is none."""
-    if not torch.cuda.is_available():
-        if timed:
-            record.add(goal, "needs a GPU", "see the goals", "this machine has none", None)
-        pytest.skip("needs a CUDA device")
 
 
 def random_model(shape: dict, device: str = "cpu") -> RAR:
@@ -80,7 +72,7 @@ def test_sampling_on_cpu(timed, record, few_rounds):
         timings = recording.measure(variants)
         rate = images_per_second(timings, 16)
         what = f"RAR 256 x 8 x 4, 256 tokens, CFG, batch 16, {torch.get_num_threads()} threads"
-        add_ratio(record, "S-CPU", what, timings, "the authors' loop", 3.0, images_per_second=rate)
+        add_ratio(record, "sampling", what, timings, "the authors' loop", 3.0, images_per_second=rate)
 
 
 def test_compiled_peer_draws_the_same_tokens():
@@ -92,10 +84,10 @@ def test_compiled_peer_draws_the_same_tokens():
 
 
 @pytest.mark.parametrize("name", RAR_SHAPES)
-def test_sampling_on_gpu(name, timed, record, few_rounds):
-    """P6, P7: batch 50 against both peers, then our best batch; bfloat16 with float32 logits."""
-    goal, least, rate_wanted = GOALS[name]
-    needs_gpu(goal, timed, record)
+def test_sampling_on_gpu(name, record, needs_gpu, few_rounds):
+    """Batch 50 against both peers, then our best batch; bfloat16 with float32 logits."""
+    goal, (least, rate_wanted) = f"sampling, {name}", GOALS[name]
+    needs_gpu(goal)
     model = random_model(RAR_SHAPES[name] | PUBLISHED, "cuda").bfloat16()
     plain = random_model(RAR_SHAPES[name] | PUBLISHED, "cuda")
     torch.backends.cuda.matmul.allow_tf32 = True  # as the authors run it
@@ -123,9 +115,9 @@ def gpu_rate(model: RAR, batch: int) -> float:
 
 @pytest.mark.parametrize("length", [129, 257])
 @pytest.mark.parametrize("width", [48, 64])
-def test_decode_attention_on_gpu(width, length, timed, record):
-    """P8: 1,024 streams of 16 heads; against SDPA on the same static cache."""
-    needs_gpu("P8", timed, record)
+def test_decode_attention_on_gpu(width, length, record, needs_gpu):
+    """1,024 streams of 16 heads; against SDPA on the same static cache."""
+    needs_gpu("decode attention")
     cache = torch.randn(2, 1024, 16, 257, width, device="cuda", dtype=torch.bfloat16)
     query = torch.randn(1024, 16, 1, width, device="cuda", dtype=torch.bfloat16)
     timings = recording.measure({
@@ -134,12 +126,14 @@ def test_decode_attention_on_gpu(width, length, timed, record):
     }, "cuda")  # fmt: skip
     seconds = sorted(timings["ours"])[len(timings["ours"]) // 2] / 1e3
     read = 2 * 1024 * 16 * length * width * 2 / seconds / 1e12
-    add_ratio(record, "P8", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5)
+    add_ratio(
+        record, "decode attention", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5
+    )
 
 
-def test_latency_on_gpu(timed, record, few_rounds):
-    """P9: one image of RAR-B."""
-    needs_gpu("P9", timed, record)
+def test_latency_on_gpu(record, needs_gpu, few_rounds):
+    """One image of RAR-B."""
+    needs_gpu("latency of one image")
     model = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda")
     half = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda").bfloat16()
     sampler, authors = half.sampler(**our_settings(), compile=True), GrowingCache(model)
@@ -148,12 +142,12 @@ def test_latency_on_gpu(timed, record, few_rounds):
         "ours": lambda: sampler.generate(classes, seed=0),
         "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
     }, "cuda")  # fmt: skip
-    add_ratio(record, "P9", "rar-b, batch 1", timings, "the authors' loop", 20.0)
+    add_ratio(record, "latency of one image", "rar-b, batch 1", timings, "the authors' loop", 20.0)
 
 
-def test_pairs_on_gpu(timed, record, few_rounds):
-    """P10: sequences with 70 % of the tokens kept, against our plain sampler."""
-    needs_gpu("P10", timed, record)
+def test_pairs_on_gpu(record, needs_gpu, few_rounds):
+    """Sequences with 70 % of the tokens kept, against our plain sampler."""
+    needs_gpu("sampling with kept tokens")
     model = random_model(RAR_SHAPES["rar-l"] | PUBLISHED, "cuda").bfloat16()
     classes = torch.arange(256, device="cuda") // 50
     kept = torch.randint(0, 4096, (256, 256), device="cuda")
@@ -162,4 +156,4 @@ def test_pairs_on_gpu(timed, record, few_rounds):
         "ours": lambda: sampler.generate(classes, seed=0, keep_tokens=kept, keep_ratio=0.7),
         "our plain sampler": lambda: sampler.generate(classes, seed=0),
     }, "cuda")  # fmt: skip
-    add_ratio(record, "P10", "rar-l, batch 256, sigma 0.7", timings, "our plain sampler", 2.0)
+    add_ratio(record, "sampling with kept tokens", "rar-l, batch 256, sigma 0.7", timings, "our plain sampler", 2.0)

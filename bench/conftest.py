@@ -1,10 +1,11 @@
-"""The --benchmark option: with it every row is timed, checked against its goal and written to a folder; without it the
-same files run once, small, as a smoke test.
+"""The --benchmark option: with it every row is timed, compared with its goal and written to a folder; without it the
+same files run once, small, to see that they work.
 """
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from .recording import Record
 
@@ -25,10 +26,25 @@ def timed(request) -> bool:
     return request.config.getoption("--benchmark")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def record(request, timed):
-    """Collects the rows of this run; writes them at its end where it measured."""
+    """Collects the rows of a file, and writes those of bench_NAME.py to NAME.json and NAME.md if this run measures."""
     rows = Record()
     yield rows
     if timed and rows.rows:
-        rows.write(Path(request.config.getoption("--output")))
+        name = request.module.__name__.rpartition("bench_")[2]
+        rows.write(Path(request.config.getoption("--output")), name)
+
+
+@pytest.fixture
+def needs_gpu(timed, record):
+    """needs_gpu(goal): skips the test where there is no GPU, and records that its goal was not measured."""
+
+    def check(goal: str) -> None:
+        if torch.cuda.is_available():
+            return
+        if timed:
+            record.add_not_measured(goal, "needs a GPU", "this machine has none")
+        pytest.skip("needs a CUDA device")
+
+    return check

@@ -71,13 +71,13 @@ def ratio(timings: dict[str, list[float]], slower: str, faster: str) -> dict[str
 
 
 class Record:
-    """The rows of one run: a goal, what was measured, and every raw timing behind it."""
+    """The rows of one benchmark file: a goal, what was measured, and every raw timing behind it."""
 
     def __init__(self):
         self.rows: list[dict] = []
 
     def add(self, goal: str, what: str, expected: str, found: str, reached: bool | None, **details) -> None:
-        """reached None: not measured on this machine, `found` says why."""
+        """goal: what it is about, in words. reached None: not measured on this machine, `found` says why."""
         row = {"goal": goal, "what": what, "expected": expected, "found": found, "reached": reached}
         self.rows.append(row | details)
 
@@ -90,12 +90,15 @@ class Record:
         reached = found["median"] >= least
         self.add(goal, what, f">= {least}x", text, reached, ratio=found, milliseconds=timings, **details)
 
-    def write(self, folder: Path) -> None:
+    def add_not_measured(self, goal: str, what: str, why: str) -> None:
+        self.add(goal, what, "set in the benchmark", why, None)
+
+    def write(self, folder: Path, name: str) -> None:
+        """Writes NAME.json, which holds everything, and NAME.md, the table."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = "_".join(sorted({row["goal"] for row in self.rows}))
         machine = describe_machine()
-        (folder / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": self.rows}, indent=1))
-        (folder / f"{stem}.md").write_text(self.table(machine))
+        (folder / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": self.rows}, indent=1))
+        (folder / f"{name}.md").write_text(self.table(machine))
 
     def table(self, machine: dict) -> str:
         lines = [f"- {key}: {value}" for key, value in machine.items()]
