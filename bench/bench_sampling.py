@@ -126,9 +126,7 @@ def test_decode_attention_on_gpu(width, length, record, needs_gpu):
     }, "cuda")  # fmt: skip
     seconds = sorted(timings["ours"])[len(timings["ours"]) // 2] / 1e3
     read = 2 * 1024 * 16 * length * width * 2 / seconds / 1e12
-    add_ratio(
-        record, "decode attention", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5
-    )
+    add_ratio(record, "decode attention", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5)
 
 
 def test_latency_on_gpu(record, needs_gpu, few_rounds):
