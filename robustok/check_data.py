@@ -58,8 +58,7 @@ def _describe(found: dict[str, Any]) -> str:
     for name, (width, height) in found.get("sizes", {}).items():
         lines.append(f"{name} image: {width} x {height}")
     fewest, most = min(counts.values()), max(counts.values())
-    lines.append(f"classes: {len(counts)}, each with {fewest} to {most}" if fewest < most else
-                 f"classes: {len(counts)}, each with {fewest}")  # fmt: skip
+    lines.append(f"classes: {len(counts)}, each with {fewest}" + (f" to {most}" if fewest < most else ""))
     lines += _listing([f"{name}: {count}" for name, count in counts.items()])
     for name, title in (
         ("bad", "bad images"),

@@ -1,8 +1,9 @@
-"""What can be refused before a run begins: settings that are out of range or do not fit each other or the data."""
+"""Refuses what cannot work before a run begins: settings out of range, or that do not fit each other or the data."""
 
 import math
 import warnings
 from dataclasses import fields, replace
+from operator import attrgetter
 
 import torch
 
@@ -12,52 +13,53 @@ from ..data.images import Images
 from ..models.generators.rar import RAR
 from ..models.tokenizers.vit_tokenizer import Tokenizer
 
+SHARES = (
+    "perturbation.alpha",
+    "perturbation.beta",
+    "perturbation.anneal_end_ratio",
+    "pairs.sigma",
+    "generator.class_dropout",
+    "generator.dropout",
+    "tokenizer.drop_path",
+)
+POSITIVE = (
+    "log_every",
+    "stopping.every_epochs",
+    "stopping.patience",
+    "sampling.temperature",
+    "sampling.batch_size",
+    "evaluation.samples_per_class",
+    "pairs.per_image",
+    "tokenizer.codebook_size",
+    "tokenizer.code_width",
+)
+
 
 def check_settings(c: RunConfig) -> None:
-    """Raises UserError naming the first setting that is out of range or contradicts another, with what was expected."""
-    p, t, s = c.perturbation, c.tokenizer, c.sampling
-    for name, value in (
-        ("perturbation.alpha", p.alpha),
-        ("perturbation.beta", p.beta),
-        ("perturbation.anneal_end_ratio", p.anneal_end_ratio),
-        ("pairs.sigma", c.pairs.sigma),
-        ("generator.class_dropout", c.generator.class_dropout),
-        ("generator.dropout", c.generator.dropout),
-        ("tokenizer.drop_path", t.drop_path),
-    ):
-        _expect(0.0 <= value <= 1.0, name, value, "a share in [0, 1]")
-    _expect(1 <= p.delta <= t.codebook_size, "perturbation.delta", p.delta,
-            f"1 to tokenizer.codebook_size = {t.codebook_size}")  # fmt: skip
-    _expect(p.anneal_start <= p.anneal_end, "perturbation.anneal_start", p.anneal_start,
-            f"at most perturbation.anneal_end = {p.anneal_end}")  # fmt: skip
-    _expect(t.image_size % t.patch_size == 0, "tokenizer.image_size", t.image_size,
-            f"a multiple of tokenizer.patch_size = {t.patch_size}")  # fmt: skip
-    _expect(t.width % t.heads == 0, "tokenizer.width", t.width, f"a multiple of tokenizer.heads = {t.heads}")
-    g = c.generator
-    _expect(g.width % g.heads == 0, "generator.width", g.width, f"a multiple of generator.heads = {g.heads}")
-    _expect(s.temperature > 0, "sampling.temperature", s.temperature, "a positive number")
-    _expect(0 < s.top_p <= 1, "sampling.top_p", s.top_p, "a share in (0, 1]")
-    _expect(c.pairs.modes != (), "pairs.modes", c.pairs.modes, "at least one of reencode, direct")
-    for name in (f.name for f in fields(c)):
-        settings = getattr(c, name)
-        if isinstance(settings, TrainingConfig):
-            _check_training(name, settings)
+    """Raises UserError naming a setting that is out of range or contradicts another, with what was expected."""
+    for name in SHARES:
+        _expect(c, name, 0.0 <= attrgetter(name)(c) <= 1.0, "a share in [0, 1]")
+    for name in POSITIVE:
+        _expect(c, name, attrgetter(name)(c) > 0, "a positive number")
+    p, t, g = c.perturbation, c.tokenizer, c.generator
+    delta_range = f"1 to tokenizer.codebook_size = {t.codebook_size}"
+    _expect(c, "perturbation.delta", 1 <= p.delta <= t.codebook_size, delta_range)
+    at_most = f"at most perturbation.anneal_end = {p.anneal_end}"
+    _expect(c, "perturbation.anneal_start", p.anneal_start <= p.anneal_end, at_most)
+    patches = f"a multiple of tokenizer.patch_size = {t.patch_size}"
+    _expect(c, "tokenizer.image_size", t.image_size % t.patch_size == 0, patches)
+    _expect(c, "tokenizer.width", t.width % t.heads == 0, f"a multiple of tokenizer.heads = {t.heads}")
+    _expect(c, "generator.width", g.width % g.heads == 0, f"a multiple of generator.heads = {g.heads}")
+    _expect(c, "sampling.top_p", 0 < c.sampling.top_p <= 1, "a share in (0, 1]")
+    _expect(c, "pairs.modes", c.pairs.modes != (), "at least one of reencode, direct")
+    _expect(c, "name", c.name not in ("", ".", "..") and "/" not in c.name, "the name of one folder")
     for f in fields(c.losses):
-        value = getattr(c.losses, f.name)
-        _expect(isinstance(value, str) or value >= 0, f"losses.{f.name}", value, "at least 0")
-    for name, value in (
-        ("log_every", c.log_every),
-        ("stopping.every_epochs", c.stopping.every_epochs),
-        ("stopping.patience", c.stopping.patience),
-        ("sampling.batch_size", c.sampling.batch_size),
-        ("evaluation.samples_per_class", c.evaluation.samples_per_class),
-        ("pairs.per_image", c.pairs.per_image),
-        ("tokenizer.codebook_size", t.codebook_size),
-        ("tokenizer.code_width", t.code_width),
-    ):
-        _expect(value > 0, name, value, "a positive number")
+        weight = getattr(c.losses, f.name)
+        _expect(c, f"losses.{f.name}", isinstance(weight, str) or weight >= 0, "at least 0")
+    for f in fields(c):
+        if isinstance(getattr(c, f.name), TrainingConfig):
+            _check_training(c, f.name)
     _check_shapes(c)
-    _expect(c.name not in ("", ".", "..") and "/" not in c.name, "name", c.name, "the name of one folder")
 
 
 def _check_shapes(c: RunConfig) -> None:
@@ -71,26 +73,28 @@ def _check_shapes(c: RunConfig) -> None:
         raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
 
 
-def _check_training(name: str, t: TrainingConfig) -> None:
+def _check_training(c: RunConfig, name: str) -> None:
+    t: TrainingConfig = getattr(c, name)
     for setting in ("epochs", "batch_size", "accumulate", "save_every", "lr"):
-        _expect(getattr(t, setting) > 0, f"{name}.{setting}", getattr(t, setting), "a positive number")
-    _expect(t.batch_size % t.accumulate == 0, f"{name}.batch_size", t.batch_size,
-            f"a multiple of {name}.accumulate = {t.accumulate}")  # fmt: skip
-    _expect(0 <= t.ema < 1, f"{name}.ema", t.ema, "a decay in [0, 1)")
-    _expect(t.clip_norm is None or t.clip_norm > 0, f"{name}.clip_norm", t.clip_norm, "a positive number or null")
+        _expect(c, f"{name}.{setting}", getattr(t, setting) > 0, "a positive number")
+    micro_batches = f"a multiple of {name}.accumulate = {t.accumulate}"
+    _expect(c, f"{name}.batch_size", t.batch_size % t.accumulate == 0, micro_batches)
+    _expect(c, f"{name}.ema", 0 <= t.ema < 1, "a decay in [0, 1)")
+    _expect(c, f"{name}.clip_norm", t.clip_norm is None or t.clip_norm > 0, "a positive number or null")
 
 
 def check_data(c: RunConfig, images: Images, world: int) -> None:
     """Raises UserError where a stage's batch does not fit the images or processes; warns where perturbation is off."""
-    sizes = {"tokenizer_training": len(images.train), "generator_training": len(images.train),
-             "post_training": len(images.train) * c.pairs.per_image, "classifier": len(images.train)}  # fmt: skip
+    count = len(images.train)
+    sizes = dict.fromkeys(("tokenizer_training", "generator_training", "classifier"), count)
+    sizes["post_training"] = count * c.pairs.per_image
     for name, count in sizes.items():
         t: TrainingConfig = getattr(c, name)
-        _expect(t.batch_size <= count, f"{name}.batch_size", t.batch_size, f"at most the {count} training images")
-        _expect(t.batch_size % (world * t.accumulate) == 0, f"{name}.batch_size", t.batch_size,
-                f"a multiple of {world} processes x {t.accumulate} micro-batches")  # fmt: skip
-    _expect(min(c.data.val, c.data.test) >= 2, "data.val, data.test", f"{c.data.val}, {c.data.test}",
-            "at least 2 each, to compare distributions")  # fmt: skip
+        _expect(c, f"{name}.batch_size", t.batch_size <= count, f"at most the {count} training images")
+        parts = f"a multiple of {world} processes x {t.accumulate} micro-batches"
+        _expect(c, f"{name}.batch_size", t.batch_size % (world * t.accumulate) == 0, parts)
+    for name in ("data.val", "data.test"):
+        _expect(c, name, attrgetter(name)(c) >= 2, "at least 2 images, to compare distributions")
     beta, batch = c.perturbation.beta, c.tokenizer_training.batch_size
     if beta > 0 and math.floor(beta * batch) == 0:
         warnings.warn(
@@ -100,6 +104,7 @@ def check_data(c: RunConfig, images: Images, world: int) -> None:
         )
 
 
-def _expect(fine: bool, name: str, found: object, expected: str) -> None:
-    if not fine:
-        raise UserError(f"{name}: found {found}, expected {expected}")
+def _expect(c: RunConfig, name: str, holds: bool, expected: str) -> None:
+    """Raises UserError with the value of the dotted setting `name` unless the condition holds."""
+    if not holds:
+        raise UserError(f"{name}: found {attrgetter(name)(c)}, expected {expected}")
