@@ -1,7 +1,7 @@
-"""Every setting of a run as frozen dataclasses. The YAML files in configs/ are the published form of each preset.
+"""Every setting of a run, as frozen dataclasses. The presets are YAML files in configs/.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. `None` in the generator's shape means: taken from the tokenizer or from the data.
+learning rates are absolute. `None` in the generator's shape stands for what the tokenizer and the data have.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-RENAMED = {  # settings that once had another name: what is written or stored under the former name is still read
+RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
     "data.stop": "data.val",
     "data.judge": "data.test",
 }
@@ -61,15 +61,15 @@ class FrozenConfig:
     dinov2: str | None = None  # teacher of the semantic loss, and start of encoder and decoder
     dino: str | None = None  # ViT-S/16 backbone of the discriminator
     lpips: str | None = None  # folder with vgg.pth (the linear layers) and torchvision's VGG-16
-    encoder_tuning: Literal["full", "lora", "frozen"] = "full"  # how the encoder's ViT learns
+    encoder_tuning: Literal["full", "lora", "frozen"] = "full"  # which weights of the encoder's ViT learn
     decoder_tuning: Literal["full", "lora", "frozen"] = "full"
     lora_rank: int = 8
 
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Models to go on from: ours, or released files. A stage that is trained starts from its model; the stages after it
-    use what it trained, or, where it has not run, the model itself.
+    """Models to start from, ours or released files. A stage that trains one goes on from it; later stages use what was
+    trained, or the model itself where that stage has not run.
     """
 
     tokenizer: str | None = None
@@ -147,7 +147,7 @@ class StoppingConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How the codebook starts: continuous latents first, then k-means of the encoder's outputs."""
+    """How the codebook starts: the encoder is trained without it first, then k-means of its outputs sets the codes."""
 
     continuous_steps: int = 0  # optimiser steps without quantisation before the codebook is set; 0: random codebook
     usage_window: int = 65536  # tokens over which usage is counted
@@ -155,7 +155,7 @@ class CodebookConfig:
 
 @dataclass(frozen=True)
 class RARConfig:
-    """Shape of the generator (section 5) and what it regularises with."""
+    """Shape of the generator (section 5), and its dropout."""
 
     width: int = 768
     depth: int = 24
@@ -215,7 +215,7 @@ class RunConfig:
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"  # never: set an existing run folder aside and start over
     device: str = "auto"  # auto: cuda where there is one, else cpu
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where the device is good at it
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU that computes in it
     compile: bool = False
     log_every: int = 10  # optimiser steps
     data: DataConfig = field(default_factory=DataConfig)

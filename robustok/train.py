@@ -1,6 +1,6 @@
 """The main job: python -m robustok.train [--stage STAGE] [--config FILE] [--compile] [--SETTING VALUE ...]
 
-    python -m robustok.train                                     the digits demo, from images to a judged tokenizer
+    python -m robustok.train                                     the digits demo, from images to an evaluated tokenizer
     python -m robustok.train --name mine --data.root PHOTOS      the same on a folder of images
     torchrun --nproc_per_node 8 -m robustok.train --config configs/robustok-b.yaml --stage tokenizer --compile
 
