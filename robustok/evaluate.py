@@ -22,6 +22,7 @@ import torch
 
 from .config import SamplingConfig
 from .core.cli import run
+from .core.device import resolve_device
 
 SAMPLING = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 
@@ -29,6 +30,7 @@ SAMPLING = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 def main(argv: list[str]) -> None:
     """Parses the options and runs one command."""
     options = _parser().parse_args(argv)
+    options.device = resolve_device(options.device)
     options.command(options)
 
 
@@ -90,7 +92,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     judged = []
     for path in options.tokenizers:
         model = load_tokenizer(path).to(options.device)
-        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             judged.append(judge_tokenizer(model, path, options.images, network, **settings))
     results.table([row.cells() for row in judged], judged[0].header(), f"{network.protocol}, {judged[0].count} images")
     report_tokenizers(results, judged)
@@ -159,16 +161,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", type=_device, default=device, help=f"where to compute ({device})")
+    parser.add_argument(
+        "--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)"
+    )
     parser.add_argument("--output", default="evaluation", help="folder for metrics.json, report.html, pictures")
     parser.add_argument("--seed", type=int, default=0, help="of perturbation or sampling (0)")
-
-
-def _device(name: str) -> str:
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("cuda: this machine has no usable GPU (python -m robustok.doctor says why)")
-    return name
 
 
 if __name__ == "__main__":

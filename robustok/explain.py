@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from .core.cli import run
+from .core.device import resolve_device
 from .core.errors import UserError
 from .evaluate import add_common_options, add_network_options, network_of
 
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> None:
     from .report.results import Results
 
     options = _parser().parse_args(argv)
+    options.device = resolve_device(options.device)
     results = Results(options.output, f"{options.command.__doc__.split('.')[0]}")
     options.command(options, results)
     results.save()

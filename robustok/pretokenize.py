@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--num_heads", type=int, help="attention heads, for a published file of unusual width")
     parser.add_argument("--augment", choices=("none", "flip", "tencrop"), default="none", help="views an image (none)")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time (64)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (auto: cuda where there is one)")
+    parser.add_argument(
+        "--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)"
+    )
     parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
     parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
     options = parser.parse_args(argv)
@@ -75,12 +77,12 @@ def _export(options: argparse.Namespace) -> int:
 def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
     from .core import distributed
+    from .core.device import resolve_device
     from .core.progress_lines import progress_lines
     from .data.images import open_images
     from .data.tokenization import ImageTokens
     from .data.tokens import is_token_folder
     from .models.load import load_tokenizer
-    from .training.run import resolve_device
 
     if is_token_folder(options.source):
         raise UserError(

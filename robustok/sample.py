@@ -23,21 +23,26 @@ import torch
 
 from .config import SamplingConfig
 from .core.cli import run
+from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
 from .generation.image_writers import KINDS
 
 SETTINGS = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 SHARD = 1000  # images a shard, about
+BATCH_SIZE = {"cuda": 256, "cpu": SamplingConfig.batch_size}
+PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
 
 
 def main(argv: list[str]) -> None:
     """Parses the options, then draws a picture or runs a large sample."""
     options = _parser().parse_args(argv)
     settings = sampling_settings(options)
+    device = options.device = resolve_device(options.device)
+    options.batch_size = BATCH_SIZE[device.type] if options.batch_size is None else options.batch_size
+    options.precision = options.precision or PRECISION[device.type]
     _check(options)
     from .models.load import check_codebooks, load_generator, load_tokenizer
 
-    device = torch.device(options.device)
     generator = load_generator(options.generator).to(device, getattr(torch, options.precision))
     tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
     if tokenizer is not None:
@@ -120,8 +125,6 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     """images/s of this process, its peak memory, and how fast it read its caches."""
-    from .generation.traffic import peak_memory_bytes
-
     if made == 0:
         print("nothing was left to sample")
         return
@@ -179,8 +182,6 @@ def _numbers(kind: type):
 def _parser() -> argparse.ArgumentParser:
     from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
 
-    gpu = torch.cuda.is_available()
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu"
     defaults = asdict(SamplingConfig())
     parser = argparse.ArgumentParser(
         "robustok.sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -196,12 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         kind = type(defaults[name])
         add(f"--{name}", type=kind, help=f"(of the preset, or {defaults[name]})")
     add("--seed", type=int, default=0, help="image i is a function of the seed and i (0)")
-    add("--batch_size", type=int, default=256 if gpu else defaults["batch_size"], help="images sampled at once")
+    add("--batch_size", type=int, help="images sampled at once (256 on a GPU, 50 on a CPU)")
     add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches ({SHARD})")
-    add("--precision", choices=("float32", "bfloat16"), default="bfloat16" if gpu else "float32",
-        help="of weights and caches; logits are always float32")  # fmt: skip
+    add("--precision", choices=("float32", "bfloat16"),
+        help="of weights and caches; logits are always float32 (bfloat16 on a GPU, float32 on a CPU)")  # fmt: skip
     add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")
-    add("--device", default=device, help=f"where to compute ({device})")
+    add("--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)")
     add("--output", default="samples", help="folder of the run (samples)")
     add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms")
     add("--reference", help="images or saved statistics to judge against; without it nothing is judged")

@@ -40,10 +40,11 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from pathlib import Path
 
     from .core import distributed
+    from .core.device import resolve_device
     from .job import preflight
     from .job.judge import evaluate
     from .job.pipeline import Pipeline
-    from .training.run import Run, resolve_device, set_aside
+    from .training.run import Run, set_aside
 
     distributed.start(resolve_device(config.device))
     if config.resume == "never" and distributed.is_main():

@@ -130,7 +130,7 @@ class ShardedRun:
     @torch.inference_mode()
     def _complete_beside(self, number: int, tokens: Tensor, held: TextIO) -> None:
         """On a stream of its own: decoding computes while sampling waits for memory."""
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(torch.cuda.Stream(self.sampler.device)):
             self._complete(number, tokens, held)
 
     def _complete(self, number: int, tokens: Tensor, held: TextIO) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from ..core.device import peak_memory_bytes
 from ..core.files import write_json
 from ..data.transforms import from_uint8, to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
@@ -132,6 +131,5 @@ def _costs(pipeline: Pipeline, evaluating: float) -> dict:
     """Seconds of every stage, and the most memory that this process has held."""
     stages = [*TIMED, *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)]
     seconds = {stage: pipeline.run.stage_state(stage).get("seconds", 0.0) for stage in stages}
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = peak_memory_bytes(torch.device("cpu"))
     return {"seconds": seconds | {"evaluation": round(evaluating, 2)}, "peak_memory_bytes": peak}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import yaml
 from ..checkpoints import writing as checkpoints
 from ..config import RunConfig
 from ..core import distributed
+from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
@@ -150,17 +150,6 @@ def set_aside(folder: Path) -> Path | None:
     while (target := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     return folder.rename(target)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a setting: auto is cuda where there is one. Raises UserError for one that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device: found {name!r}, but torch sees no CUDA device; use --device cpu or auto")
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return torch.device(name)
 
 
 def _claim(folder: Path) -> TextIO:

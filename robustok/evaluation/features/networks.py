@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from ...checkpoints.reading import find_checkpoint, verify
@@ -17,7 +18,7 @@ NETWORKS = ("inception", "dinov2", "classifier")
 INCEPTION_WEIGHTS = "weights/pt_inception-2015-12-05-6726825d.pth"
 
 
-def open_network(kind: str, weights: str | Path, mode: str, device: str) -> Callable:
+def open_network(kind: str, weights: str | Path, mode: str, device: torch.device) -> Callable:
     """Callable: uint8 images -> features. kind "inception" (FID), "dinov2" or "classifier" (a run's own).
 
     `mode` is Inception's, "exact" or "fast". Raises UserError for missing or foreign weights.

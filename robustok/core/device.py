@@ -1,0 +1,45 @@
+"""Which device a command computes on, and how much memory it took."""
+
+import os
+import re
+import resource
+import sys
+
+import torch
+
+from .errors import UserError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that a setting or option names, made the current one so that kernels are launched on it.
+
+    Args:
+        name: "cpu", "cuda:N", "cuda" (the GPU of this process: that of its LOCAL_RANK under torchrun, else the first),
+            or "auto" (as "cuda" where there is a GPU, else "cpu").
+
+    Raises UserError for another name, and for a GPU that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"device: found {name!r}, expected auto, cpu, cuda or cuda:N (the GPU of number N, from 0)")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(name[5:] if name.startswith("cuda:") else os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        there = ", ".join(f"cuda:{i}" for i in range(count)) or "no usable GPU"
+        raise UserError(
+            f"device: found {name!r}, which is cuda:{index} for this process, but torch sees {there};"
+            " use --device cpu or auto (python -m robustok.doctor says what this machine can do)"
+        )
+    device = torch.device("cuda", index)
+    # Triton and the CUDA extension launch on the current device, wherever the tensors are
+    torch.cuda.set_device(device)
+    return device
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far, in bytes: by torch on a GPU, or by this whole process for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
