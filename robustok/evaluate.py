@@ -81,7 +81,7 @@ def reference(options: argparse.Namespace) -> None:
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
     from .evaluation.tokenizers import judge_tokenizer, report_tokenizers
-    from .models.frozen.pretrained import load_lpips
+    from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
     from .report.results import Results
 

@@ -1,9 +1,10 @@
-"""Our own checkpoints: a folder with manifest.json, config.json, model.safetensors and ema.safetensors.
-
-config.json is {"kind": "tokenizer" | "rar", "config": {...}}; the manifest holds size and SHA-256 of every file.
-"""
+"""Finding, checking and reading our own checkpoint folders; `writing` says what is in one."""
 
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import read_json, sha256
@@ -29,6 +30,14 @@ def verify(folder: Path, names: list[str] | None = None) -> None:
             raise UserError(f"{path} is damaged: found {found} bytes, expected {size}")
         if (names is None or name in names) and sha256(path) != digest:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError when it is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}); it is truncated or damaged") from error
 
 
 def find_checkpoint(path: Path) -> Path:

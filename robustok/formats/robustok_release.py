@@ -5,17 +5,21 @@ The file is a dict with `model` and `ema` (state dicts), `optimizer`, `discrimin
 """
 
 from argparse import Namespace
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checkpoints.checkpoint import Checkpoint, State
 from ..config import TokenizerConfig
 from ..core.errors import UserError
 from . import xqgan_release
+from .layout import Given, PublishedFile, described
+from .robustok_args import released_args
 from .tensors import attention_heads, block_count, require
 
 MARKS = ("encoder.latent_tokens", "decoder.mask_token")  # no other known layout has them
-LAYOUT = f"released RobusTok tokenizer (it has {' and '.join(MARKS)})"
 DROP_PATH = 0.1  # of the released training script; the file does not store it
 TEACHER = "semantic_model."
 
@@ -43,50 +47,7 @@ SIZES = (
 CONVOLUTIONS = ("quant_conv.weight", "post_quant_conv.weight")  # 1x1 there, linear layers here
 
 
-def recognises(keys) -> bool:
-    """Whether a state dict with these keys is a tokenizer of this family."""
-    return set(MARKS) <= set(keys)
-
-
-def config_of(state: dict[str, Tensor], args: Namespace, num_heads: int | None, where: str) -> TokenizerConfig:
-    """Sizes of the tokenizer in `state` (released keys).
-
-    `num_heads`: attention heads of encoder and decoder; needed only for a width that is no standard ViT.
-    Raises: UserError for tensors that are missing, for adapters that are not merged, and for unknown heads.
-    """
-    if any(".lora_A." in key for key in state):
-        raise UserError(f"{where}: {LAYOUT} with LoRA adapters; merge them into the weights first")
-    require(state, SIZES, where, LAYOUT)
-    quantisers = xqgan_release.read(state, args, where)
-    if quantisers is None:
-        require(state, ["quantize.embedding.weight"], where, LAYOUT)
-    patch = state["encoder.model.patch_embed.proj.weight"].shape[-1]
-    width, depth = _size(state, "encoder.model.")
-    decoder_width, decoder_depth = _size(state, "decoder.model.")
-    scale = state.get("encoder.model.blocks.0.ls1.gamma")
-    return TokenizerConfig(
-        image_size=patch * round((state["encoder.model.pos_embed"].shape[1] - 1) ** 0.5),
-        patch_size=patch,
-        width=width,
-        depth=depth,
-        heads=attention_heads(width, num_heads, where),
-        decoder_width=decoder_width,
-        decoder_depth=decoder_depth,
-        decoder_heads=attention_heads(decoder_width, num_heads, where),
-        mlp_ratio=state["encoder.model.blocks.0.mlp.fc1.weight"].shape[0] / width,
-        layer_scale=None if scale is None else 1e-5,
-        drop_path=DROP_PATH,
-        num_latents=state["encoder.latent_tokens"].shape[1] // quantisers.codebooks,
-        codebook_size=quantisers.codebook_size,
-        code_width=quantisers.code_width,
-        normalize=bool(getattr(args, "codebook_l2_norm", True)),
-        codebooks=quantisers.codebooks,
-        scales=quantisers.scales,
-        residual_convs=quantisers.convs,
-    )
-
-
-def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_released(state: State) -> State:
     """Released keys -> ours. Keys that are not known are kept, so that loading reports them."""
     ours = {}
     for key, tensor in state.items():
@@ -96,7 +57,7 @@ def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def to_released(state: dict[str, Tensor], config: TokenizerConfig, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_released(state: State, config: TokenizerConfig, teacher: State) -> State:
     """Our keys -> released ones, with the buffers and the frozen `teacher` (ViT keys) that the authors' code wants."""
     back = {ours: theirs for theirs, ours in PREFIXES.items()}
     released = {}
@@ -123,5 +84,89 @@ def _renamed(key: str, prefixes: dict[str, str]) -> str:
     return key
 
 
-def _size(state: dict[str, Tensor], prefix: str) -> tuple[int, int]:
+def _size(state: State, prefix: str) -> tuple[int, int]:
     return state[prefix + "cls_token"].shape[-1], block_count(state, prefix)
+
+
+class RobusTokRelease:
+    """A training checkpoint of the authors' script, for every quantiser of the family (see xqgan_release)."""
+
+    name = "released RobusTok tokenizer"
+    marks = " and ".join(MARKS)
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        return set(MARKS) <= set(keys)
+
+    def read(self, file: PublishedFile, given: Given) -> Checkpoint:
+        """`given.num_heads` is needed only for a width that is no standard ViT.
+
+        Raises: UserError for tensors that are missing, for adapters that are not merged, and for unknown heads.
+        """
+        args, upstream = file.content.get("args"), {}
+        if isinstance(args, Namespace):
+            upstream = {"args": vars(args), "steps": file.content.get("steps", 0)}
+        config = self._config(file.state, upstream.get("args", {}), given.num_heads, str(file.path))
+        return Checkpoint(
+            path=file.path,
+            layout=described(self),
+            config=config,
+            weights={name: from_released(state) for name, state in file.weights.items()},
+            teacher={k.removeprefix(TEACHER): v for k, v in file.state.items() if k.startswith(TEACHER)},
+            discriminator=file.content.get("discriminator") or {},
+            upstream=upstream,
+        )
+
+    def _config(self, state: State, args: dict[str, Any], num_heads: int | None, where: str) -> TokenizerConfig:
+        """Sizes of the tokenizer in `state` (released keys); args: of the training script."""
+        layout = described(self)
+        if any(".lora_A." in key for key in state):
+            raise UserError(f"{where}: {layout} with LoRA adapters; merge them into the weights first")
+        require(state, SIZES, where, layout)
+        quantisers = xqgan_release.read(state, args, where)
+        if quantisers is None:
+            require(state, ["quantize.embedding.weight"], where, layout)
+        patch = state["encoder.model.patch_embed.proj.weight"].shape[-1]
+        width, depth = _size(state, "encoder.model.")
+        decoder_width, decoder_depth = _size(state, "decoder.model.")
+        scale = state.get("encoder.model.blocks.0.ls1.gamma")
+        return TokenizerConfig(
+            image_size=patch * round((state["encoder.model.pos_embed"].shape[1] - 1) ** 0.5),
+            patch_size=patch,
+            width=width,
+            depth=depth,
+            heads=attention_heads(width, num_heads, where),
+            decoder_width=decoder_width,
+            decoder_depth=decoder_depth,
+            decoder_heads=attention_heads(decoder_width, num_heads, where),
+            mlp_ratio=state["encoder.model.blocks.0.mlp.fc1.weight"].shape[0] / width,
+            layer_scale=None if scale is None else 1e-5,
+            drop_path=DROP_PATH,
+            num_latents=state["encoder.latent_tokens"].shape[1] // quantisers.codebooks,
+            codebook_size=quantisers.codebook_size,
+            code_width=quantisers.code_width,
+            normalize=bool(args.get("codebook_l2_norm", True)),
+            codebooks=quantisers.codebooks,
+            scales=quantisers.scales,
+            residual_convs=quantisers.convs,
+        )
+
+    def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Raises: UserError for a tokenizer without teacher: the authors' code refuses a file without its weights."""
+        config = checkpoint.config
+        if not checkpoint.teacher:
+            raise UserError(
+                f"{checkpoint.path} holds no semantic teacher, which the authors' code expects inside a tokenizer "
+                "checkpoint: give DINOv2 weights with --teacher"
+            )
+        args = checkpoint.upstream.get("args")
+        return {
+            **{name: to_released(state, config, checkpoint.teacher) for name, state in checkpoint.weights.items()},
+            "optimizer": {},
+            "discriminator": checkpoint.discriminator,
+            "optimizer_disc": {},
+            "steps": checkpoint.upstream.get("steps", 0),
+            "args": released_args(config) if args is None else Namespace(**args),
+        }
+
+
+ROBUSTOK_RELEASE = RobusTokRelease()

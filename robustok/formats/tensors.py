@@ -31,11 +31,17 @@ def attention_heads(width: int, num_heads: int | None, where: str) -> int:
     return heads
 
 
+def refuse_other_size(name: str, given: int | None, found: int, where: str) -> None:
+    """Raise UserError where the caller gives a size that is not the one found in the file."""
+    if given not in (None, found):
+        raise UserError(f"{where}: {name}: given {given}, but the file says {found}; leave it out")
+
+
 def require(state: dict[str, Tensor], keys: Iterable[str], where: str, layout: str) -> None:
     """Raise UserError naming those of `keys`, which tell a model's sizes, that are missing."""
     missing = [key for key in keys if key not in state]
     if missing:
-        raise UserError(f"{where}: recognised as {layout}, but {len(missing)} missing: {_first(missing)}")
+        raise UserError(f"{where}: recognised as {layout}, but {len(missing)} missing: {some_of(missing)}")
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: str, layout: str) -> None:
@@ -48,25 +54,13 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], where: st
         if key in state and state[key].shape != tensor.shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    found = [f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in kinds.items() if keys]
+    found = [f"{len(keys)} {kind}: {some_of(keys)}" for kind, keys in kinds.items() if keys]
     if found:
         raise UserError(f"{where}: recognised as {layout}, but its tensors do not fit: " + "; ".join(found))
 
 
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:SHOWN]) + (f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
-
-
-def merge_adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict whose linear layers have LoRA adapters (peft's names, alpha = rank) -> one without: W + B A."""
-    merged = {}
-    for key, tensor in state.items():
-        layer, found, name = key.partition(".base_layer.")
-        if found and name == "weight":
-            low, high = (state[f"{layer}.lora_{part}.default.weight"] for part in "AB")
-            merged[f"{layer}.weight"] = tensor + high @ low
-        elif found:
-            merged[f"{layer}.{name}"] = tensor
-        elif ".lora_" not in key:
-            merged[key] = tensor
-    return merged
+def some_of(keys: Iterable[object]) -> str:
+    """The first ten keys, and how many more there are."""
+    keys = list(map(str, keys))
+    more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return (", ".join(keys[:SHOWN]) or "nothing") + more

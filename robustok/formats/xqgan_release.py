@@ -7,8 +7,7 @@ multi-scale ones (MSVR10) and both (MSVR10P2). Their keys, and what those say.
 """
 
 import re
-from argparse import Namespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ def hit_counts(config: TokenizerConfig) -> dict[str, Tensor]:
     return {f"{prefix}.ema_vocab_hit_SV": torch.zeros(shape) for prefix in prefixes}
 
 
-def read(state: dict[str, Tensor], args: Namespace, where: str) -> Quantisers | None:
+def read(state: dict[str, Tensor], args: dict[str, Any], where: str) -> Quantisers | None:
     """The quantisers in `state` (released keys); None where there is no codebook.
 
     Raises: UserError for residual codebooks whose scales the training arguments do not name.
@@ -71,7 +70,7 @@ def read(state: dict[str, Tensor], args: Namespace, where: str) -> Quantisers | 
     if not books:
         return None
     convs = len({name.split("convs.")[1].split(".")[0] for name in names.values() if "convs." in name})
-    scales = getattr(args, "v_patch_nums", None) if convs else None
+    scales = args.get("v_patch_nums") if convs else None
     if convs and not scales:
         raise UserError(f"{where}: residual multi-scale codebooks, but no args.v_patch_nums to say which scales")
     return Quantisers(len(books), *books[0], tuple(scales) if scales else None, convs or TokenizerConfig.residual_convs)

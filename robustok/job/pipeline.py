@@ -26,13 +26,13 @@ from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.inception import ClassifierFeatures
 from ..generation.pairs import PairMaker
 from ..models.frozen.classifier import Classifier
+from ..models.frozen.dino import load_backbone, load_teacher
+from ..models.frozen.lpips import load_lpips
 from ..models.frozen.networks import FrozenNetworks, from_classifier
-from ..models.frozen.pretrained import load_backbone, load_lpips, load_teacher, start_from_dinov2
 from ..models.generators.rar import RAR
 from ..models.interfaces import Sampler
-from ..models.load import check_codebooks, load_generator, load_tokenizer, locate
-from ..models.opening import open_checkpoint
-from ..models.tokenizers.tuning import tune
+from ..models.load import check_codebooks, load_generator, load_tokenizer, locate, open_checkpoint
+from ..models.tokenizers.tuning import start_from_dinov2, tune
 from ..models.tokenizers.vit_tokenizer import Tokenizer
 from ..training.loop import fit
 from ..training.run import Run
@@ -145,7 +145,7 @@ class Pipeline:
     def _adversary_state(self) -> tuple[dict[str, Tensor], Tensor]:
         """Weights of main training's discriminator (none for a model that came without) and its LeCAM averages."""
         path = self._result("tokenizer")
-        weights = open_checkpoint(path, self.config.start.num_heads, "tokenizer").discriminator
+        weights = open_checkpoint(path, "tokenizer", num_heads=self.config.start.num_heads).discriminator
         training = checkpoints.load(path, "training")[0] if (path / "training.safetensors").is_file() else {}
         return weights, training.get("extra.lecam", torch.zeros(2, dtype=torch.float64))
 

@@ -123,3 +123,26 @@ class TokenGenerator(Generator, Protocol):
 
     def cache_bytes(self, streams: int) -> int:
         """Bytes of keys and values that attention reads to sample one image with `streams` streams."""
+
+
+class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer):
+    """The type of what `load_tokenizer` returns: a torch module that is a tokenizer. Only for annotations."""
+
+    config: Any  # its config dataclass
+    grid: int  # latents along one side
+
+    def reconstruct(
+        self,
+        images: Tensor,
+        alpha: float = 0.0,
+        delta: int = 1,
+        seed: int = 0,
+        sample_ids: Tensor | None = None,
+        neighbors: str = "latent",
+    ) -> Tensor:
+        """Images -> images, clamped to [-1, 1], with perturbed latents (beta = 1). No gradient."""
+        raise NotImplementedError
+
+
+class LoadedGenerator(torch.nn.Module, TokenGenerator):
+    """The type of what `load_generator` returns: a torch module that is a generator. Only for annotations."""

@@ -1,55 +1,103 @@
-"""Loading tokenizers and generators: our own checkpoints and the released ones, recognised by what they hold."""
+"""Loading tokenizers and generators: our own checkpoints and published ones, recognised by what they hold."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..config import RARConfig, TokenizerConfig
+from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
+from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
-from ..formats.tensors import check_state
-from .generators.rar import RAR
-from .opening import Checkpoint, open_checkpoint
-from .tokenizers.vit_tokenizer import Tokenizer
-
-MODELS = {"tokenizer": Tokenizer, "rar": RAR}
+from ..formats.layout import Given, described, open_published
+from ..formats.tensors import check_state, some_of
+from .interfaces import DiscreteTokenizer, LoadedGenerator, LoadedTokenizer, TokenGenerator
+from .registry import FAMILIES, Role, families, family_of
 
 
-def load_tokenizer(path: str | Path, weights: str = "ema", num_heads: int | None = None) -> Tokenizer:
+def load_tokenizer(path: str | Path, weights: str = "ema", num_heads: int | None = None) -> LoadedTokenizer:
     """Load a tokenizer, on the CPU, in float32 and evaluation mode.
 
     Args:
         path: a checkpoint folder of this package or a stage's folder that holds some (its best, else its newest valid
-            one); a released file (`main-train.pt`, `post-train.pt`); or a Hugging Face hub id `owner/name[/file]` that
+            one); a published file (`main-train.pt`, `post-train.pt`); or a Hugging Face hub id `owner/name[/file]` that
             is in the local cache (nothing is downloaded here).
         weights: "ema", the moving average, or "model".
-        num_heads: attention heads, only for a released file whose width is no standard ViT: the file cannot say.
+        num_heads: attention heads, only for a published file whose width is no standard ViT: the file cannot say.
 
     Raises: UserError for a path or file that is missing, damaged, of no known layout or another kind of model, and
     UnsafeFileError (a UserError) for a pickle that would run code, naming what it refers to.
     """
-    return build(open_checkpoint(locate(path), num_heads, "tokenizer"), weights)
+    return build(open_checkpoint(locate(path), "tokenizer", num_heads=num_heads), weights)
 
 
-def load_generator(path: str | Path, weights: str = "ema") -> RAR:
-    """Load a generator, on the CPU, in float32 and evaluation mode; arguments and errors as `load_tokenizer`."""
-    return build(open_checkpoint(locate(path), kind="rar"), weights)
+def load_generator(
+    path: str | Path, weights: str = "ema", num_heads: int | None = None, num_tokens: int | None = None
+) -> LoadedGenerator:
+    """Load a generator, on the CPU, in float32 and evaluation mode.
+
+    num_heads, num_tokens: only for a published file that cannot say them; a released RAR says both. Other arguments and
+    errors as `load_tokenizer`.
+    """
+    return build(open_checkpoint(locate(path), "generator", num_heads=num_heads, num_tokens=num_tokens), weights)
 
 
-def build(checkpoint: Checkpoint, weights: str = "ema") -> nn.Module:
+def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Checkpoint:
+    """Open a folder of ours, or a file of a layout that some family knows.
+
+    Args:
+        role: "tokenizer" or "generator" where only one will do.
+        given: what the caller says where a published file cannot: the fields of formats.layout.Given.
+
+    Raises: UserError for what is missing, damaged, of no known layout or another role; UnsafeFileError for a pickle
+    that would run code.
+    """
+    if path.is_dir():
+        folder = find_checkpoint(path)
+        kind, config = read_config(folder, {family.kind: family.config for family in families()})
+        _expect(role, FAMILIES[kind].role, folder, f"{kind} checkpoint of this package")
+        return read_checkpoint(folder, kind, config)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a checkpoint folder or file")
+    file = open_published(path)
+    for family in families():
+        for layout in family.layouts:
+            if layout.recognises(file.state):
+                _expect(role, family.role, path, described(layout))
+                return layout.read(file, Given(**given))
+    known = " or ".join(f"{layout.marks} ({layout.name})" for family in families() for layout in family.layouts)
+    raise UserError(f"{path}: no known layout: found {some_of(file.state)}; expected {known}")
+
+
+def _expect(expected: Role | None, found: Role, path: Path, layout: str) -> None:
+    if expected not in (None, found):
+        raise UserError(f"{path} is a {layout}; expected a {expected}")
+
+
+def build(checkpoint: Checkpoint, weights: str = "ema") -> Any:
     """The model of an opened checkpoint; its tensors are copied once, out of the mapped file."""
     state = checkpoint.choose(weights)
-    model = empty_model(checkpoint.kind, checkpoint.config)
+    model = empty_model(checkpoint.config)
     check_state(state, model.state_dict(), str(checkpoint.path), checkpoint.layout)
     model.load_state_dict(state)
     return model.eval()
 
 
-def empty_model(kind: str, config: TokenizerConfig | RARConfig) -> nn.Module:
+def empty_model(config: Any) -> nn.Module:
     """A model of `config` whose parameters hold no values yet: initialising a full-size one takes seconds."""
+    return _meta_model(config).to_empty(device="cpu")
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Raise UserError unless every set of weights fits the model of the checkpoint's config."""
+    expected = _meta_model(checkpoint.config).state_dict()
+    for state in checkpoint.weights.values():
+        check_state(state, expected, str(checkpoint.path), checkpoint.layout)
+
+
+def _meta_model(config: Any) -> nn.Module:
     with torch.device("meta"):
-        model = MODELS[kind](config)
-    return model.to_empty(device="cpu")
+        return family_of(config).build(config)
 
 
 def locate(path: str | Path) -> Path:
@@ -77,12 +125,16 @@ def locate(path: str | Path) -> Path:
     return folder / name
 
 
-def check_codebooks(tokenizer: Tokenizer, generator: RAR) -> None:
+def check_codebooks(tokenizer: DiscreteTokenizer, generator: TokenGenerator) -> None:
     """Raise UserError when a generator's tokens are not the tokenizer's: another codebook size or number of tokens."""
-    codes, tokens = len(tokenizer.codebook), tokenizer.grid**2
-    config = generator.config
-    if (config.codebook_size, config.num_tokens) != (codes, tokens):
+    *several, codes, _ = tokenizer.codebook.shape
+    if several:
         raise UserError(
-            f"the generator makes {config.num_tokens} tokens of {config.codebook_size} codes, the tokenizer has "
-            f"{tokens} tokens of {codes} codes: use the generator trained on this tokenizer's tokens"
+            f"the tokenizer has {several[0]} codebooks, so that a token is {several[0]} codes; the generator makes "
+            "tokens of one code: use a tokenizer with one codebook"
+        )
+    if (generator.codebook_size, generator.num_tokens) != (codes, tokenizer.num_tokens):
+        raise UserError(
+            f"the generator makes {generator.num_tokens} tokens of {generator.codebook_size} codes, the tokenizer has "
+            f"{tokenizer.num_tokens} tokens of {codes} codes: use the generator trained on this tokenizer's tokens"
         )

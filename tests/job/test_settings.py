@@ -12,7 +12,7 @@ from robustok.config import RunConfig, TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.job.options import setting_names
 from robustok.job.pipeline import _shape
-from robustok.models.opening import open_checkpoint
+from robustok.models.load import open_checkpoint
 from robustok.presets import preset_path
 from robustok.train import main
 

@@ -7,10 +7,10 @@ import torch
 
 from robustok import load_generator, load_tokenizer
 from robustok.config import TokenizerConfig
-from robustok.convert import _released_args
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
+from robustok.formats.robustok_args import released_args
 
 
 def test_conversion_to_ours_and_back(released, converted, tmp_path, images):
@@ -60,8 +60,8 @@ def test_a_target_that_exists_is_kept(converted, released):
 def test_arguments_for_the_authors_code():
     """A tokenizer that was trained here is described as theirs, or refused where their code cannot build it."""
     published = TokenizerConfig(256, 16, 768, 12, 12, codebook_size=4096, code_width=64)
-    args = _released_args(published)
+    args = released_args(published)
     assert (args.codebook_size, args.codebook_embed_dim, args.v_patch_nums) == (4096, 64, [16])
     assert args.encoder_model == args.decoder_model == "vit_base_patch14_dinov2.lvd142m"
     with pytest.raises(UserError, match=r"patches of 16, of DINOv2's ViT-S, B or L .* width=128"):
-        _released_args(TokenizerConfig())
+        released_args(TokenizerConfig())

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from robustok.config import TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.formats.dino import resample_patches
-from robustok.models.frozen.dino import ViTSize
-from robustok.models.frozen.pretrained import load_backbone, load_teacher, start_from_dinov2
+from robustok.models.frozen.dino import ViTSize, load_backbone, load_teacher
+from robustok.models.tokenizers.tuning import start_from_dinov2
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.models.vit import DropPath, ViT, resample_positions
 

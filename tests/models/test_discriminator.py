@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robustok.models.discriminator import Discriminator, VirtualBatchNorm, diff_augment, warmup_blur
-from robustok.models.frozen.dino import ViTSize, crop_or_resize, resize
-from robustok.models.frozen.pretrained import load_backbone
+from robustok.models.frozen.dino import ViTSize, crop_or_resize, load_backbone, resize
 from robustok.training.losses import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 
 SIZE = ViTSize(width=32, depth=4, heads=2, taps=(0, 2, 3))

@@ -9,7 +9,7 @@ import torch
 
 from robustok.config import TokenizerConfig
 from robustok.formats.robustok_release import to_released
-from robustok.models.load import MODELS
+from robustok.models.registry import FAMILIES
 
 PUBLISHED = TokenizerConfig(
     image_size=256, patch_size=16, width=768, depth=12, heads=12, drop_path=0.1, codebook_size=4096, code_width=64
@@ -33,7 +33,7 @@ print(seconds, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read
 def checkpoint(tmp_path_factory):
     """Random weights in the released layout: model and EMA of about 1 GB each, 1.4 GB of optimiser state."""
     with torch.device("meta"):
-        shapes = MODELS["tokenizer"](PUBLISHED).state_dict()
+        shapes = FAMILIES["tokenizer"].build(PUBLISHED).state_dict()
     teacher = {k.removeprefix("encoder.vit."): v for k, v in shapes.items() if k.startswith("encoder.vit.")}
     released = to_released(shapes, PUBLISHED, teacher)
     random = {k: torch.randn(v.shape) if v.is_floating_point() else torch.zeros(v.shape) for k, v in released.items()}

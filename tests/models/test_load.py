@@ -172,10 +172,28 @@ def test_stage_folder(converted, tmp_path):
 
 
 def test_generator_of_another_codebook():
-    tokenizer = empty_model("tokenizer", TokenizerConfig(codebook_size=256))
+    tokenizer = empty_model(TokenizerConfig(codebook_size=256))
     generator = RAR(RARConfig(16, 1, 2, 16, codebook_size=512, num_classes=10, num_tokens=16))
     with pytest.raises(UserError, match="16 tokens of 512 codes, the tokenizer has 16 tokens of 256 codes"):
         check_codebooks(tokenizer, generator)
+
+
+def test_tokens_are_counted_and_not_squared():
+    """With residual scales there are more tokens than latents; a token of several codebooks is no token of RAR's."""
+    generator = RAR(RARConfig(16, 1, 2, 16, codebook_size=256, num_classes=10, num_tokens=21))
+    check_codebooks(empty_model(TokenizerConfig(scales=(1, 2, 4))), generator)
+    with pytest.raises(UserError, match="21 tokens of 256 codes, the tokenizer has 16 tokens"):
+        check_codebooks(empty_model(TokenizerConfig()), generator)
+    with pytest.raises(UserError, match="the tokenizer has 2 codebooks"):
+        check_codebooks(empty_model(TokenizerConfig(codebooks=2)), generator)
+
+
+def test_sizes_that_contradict_the_file(generator_file):
+    assert load_generator(generator_file, num_heads=4, num_tokens=256).config.heads == 4
+    with pytest.raises(UserError, match="num_heads: given 8, but the file says 4; leave it out"):
+        load_generator(generator_file, num_heads=8)
+    with pytest.raises(UserError, match="num_tokens: given 64, but the file says 256"):
+        load_generator(generator_file, num_tokens=64)
 
 
 @pytest.mark.parametrize("dropped", ["encoder.model.cls_token", "quantize.embedding.weight", "decoder.model.cls_token"])

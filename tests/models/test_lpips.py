@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from robustok.core.errors import UserError
-from robustok.models.frozen.lpips import LPIPS
-from robustok.models.frozen.pretrained import load_lpips
+from robustok.models.frozen.lpips import LPIPS, load_lpips
 
 VGG_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions in torchvision's `features`

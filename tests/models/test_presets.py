@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustok.job.options import parse_run_config, run_config_parser
-from robustok.models.load import MODELS
+from robustok.models.registry import FAMILIES
 from robustok.presets import FOLDER, preset_path, read_settings
 
 PUBLISHED = {
@@ -60,7 +60,7 @@ def test_generator_sizes(name, parameters):
 
     config = preset(name)
     with torch.device("meta"):
-        generator = MODELS["rar"](config.generator)
+        generator = FAMILIES["rar"].build(config.generator)
     assert sum(p.numel() for p in generator.parameters()) == pytest.approx(parameters, rel=0.03)
     assert (config.order.anneal_start * 625, config.order.anneal_end * 625) == (125_000, 187_500)
     assert config.generator_training.epochs * 625 == 250_000

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.models.frozen.pretrained import build_teacher
-from robustok.models.opening import open_checkpoint
+from robustok.models.frozen.dino import build_teacher
+from robustok.models.load import open_checkpoint
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.training.losses import semantic_loss
 

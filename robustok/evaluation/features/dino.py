@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ...config import TokenizerConfig
 from ...data.transforms import from_uint8
 from ...formats.dino import to_vit
-from ...models.frozen.pretrained import load_teacher, read_state
+from ...formats.layout import read_state
+from ...models.frozen.dino import load_teacher
 from .inception import check_hash, measuring
 
 SIDE, PATCH, HEAD_WIDTH = 224, 14, 64

@@ -1,12 +1,22 @@
-"""Frozen DINO networks (METHOD.md section 2): DINOv2 as semantic teacher, DINO ViT-S/16 under the discriminator."""
+"""Frozen DINO networks (METHOD.md section 2): DINOv2 as semantic teacher, DINO ViT-S/16 under the discriminator.
 
+Both are built of weights as published (formats/dino.py).
+"""
+
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..vit import ViT
+from ...checkpoints.checkpoint import State
+from ...config import TokenizerConfig
+from ...core.errors import UserError
+from ...formats.dino import resample_patches, to_vit
+from ...formats.layout import read_state
+from ...formats.tensors import block_count, check_state
+from ..vit import ViT, resample_positions
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -118,3 +128,49 @@ def resize(images: Tensor, size: int = BACKBONE_SIZE) -> Tensor:
     if height > size:
         return F.interpolate(images, size=(size, size), mode="area")
     return F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False)
+
+
+def read_dinov2(path: str | Path, config: TokenizerConfig) -> State:
+    """DINOv2 weights (timm, Hugging Face or original keys) resampled to the patches and grid of a tokenizer.
+
+    Returns: our ViT's keys, float32. Raises: UserError for another network or one of another width than the encoder.
+    """
+    state = to_vit(read_state(path), str(path))
+    width = state["pos_embed"].shape[-1]
+    if width != config.width:
+        raise UserError(f"{path}: DINOv2 weights of width {width}; expected {config.width}, as the tokenizer's encoder")
+    grid = config.image_size // config.patch_size
+    state["pos_embed"] = resample_positions(state["pos_embed"], grid)
+    state["patch_embed.proj.weight"] = resample_patches(state["patch_embed.proj.weight"], config.patch_size)
+    return state
+
+
+def load_teacher(path: str | Path, config: TokenizerConfig) -> DINOTeacher:
+    """Frozen DINOv2 whose class feature the semantic loss of a tokenizer of `config` aims at."""
+    return build_teacher(read_dinov2(path, config), config, str(path))
+
+
+def build_teacher(state: State, config: TokenizerConfig, where: str) -> DINOTeacher:
+    """The teacher of weights under our ViT's keys, on the tokenizer's patches and grid; its depth is its own."""
+    vit = ViT(
+        grid=config.image_size // config.patch_size,
+        patch_size=config.patch_size,
+        width=config.width,
+        depth=block_count(state),
+        heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        layer_scale=1.0 if "blocks.0.ls1.gamma" in state else None,
+    )
+    check_state(state, vit.state_dict(), where, "DINOv2")
+    vit.load_state_dict(state)
+    return DINOTeacher(vit)
+
+
+def load_backbone(path: str | Path, size: ViTSize = VIT_S16) -> DINOBackbone:
+    """Frozen DINO ViT for the discriminator. Raises: UserError for weights of another size than `size`."""
+    state = {key: value for key, value in to_vit(read_state(path), str(path)).items() if not key.startswith("norm.")}
+    backbone = DINOBackbone(size)
+    layout = f"DINO of width {state['pos_embed'].shape[-1]}; expected ViT/16 of width {size.width}, depth {size.depth}"
+    check_state(state, backbone.vit.state_dict(), str(path), layout)
+    backbone.vit.load_state_dict(state)
+    return backbone

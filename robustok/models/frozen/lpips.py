@@ -1,8 +1,15 @@
 """LPIPS with VGG-16: the perceptual distance of the reconstruction loss (arXiv 1801.03924)."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ...checkpoints.checkpoint import State
+from ...core.errors import UserError
+from ...formats.layout import read_state
+from ...formats.tensors import check_state
 
 # Output channels of VGG-16's convolutions in five stages; each stage but the first begins with a 2x2 max-pooling.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -52,3 +59,42 @@ class LPIPS(nn.Module):
                 x = F.relu(convolution(x))
             features.append(x)
         return features
+
+
+def load_lpips(folder: str | Path) -> LPIPS:
+    """LPIPS of the files in `folder`: `vgg.pth` (its linear layers) and torchvision's VGG-16, under any name.
+
+    Raises: UserError when one of the two is missing or of another network.
+    """
+    paths = sorted(p for p in Path(folder).expanduser().glob("*") if p.suffix in (".pth", ".pt", ".safetensors"))
+    merged: State = {}
+    for path in paths:
+        merged |= read_state(path)
+    lpips = LPIPS()
+    names = _lpips_names(lpips)
+    missing = [theirs for theirs in names if theirs not in merged]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(names)} LPIPS tensors are missing ({', '.join(missing[:10])}) in "
+            f"{', '.join(p.name for p in paths) or 'no files of weights'}; expected vgg.pth and torchvision's VGG-16"
+        )
+    state = {
+        ours: merged[theirs].flatten() if ours.startswith("linear") else merged[theirs]
+        for theirs, ours in names.items()
+    }
+    check_state(state, lpips.state_dict(), str(folder), "LPIPS with VGG-16")
+    lpips.load_state_dict(state)
+    return lpips.eval().requires_grad_(False)
+
+
+def _lpips_names(lpips: LPIPS) -> dict[str, str]:
+    """Published name -> ours. torchvision numbers convolutions, ReLUs and poolings in one list."""
+    names, place = {}, 0
+    for i, widths in enumerate(STAGES):
+        for j in range(len(widths)):
+            for kind in ("weight", "bias"):
+                names[f"features.{place}.{kind}"] = f"stages.{i}.{j}.{kind}"
+            place += 2
+        place += 1
+        names[f"lin{i}.model.1.weight"] = f"linear.{i}"
+    return names

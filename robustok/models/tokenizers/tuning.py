@@ -1,11 +1,27 @@
-"""How much of a tokenizer's ViTs learns: all of it, low-rank adapters (LoRA), or nothing."""
+"""What a tokenizer's ViTs start from, and how much of them learns: all of it, low-rank adapters (LoRA), or nothing."""
+
+from pathlib import Path
 
 from ...config import FrozenConfig
 from ...core.errors import UserError
+from ...formats.tensors import check_state
+from ..frozen.dino import read_dinov2
 from ..vit import ViT
 from .vit_tokenizer import Tokenizer
 
 TARGETS = r".*mlp\.fc[12]"  # the linear layers that get adapters, as in the released code; the final norm learns too
+
+
+def start_from_dinov2(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Set the ViTs of encoder and decoder to DINOv2's weights; the rest of the tokenizer stays as it is.
+
+    Raises: UserError for weights of another size than the tokenizer's ViTs.
+    """
+    state = read_dinov2(path, tokenizer.config)
+    decoder = {key: value for key, value in state.items() if not key.startswith("patch_embed.")}
+    for name, vit, weights in (("encoder", tokenizer.encoder.vit, state), ("decoder", tokenizer.decoder.vit, decoder)):
+        check_state(weights, vit.state_dict(), str(path), f"DINOv2 for the {name}")
+        vit.load_state_dict(weights)
 
 
 def tune(tokenizer: Tokenizer, config: FrozenConfig) -> None:

@@ -1,0 +1,104 @@
+"""Everything that a checkpoint holds of a model, and our folder that it is read from and written to."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..core.files import read_json
+from .reading import read_safetensors, verify
+from .writing import save
+
+State = dict[str, Tensor]
+WEIGHTS = ("ema", "model")
+
+
+@dataclass
+class Checkpoint:
+    """An opened checkpoint; tensors are memory-mapped where the file allows it."""
+
+    path: Path
+    layout: str  # as a person would call it, with what it was recognised by
+    config: Any  # config dataclass of the model's family
+    weights: dict[str, State]  # "ema" and/or "model", under the names of our model
+    teacher: State = field(default_factory=dict)  # frozen semantic network that came with a tokenizer, ViT keys
+    discriminator: State = field(default_factory=dict)
+    upstream: dict[str, Any] = field(default_factory=dict)  # JSON values that a published layout needs to be written
+
+    def choose(self, weights: str) -> State:
+        """The state dict asked for. Raises: ValueError for another name; UserError where the file has none."""
+        if weights not in WEIGHTS:
+            raise ValueError(f'weights must be "ema" or "model", found {weights!r}')
+        if weights not in self.weights:
+            has = " and ".join(map(repr, self.weights))
+            raise UserError(f"{self.path}: {self.layout} without {weights!r} weights; it has {has}: ask for those")
+        return self.weights[weights]
+
+
+def read_config(folder: Path, configs: Mapping[str, type]) -> tuple[str, Any]:
+    """(kind of model, its config) of a checkpoint folder. configs: the config dataclass of each known kind.
+
+    Raises: UserError for another kind, and for settings that its dataclass does not have.
+    """
+    path = folder / "config.json"
+    document = read_json(path)
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if kind not in configs:
+        raise UserError(f"{path}: kind must be one of {', '.join(configs)}, found {kind!r}")
+    settings = document.get("config")
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: config must hold the settings of a {kind}, found {settings!r:.60}")
+    unknown = sorted(set(settings) - {f.name for f in fields(configs[kind])})
+    if unknown:
+        raise UserError(f"{path}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
+    return kind, configs[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+
+
+def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
+    """The checkpoint in a folder whose kind and config are known; low-rank adapters are added to what they adapt.
+
+    Raises: UserError for files that are missing or damaged.
+    """
+    verify(folder, [f"{name}.safetensors" for name in WEIGHTS])
+    paths = {name: folder / f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
+    tensors = {name: read_safetensors(path) for name, path in paths.items() if path.is_file()}
+    upstream = folder / "upstream.json"
+    return Checkpoint(
+        path=folder,
+        layout=f"{kind} checkpoint of this package (config.json says so)",
+        config=config,
+        weights={name: _merge_adapters(tensors[name]) for name in WEIGHTS if name in tensors},
+        teacher=tensors.get("teacher", {}),
+        discriminator=tensors.get("discriminator", {}),
+        upstream=read_json(upstream) if upstream.is_file() else {},
+    )
+
+
+def write_checkpoint(checkpoint: Checkpoint, kind: str, folder: Path) -> None:
+    """Writes a folder that `read_checkpoint` reads. Raises RunError when the disk is full or not writable."""
+    tensors = dict(checkpoint.weights)
+    for name in ("teacher", "discriminator"):
+        if getattr(checkpoint, name):
+            tensors[name] = getattr(checkpoint, name)
+    documents: dict[str, Any] = {"config": {"kind": kind, "config": asdict(checkpoint.config)}}
+    if checkpoint.upstream:
+        documents["upstream"] = checkpoint.upstream
+    save(folder, tensors, documents)
+
+
+def _merge_adapters(state: State) -> State:
+    """A state dict whose linear layers have LoRA adapters (peft's names, alpha = rank) -> one without: W + B A."""
+    merged = {}
+    for key, tensor in state.items():
+        layer, found, name = key.partition(".base_layer.")
+        if found and name == "weight":
+            low, high = (state[f"{layer}.lora_{part}.default.weight"] for part in "AB")
+            merged[f"{layer}.weight"] = tensor + high @ low
+        elif found:
+            merged[f"{layer}.{name}"] = tensor
+        elif ".lora_" not in key:
+            merged[key] = tensor
+    return merged

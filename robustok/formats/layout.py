@@ -1,0 +1,93 @@
+"""How somebody else's file holds a model: what a layout says of itself, and the file that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..checkpoints.checkpoint import WEIGHTS, Checkpoint, State
+from ..checkpoints.reading import read_safetensors
+from ..core.errors import UserError
+from .pickles import read_pickled
+from .tensors import some_of
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller says of a model, where its file cannot say it. None: nothing."""
+
+    num_heads: int | None = None  # attention heads
+    num_tokens: int | None = None  # tokens an image
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """An opened file of weights."""
+
+    path: Path
+    content: dict[str, Any]  # all of it
+    weights: dict[str, State]  # its sets of weights as they are, "ema" and/or "model"
+
+    @property
+    def state(self) -> State:
+        """The first set of weights: what a layout is recognised by and reads sizes from."""
+        return next(iter(self.weights.values()))
+
+
+class Layout(Protocol):
+    """A way in which other people's files hold models of one family."""
+
+    name: str  # as a person would call it: "released RAR generator"
+    marks: str  # what it is recognised by: "target_aware_pos_embed"
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        """Whether a state dict with these keys has this layout."""
+
+    def read(self, file: PublishedFile, given: Given) -> Checkpoint:
+        """The file with its weights under our names.
+
+        Raises: UserError for tensors that are missing, and for what neither the file nor the caller says.
+        """
+
+    def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The content of a file of this layout. Raises UserError where the checkpoint lacks what its readers need."""
+
+
+def described(layout: Layout) -> str:
+    """A layout in words, with what it was recognised by."""
+    return f"{layout.name} (it has {layout.marks})"
+
+
+def open_published(path: Path) -> PublishedFile:
+    """Opens a file of weights: a state dict, or a dict that holds some under "ema" and "model".
+
+    Raises: UserError for a file that is damaged or holds something else; UnsafeFileError for a pickle that would run
+    code.
+    """
+    content = _content(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
+    weights = {name: content[name] for name in WEIGHTS if isinstance(content.get(name), dict) and content[name]}
+    weights = weights or {"ema": content}  # a plain state dict: one set of weights, that for use
+    if not all(isinstance(tensor, Tensor) for state in weights.values() for tensor in state.values()):
+        raise UserError(f"{path}: no known layout: found {some_of(content)}; expected tensors, or 'model' and 'ema'")
+    return PublishedFile(path, content, weights)
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict in a .safetensors or torch file. Raises UserError when there is none."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a file of weights")
+    state = _content(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no plain state dict; expected one tensor for each name")
+    return state
+
+
+def _content(path: Path) -> Any:
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
