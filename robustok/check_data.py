@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
 
 def _survey(path: str, sheet: Path) -> dict[str, Any]:
-    from .core.progress_lines import progress_lines
+    from .core.progress import Progress
     from .data.digits import Digits
     from .data.images import open_source
     from .data.survey import survey_images, survey_tokens, thumbnail_sheet
@@ -43,7 +43,8 @@ def _survey(path: str, sheet: Path) -> dict[str, Any]:
     if is_token_folder(path):
         return survey_tokens(open_tokens(path))
     source = Digits() if path == "digits" else open_source(path)
-    found = survey_images(source, progress_lines("checked"))
+    with Progress("checked") as progress:
+        found = survey_images(source, progress.show)
     thumbnail_sheet(source).save(sheet, "PNG")
     return {**found, "sheet": str(sheet)}
 

@@ -78,7 +78,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
     from .core import distributed
     from .core.device import resolve_device
-    from .core.progress_lines import progress_lines
+    from .core.progress import Progress
     from .data.images import open_images
     from .data.tokenization import ImageTokens
     from .data.tokens import is_token_folder
@@ -98,8 +98,8 @@ def _tokenize(options: argparse.Namespace) -> int:
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
         work = ImageTokens(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         rank, world = distributed.rank(), distributed.world()
-        progress = progress_lines("tokens") if rank == 0 else None
-        work.run(batch_size=options.batch_size, rank=rank, world=world, progress=progress)
+        with Progress("tokens") as progress:
+            work.run(batch_size=options.batch_size, rank=rank, world=world, progress=progress.show)
         distributed.barrier()
         if rank == 0:
             tokens = work.finish()

@@ -83,7 +83,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
-    from .core.progress_bar import progress_bar
+    from .core.progress import Progress
     from .evaluation.compare import report_comparison
     from .evaluation.statistics import load_reference
     from .generation.classes import about_run, class_list
@@ -104,11 +104,8 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
     )  # fmt: skip
     begin = time.perf_counter()
-    if os.environ.get("RANK", "0") == "0":
-        with progress_bar(len(classes), "images") as show:
-            made = sharded.work(show)
-    else:
-        made = sharded.work(lambda done: None)
+    with Progress("sampling", len(classes), shown=os.environ.get("RANK", "0") == "0") as progress:
+        made = sharded.work(progress.show)
     _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
     tokens = sharded.finish()
     if tokens is None:

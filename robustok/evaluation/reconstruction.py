@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.progress_bar import track
+from ..core.progress import Progress
 from ..data.transforms import from_uint8, to_uint8
 from .latents import Usage, code_counts, usage_of
 from .metrics.moments import FeatureStatistics, frechet_distance
@@ -46,7 +46,7 @@ def judge_reconstruction(
     sides: list[FeatureStatistics] = []
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
     counts = torch.zeros((), dtype=torch.int64)
-    for batch in track(stream, len(stream), f"reconstructing {stream.name}"):
+    for batch in Progress(f"reconstructing {stream.name}", len(stream)).track(stream):
         original = batch.to(device)
         tokens = tokenizer.tokenize(from_uint8(original))
         counts = counts + code_counts(tokenizer, tokens)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import sha256
-from ..core.progress_bar import track
+from ..core.progress import Progress
 from .metrics.moments import FeatureStatistics
 from .streams import ImageStream, NpzImages, npz_header, npz_names, open_stream
 
@@ -73,7 +73,7 @@ class ImageStatistics:
 
 
 def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> ImageStatistics:
-    """Features and moments of all images of a stream, with a progress bar.
+    """Features and moments of all images of a stream, with progress shown.
 
     `network` is `InceptionFeatures` or any callable with uint8 (B, 3, H, W) -> object with `.features` (B, F), and
     optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
@@ -82,7 +82,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     pool = spatial = None
     kept: dict[str, Rows] = {}
     digests, done = set(), 0
-    for batch in track(stream, len(stream), stream.name):
+    for batch in Progress(stream.name, len(stream)).track(stream):
         output = network(batch)
         pool = pool or FeatureStatistics(output.features.shape[1], output.features.device)
         pool.update(output.features)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.progress_bar import progress_bar
+from ..core.progress import Progress
 from ..models.tokenizers.residual import ResidualQuantizer
 from ..report.plots import settings_figure
 from ..report.results import Results, table_record
@@ -122,8 +122,8 @@ def _is_perturbable(tokenizer) -> bool:
 
 def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:
     judge = quick_pfid if quick else pfid
-    with progress_bar(min(len(stream), 5000) if quick else len(stream), f"perturbing {stream.name}") as show:
-        return judge(tokenizer, stream, network, seed=seed, progress=show)
+    with Progress(f"perturbing {stream.name}", min(len(stream), 5000) if quick else len(stream)) as progress:
+        return judge(tokenizer, stream, network, seed=seed, progress=progress.show)
 
 
 def report_tokenizers(results: Results, rows: Sequence[TokenizerRow]) -> None:

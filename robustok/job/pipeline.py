@@ -15,7 +15,7 @@ from ..config import RARConfig, TokenizerConfig
 from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json
-from ..core.progress_lines import progress_lines
+from ..core.progress import Progress
 from ..core.random import derive_seed
 from ..data.images import Images, ImageSplit, open_images
 from ..data.loader import prefetch
@@ -237,7 +237,8 @@ class Pipeline:
         work = ImageTokens(
             tokenizer, self.images.train, self.run.folder / "tokens", augment=self.config.data.token_views
         )
-        work.run(rank=distributed.rank(), world=distributed.world(), progress=progress_lines("tokens"))
+        with Progress("tokens") as progress:
+            work.run(rank=distributed.rank(), world=distributed.world(), progress=progress.show)
         distributed.barrier()
         if distributed.is_main():
             work.finish()

@@ -26,6 +26,9 @@ from .guard import FiniteGuard, InterruptGuard
 from .run import Run
 from .stage import Player, Stage, Terms, When
 
+# Figures of the log that are shown while a stage trains, where it has them.
+SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
+
 
 def fit(stage: Stage, run: Run) -> Path:
     """Trains the stage from its newest checkpoint to its end and returns the checkpoint to use from now on.
@@ -54,7 +57,8 @@ class Fit:
         state, total = self.state, self.total
         if state.step == 0 and self._check_score(last=False):
             self._save()
-        with InterruptGuard() as interrupt, Progress(self.stage.name, state.step, total) as progress:
+        progress = Progress(self.stage.name, total, start=state.step, unit="steps", interval=0)
+        with InterruptGuard() as interrupt, progress:
             for batch in self._batches():
                 terms = self._take_step(batch)
                 self.guard.watch(terms, state.step)
@@ -143,7 +147,8 @@ class Fit:
         record["epoch"] = self.state.step / self.steps_per_epoch
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
         self.run.log(self.stage.name, self.state.step, record)
-        progress.show(self.state.step, record)
+        figures = [f"{name} {record[name]:.4g}" for name in SHOWN if name in record]
+        progress.show(self.state.step, text="  ".join([*figures, f"{record['images_per_second']:.0f} images/s"]))
 
     def _check_score(self, last: bool) -> bool:
         """Now and then scores the averaged weights; True for the best so far. Sets `stopped` when that is too old."""
