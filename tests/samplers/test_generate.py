@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from robustok.models.generators import rar_decoding
+from robustok.models.generators import rar_modulation
 from robustok.ops.decoding.guided_sample import gumbel_noise, keep_likely
 from robustok.samplers.known_tokens import keep_mask
 from robustok.samplers.settings import guidance_ramp
@@ -51,7 +51,7 @@ def test_tokens_do_not_depend_on_the_size_of_the_modulation_table(make_model, mo
     model, classes = make_model(), torch.arange(5)
     keep = {"keep_tokens": torch.randint(0, 40, (5, 24)), "keep_ratio": 0.5}
     whole, around = model.generate(classes, seed=1, **GUIDED), model.generate(classes, seed=1, **keep, **GUIDED)
-    monkeypatch.setattr(rar_decoding, "TABLE_BYTES", 1)
+    monkeypatch.setattr(rar_modulation, "TABLE_BYTES", 1)
     assert torch.equal(model.generate(classes, seed=1, **GUIDED), whole)
     assert torch.equal(model.generate(classes, seed=1, **keep, **GUIDED), around)
 

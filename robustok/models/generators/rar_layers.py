@@ -10,7 +10,7 @@ from ..compiling import CompiledBlock
 NORM_EPS = 1e-6
 
 
-class Attention(nn.Module):
+class RARAttention(nn.Module):
     """Causal multi-head attention with layer-normed queries and keys; (B, T, width) -> (B, T, width)."""
 
     def __init__(self, config: RARConfig):
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
+class RARMLP(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
     def __init__(self, config: RARConfig):
@@ -48,30 +48,30 @@ class MLP(nn.Module):
 
 
 class AdaLN(nn.Sequential):
-    """A number of parts of a modulation from the condition: SiLU, then one linear layer.
-
-    condition (U, T, width) holds U distinct conditions, rows int64 (B,) says whose is whose; None: U = B, in order.
-    Returns the parts, each (B, T, width).
-    """
+    """`parts` modulations (shifts, scales, gates) from the condition: SiLU, then one linear layer."""
 
     def __init__(self, width: int, parts: int):
         super().__init__(nn.SiLU(), nn.Linear(width, parts * width))
         self.parts = parts
 
     def forward(self, condition: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
+        """The parts, each (B, T, width), from U distinct conditions (U, T, width).
+
+        rows: int64 (B,), which of them each sequence has; None: U = B, in order.
+        """
         values = super().forward(condition)
         return (values if rows is None else values.index_select(0, rows)).chunk(self.parts, dim=-1)
 
 
-class Block(CompiledBlock):
+class RARBlock(CompiledBlock):
     """Pre-norm block; shift, scale and gate of both branches come from the condition."""
 
     def __init__(self, config: RARConfig):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.attn = Attention(config)
+        self.attn = RARAttention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.mlp = MLP(config)
+        self.mlp = RARMLP(config)
         self.dropout = nn.Dropout(config.dropout)
         self.adaLN_modulation = AdaLN(config.width, 6)
 
@@ -82,7 +82,7 @@ class Block(CompiledBlock):
 
 
 class FinalNorm(nn.Module):
-    """Norm without parameters in front of the head, modulated by (scale, shift): the other way round than in blocks."""
+    """Norm without parameters in front of the head. Its modulation is (scale, shift); in blocks shift comes first."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import RARConfig
-from .rar_layers import Block, FinalNorm
+from .rar_layers import FinalNorm, RARBlock
 
 PREFIX = 2  # places before the first image token: class vector and condition
 EXTRA_POSITIONS = 1024  # rows that the released position tables hold beyond the L they use
@@ -36,7 +36,7 @@ class RARNetwork(nn.Module):
         self.timesteps_embeddings = nn.Parameter(torch.zeros(1, length + EXTRA_PLACES, width))
         # codes, an unused mask token, classes, the null class
         self.embeddings = nn.Embedding(config.codebook_size + 2 + config.num_classes, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(RARBlock(config) for _ in range(config.depth))
         self.adaln_before_head = FinalNorm(width)
         self.lm_head = nn.Linear(width, config.codebook_size)
         self._initialise()
@@ -49,7 +49,7 @@ class RARNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-            if isinstance(module, Block | FinalNorm):
+            if isinstance(module, RARBlock | FinalNorm):
                 nn.init.zeros_(module.adaLN_modulation[1].weight)
 
     def forward(self, tokens: Tensor, classes: Tensor, orders: Tensor | None = None) -> Tensor:
@@ -78,8 +78,8 @@ class RARNetwork(nn.Module):
 
         Each place knows its own position and, but for the class vector, that of the token it has to predict.
         """
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), self.condition(classes)[:, None],
-                       self.embeddings(tokens)], 1)  # fmt: skip
+        first = self.cls_token.expand(len(tokens), -1, -1)
+        x = torch.cat([first, self.condition(classes)[:, None], self.embeddings(tokens)], 1)
         own, target = self.pos_embed[0], self.target_aware_pos_embed[0]
         prefix = own[:PREFIX].expand(len(tokens), -1, -1)
         x = x + torch.cat([prefix, own[PREFIX + orders[:, :-1]]], 1)

@@ -1,0 +1,64 @@
+"""Shift, scale and gate of RAR's blocks while sampling, computed once a class instead of once a token.
+
+They depend on the class and the place alone, so they are a table: one large product computes it for a block of places.
+The affine part of the norms is folded in.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...samplers.interfaces import take
+from .rar_network import PREFIX, RARNetwork
+
+TABLE_BYTES = 256 * 2**20  # largest table; a larger one is computed in blocks of places
+
+
+class ModulationTable:
+    """Shift, scale and gate of every branch for up to `capacity` classes; the table holds a block of places."""
+
+    def __init__(self, network: RARNetwork, capacity: int):
+        self.network, self.capacity = network, capacity
+        like, parts = network.cls_token, 6 * len(network.blocks) + 2
+        place_bytes = parts * capacity * like.shape[-1] * like.element_size()
+        self.block = min(network.num_tokens + 1, max(PREFIX, TABLE_BYTES // place_bytes))
+        self.table = like.new_zeros(self.block, parts, capacity, like.shape[-1])
+
+    def start(self, classes: Tensor) -> None:
+        """Takes up to `capacity` classes (U,); row u of the table belongs to the u-th."""
+        self.condition = self.network.condition(classes)
+        self.prepare(0)
+
+    def prepare(self, place: int) -> None:
+        """Computes the next block of places, if `place` is its first one."""
+        if place % self.block == 0:
+            places = self.network.timesteps_embeddings[0, place : place + self.block]
+            values = self._compute(self.condition + places[:, None])
+            self.table[: len(places), :, : len(self.condition)] = values.movedim(2, 1)
+
+    def at(self, place: int | Tensor, rows: Tensor) -> Tensor:
+        """(parts, S, width) of one place, for S sequences whose classes are rows (S,) of the table."""
+        return take(self.table, place % self.block).index_select(1, rows)
+
+    def of(self, places: Tensor, rows: Tensor) -> Tensor:
+        """(parts, R, width) for R pairs of a place and a row; computed again where the table lacks some places."""
+        if self.block > self.network.num_tokens:
+            return self.table[places, :, rows].movedim(1, 0)
+        condition = self.condition[rows] + self.network.timesteps_embeddings[0, places]
+        return self._compute(condition).movedim(1, 0)
+
+    def _compute(self, condition: Tensor) -> Tensor:
+        """(..., width) -> (..., parts, width): six parts a block (shift, scale, gate twice), then shift and scale."""
+        condition, parts = F.silu(condition), []
+        for block in self.network.blocks:
+            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation[1](condition).chunk(6, dim=-1)
+            parts += _folded(block.norm1, shift1, scale1), gate1, _folded(block.norm2, shift2, scale2), gate2
+        scale, shift = self.network.adaln_before_head.adaLN_modulation[1](condition).chunk(2, dim=-1)
+        parts += shift, 1 + scale
+        return torch.cat(parts, -1).unflatten(-1, (-1, condition.shape[-1]))
+
+
+def _folded(norm: torch.nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
+    """Shift and factor, side by side, that do the work of the affine norm as well: (x w + b)(1 + scale) + shift."""
+    factor = 1 + scale
+    return torch.cat([torch.addcmul(shift, factor, norm.bias), factor * norm.weight], -1)
