@@ -1,9 +1,11 @@
 """The quantisers of the released tokenizer family (XQ-GAN): one codebook (V), two side by side (VP2), residual
 multi-scale ones (MSVR10) and both (MSVR10P2). Their keys, and what those say.
 
-    quantize.embedding.weight, quantizes.Q.embedding.weight              codebook, one of several
-    ....quant_resi.qresi_ls.I.weight, .quant_resi.I., .quant_resi.qresi.  convolutions: shared by some, none, all scales
-    ....ema_vocab_hit_SV                                                 running count, not kept
+    quantize.embedding.weight        the codebook; of several, quantizes.0.embedding.weight and so on
+    quantize.ema_vocab_hit_SV        running count of each code's use, not kept
+    quantize.quant_resi.qresi_ls.I.  the I-th of a few convolutions that the scales share
+    quantize.quant_resi.I.           where every scale has its own
+    quantize.quant_resi.qresi.       where all scales share one
 """
 
 import re

@@ -78,7 +78,7 @@ class TrainableTokenizer(DiscreteTokenizer, Protocol):
     last_layer: torch.nn.Parameter  # of the decoder, where the adaptive adversarial weight compares gradients
 
     def encoder_parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Parameters of the encoder side, the codebook among them: what decides the tokens."""
+        """The parameters that the tokens of an image depend on: the encoder's and the codebook."""
 
     def freeze_encoder(self) -> None:
         """Stops the encoder side from learning, for good."""

@@ -35,10 +35,14 @@ def as_hugging_face(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 renamed[f"encoder.layer.{layer}.attention.attention.{part}.{kind}"] = value
             continue
         for ours, theirs in {
-            "blocks.": "encoder.layer.", "attn.proj": "attention.output.dense", "ls1.gamma": "layer_scale1.lambda1",
-            "ls2.gamma": "layer_scale2.lambda1", "pos_embed": "embeddings.position_embeddings",
-            "cls_token": "embeddings.cls_token", "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        }.items():  # fmt: skip
+            "blocks.": "encoder.layer.",
+            "attn.proj": "attention.output.dense",
+            "ls1.gamma": "layer_scale1.lambda1",
+            "ls2.gamma": "layer_scale2.lambda1",
+            "pos_embed": "embeddings.position_embeddings",
+            "cls_token": "embeddings.cls_token",
+            "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        }.items():
             name = name.replace(ours, theirs)
         renamed["layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name] = tensor
     return renamed | {"embeddings.mask_token": torch.zeros(1, 32)}
@@ -135,8 +139,9 @@ def test_resampling_equals_timm():
 def test_published_layout_equals_timm(dinov2, near, tmp_path):
     """timm's own DINOv2 builder, loader and forward, at another patch size and grid."""
     models = pytest.importorskip("timm.models")
-    vit = models.create_model("vit_small_patch14_dinov2.lvd142m", img_size=64, patch_size=16, embed_dim=32, depth=2,
-                              num_heads=2)  # fmt: skip
+    vit = models.create_model(
+        "vit_small_patch14_dinov2.lvd142m", img_size=64, patch_size=16, embed_dim=32, depth=2, num_heads=2
+    )
     vit.load_state_dict(models.vision_transformer.checkpoint_filter_fn(dict(dinov2), vit))
     torch.save(dinov2, tmp_path / "dinov2.pth")
     teacher = load_teacher(tmp_path / "dinov2.pth", CONFIG)

@@ -37,14 +37,28 @@ def test_released_generator(generator_file, golden_path, golden, near):
 def test_other_sizes_are_read_off_the_tensors(tmp_path):
     """Encoder and decoder of different widths and depths, fewer latents, another patch, no LayerScale."""
     config = TokenizerConfig(
-        image_size=48, patch_size=12, width=96, depth=3, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4,
-        mlp_ratio=2.0, layer_scale=None, drop_path=0.1, num_latents=9, codebook_size=40, code_width=6,
-    )  # fmt: skip
+        image_size=48,
+        patch_size=12,
+        width=96,
+        depth=3,
+        heads=4,
+        decoder_width=64,
+        decoder_depth=1,
+        decoder_heads=4,
+        mlp_ratio=2.0,
+        layer_scale=None,
+        drop_path=0.1,
+        num_latents=9,
+        codebook_size=40,
+        code_width=6,
+    )
     source = Tokenizer(config).eval()
     from robustok.formats.robustok_release import to_released
 
-    torch.save({"model": to_released(source.state_dict(), config, {}), "ema": {}, "args": argparse.Namespace()},
-               tmp_path / "other.pt")  # fmt: skip
+    torch.save(
+        {"model": to_released(source.state_dict(), config, {}), "ema": {}, "args": argparse.Namespace()},
+        tmp_path / "other.pt",
+    )
     found = load_tokenizer(tmp_path / "other.pt", "model", num_heads=4)
     assert found.config == config
     images = torch.rand(2, 3, 48, 48) * 2 - 1

@@ -29,9 +29,13 @@ def in_blocks(prefix: str, layers: list[str], depth: int = 2) -> set[str]:
 
 VIT = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 TOKENIZER = {
-    "encoder.vit.patch_embed.proj.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.to_pixel.weight",
-    *in_blocks("encoder.vit.", VIT), *in_blocks("decoder.vit.", VIT),
-}  # fmt: skip
+    "encoder.vit.patch_embed.proj.weight",
+    "quant_conv.weight",
+    "post_quant_conv.weight",
+    "decoder.to_pixel.weight",
+    *in_blocks("encoder.vit.", VIT),
+    *in_blocks("decoder.vit.", VIT),
+}
 
 
 def test_tokenizer():

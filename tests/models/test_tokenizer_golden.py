@@ -78,8 +78,11 @@ def test_training_step(checkpoint, reference, images, near):
     near(class_feature, reference["train_sem_feat"], 1e-5)
     near(out.z_q.mean(1), reference["train_quant_feat"], 1e-5)
     for found, name in (
-        (out.vq_loss, "vq"), (0.25 * out.commit_loss, "commit"), (semantic, "sem"), (total, "total"),
-    ):  # fmt: skip
+        (out.vq_loss, "vq"),
+        (0.25 * out.commit_loss, "commit"),
+        (semantic, "sem"),
+        (total, "total"),
+    ):
         near(found, reference[f"train_{name}_loss"], 1e-5)
     assert torch.equal(out.usage.float(), reference["train_vocab_hits"])
     total.backward()

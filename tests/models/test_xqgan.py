@@ -19,9 +19,19 @@ from robustok.models.tokenizers.residual import ResidualQuantizer
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 BASE = TokenizerConfig(
-    image_size=64, patch_size=16, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2,
-    drop_path=0.1, num_latents=9, codebook_size=24, code_width=4,
-)  # fmt: skip
+    image_size=64,
+    patch_size=16,
+    width=32,
+    depth=1,
+    heads=2,
+    decoder_width=32,
+    decoder_depth=1,
+    decoder_heads=2,
+    drop_path=0.1,
+    num_latents=9,
+    codebook_size=24,
+    code_width=4,
+)
 SHAPES = {
     "VP2": dict(codebooks=2),
     "MSVR": dict(scales=(1, 2, 2, 3), residual_convs=4),
@@ -78,11 +88,15 @@ def test_published_names():
     tokenizer = Tokenizer(dataclasses.replace(BASE, **SHAPES["MSVRP2"]))
     shapes = {name: tuple(t.shape) for name, t in to_released(tokenizer.state_dict(), tokenizer.config, {}).items()}
     expected = {
-        "encoder.latent_tokens": (1, 18, 32), "encoder.lvl_embed.weight": (3, 32), "encoder.lvl1LC": (1, 17 + 18),
-        "quantizes.1.embedding.weight": (24, 4), "quantizes.1.quant_resi.qresi_ls.3.weight": (4, 4, 3, 3),
-        "quantizes.0.ema_vocab_hit_SV": (5, 24), "post_quant_conv.weight": (32, 8, 1, 1),
+        "encoder.latent_tokens": (1, 18, 32),
+        "encoder.lvl_embed.weight": (3, 32),
+        "encoder.lvl1LC": (1, 17 + 18),
+        "quantizes.1.embedding.weight": (24, 4),
+        "quantizes.1.quant_resi.qresi_ls.3.weight": (4, 4, 3, 3),
+        "quantizes.0.ema_vocab_hit_SV": (5, 24),
+        "post_quant_conv.weight": (32, 8, 1, 1),
         "decoder.lvl1LC": (1, 17 + 10),
-    }  # fmt: skip
+    }
     assert {name: shapes.get(name) for name in expected} == expected
     shared = Tokenizer(dataclasses.replace(BASE, **SHAPES["shared"]))
     assert "quantize.quant_resi.qresi.weight" in to_released(shared.state_dict(), shared.config, {})
