@@ -1,10 +1,13 @@
-"""What torch.compile takes: single blocks, so that one compiled block serves all of its kind."""
+"""What torch.compile takes: single blocks, so that one compiled block serves all of its kind.
+
+A network whose blocks all differ in their sizes (a convolutional one) is a block itself.
+"""
 
 from torch import nn
 
 
 class CompiledBlock(nn.Module):
-    """Base of the blocks that a network repeats: training compiles each of them by itself."""
+    """Base of what training compiles, each by itself."""
 
 
 def compiled_blocks(module: nn.Module) -> list[CompiledBlock]:

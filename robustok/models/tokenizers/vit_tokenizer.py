@@ -1,30 +1,13 @@
 """The tokenizer (METHOD.md section 2): ViT encoder with latent tokens, quantiser, ViT decoder with mask tokens."""
 
-from collections.abc import Iterator
-from itertools import chain
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from ...config import TokenizerConfig
-from ..interfaces import Perturbable
 from ..vit import ViT, resample_positions
-from .quantizer import NO_PERTURBATION, Perturbation, ProductQuantizer, VectorQuantizer
+from .quantized import QuantizedTokenizer
+from .quantizer import ProductQuantizer, VectorQuantizer
 from .residual import ResidualQuantizer
-
-
-class TokenizerOutput(NamedTuple):
-    """What one training forward gives; `images` are decoded from `z_q` and not clamped."""
-
-    images: Tensor  # (B, 3, S, S)
-    z_q_clean: Tensor  # (B, L, D) before perturbation, straight-through
-    z_q: Tensor  # (B, L, D) after perturbation, straight-through
-    nearest: Tensor  # (B, L) int64 before perturbation
-    indices: Tensor  # (B, L) int64 after perturbation
-    vq_loss: Tensor  # scalar, unweighted mean
-    commit_loss: Tensor  # scalar, unweighted mean
-    usage: Tensor  # (K,) int64, how often each code is in `nearest`
 
 
 class LatentViT(nn.Module):
@@ -86,7 +69,7 @@ class Decoder(LatentViT):
         return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, vit.grid * size, vit.grid * size)
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(QuantizedTokenizer):
     """Images <-> T discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
 
     Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; num_tokens T = L; codebook
@@ -118,28 +101,11 @@ class Tokenizer(nn.Module):
         self.quantizer = _quantizer(config, latents)
         self.post_quant_conv = nn.Linear(config.codebooks * config.code_width, width)
         self.decoder = Decoder(decoder, latents, config.patch_size)
-        self._encoder_frozen = False
 
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(L, D) of `encode`'s result."""
         return self.num_latents, self.config.codebooks * self.config.code_width
-
-    @property
-    def device(self) -> torch.device:
-        return self.quant_conv.weight.device
-
-    @property
-    def codebook(self) -> Tensor:
-        return self.quantizer.codebook
-
-    @property
-    def normalize(self) -> bool:
-        return self.quantizer.normalize
-
-    @property
-    def perturbable(self) -> Perturbable:
-        return self.quantizer.perturbable
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -165,85 +131,12 @@ class Tokenizer(nn.Module):
             raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
         return self.decoder(self.post_quant_conv(z_q))
 
-    @torch.no_grad()
-    def tokenize(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> indices of the nearest codes, int64 (B, T) or (B, T, Q). No gradient.
-
-        Row-major over the grid; with `scales`, one grid after the other, the coarsest first.
-        """
-        return self.quantizer.nearest(self.encode(images))
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, T) or (B, T, Q) in [0, K) -> z_q (B, L, D), as the decoder receives them.
-
-        Raises: ValueError for an index outside [0, K) or a wrong number of them.
-        """
-        return self.quantizer.lookup(indices)
-
-    @torch.no_grad()
-    def detokenize(self, indices: Tensor) -> Tensor:
-        """Indices as `tokenize` gives them -> images (B, 3, S, S), clamped to [-1, 1]. No gradient."""
-        return self.decode(self.lookup(indices)).clamp(-1, 1)
-
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        images: Tensor,
-        alpha: float = 0.0,
-        delta: int = 1,
-        seed: int = 0,
-        sample_ids: Tensor | None = None,
-        neighbors: str = "latent",
-    ) -> Tensor:
-        """Encode, quantise, perturb every image (beta = 1), decode: (B, 3, S, S), clamped to [-1, 1]. No gradient."""
-        perturbation = Perturbation(alpha, 1.0, delta, seed, None, sample_ids, neighbors)
-        return self.decode(self.quantizer.perturb(self.encode(images), perturbation).z_q).clamp(-1, 1)
-
-    def forward(
-        self, images: Tensor, *, perturbation: Perturbation | None = None, quantize: bool = True
-    ) -> TokenizerOutput:
-        """One training forward. `perturbation` None replaces no latent.
-
-        `quantize` False is the continuous warm-up before the codebook is set: the decoder receives the latents
-        themselves, on the scale of the codes; both quantiser losses are zero.
-        """
-        z = self.encode(images)
-        if not quantize:
-            return self._continuous(z)
-        q = self.quantizer(z, perturbation or NO_PERTURBATION)
-        decoded = self.decode(q.z_q)
-        return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
-
-    def _continuous(self, z: Tensor) -> TokenizerOutput:
-        z = self.quantizer.unit(z)
-        nearest = self.quantizer.nearest(z.detach())
-        zero = z.new_zeros(())
-        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the encoder side: ViT, latent tokens, level embedding, `quant_conv`, codebook."""
-        return chain.from_iterable(module.parameters() for module in self._encoder_side())
-
-    def decoder_parameters(self) -> Iterator[nn.Parameter]:
-        """All other parameters: `post_quant_conv` and the decoder."""
-        return chain(self.post_quant_conv.parameters(), self.decoder.parameters())
-
-    def _encoder_side(self) -> tuple[nn.Module, ...]:
+    def encoder_side(self) -> tuple[nn.Module, ...]:
+        """ViT with latent tokens and level embedding, `quant_conv`, codebook."""
         return self.encoder, self.quant_conv, self.quantizer
 
-    def freeze_encoder(self) -> None:
-        """Stop the encoder side from learning, and keep it in evaluation mode (no stochastic depth) for good."""
-        for parameter in self.encoder_parameters():
-            parameter.requires_grad_(False)
-        self._encoder_frozen = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Tokenizer":
-        super().train(mode)
-        if self._encoder_frozen:
-            for module in self._encoder_side():
-                module.eval()
-        return self
+    def decoder_side(self) -> tuple[nn.Module, ...]:
+        return self.post_quant_conv, self.decoder
 
 
 def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:

@@ -18,8 +18,9 @@ from ...data.loader import Batch
 from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
+from ...models.tokenizers.quantized import TokenizerOutput
 from ...models.tokenizers.quantizer import Perturbation
-from ...models.tokenizers.vit_tokenizer import Tokenizer, TokenizerOutput
+from ...models.tokenizers.vit_tokenizer import Tokenizer
 from ..adversary import Adversary
 from ..losses import reconstruction_loss, semantic_loss
 from ..run import Run

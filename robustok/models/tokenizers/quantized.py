@@ -1,0 +1,145 @@
+"""What all tokenizers with a quantiser between encoder and decoder share, whatever the networks are."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..interfaces import Perturbable
+from .quantizer import NO_PERTURBATION, Perturbation
+
+
+class TokenizerOutput(NamedTuple):
+    """What one training forward gives; `images` are decoded from `z_q` and not clamped."""
+
+    images: Tensor  # (B, 3, S, S)
+    z_q_clean: Tensor  # (B, L, D) before perturbation, straight-through
+    z_q: Tensor  # (B, L, D) after perturbation, straight-through
+    nearest: Tensor  # (B, L) int64 before perturbation
+    indices: Tensor  # (B, L) int64 after perturbation
+    vq_loss: Tensor  # scalar, unweighted mean
+    commit_loss: Tensor  # scalar, unweighted mean
+    usage: Tensor  # (K,) int64, how often each code is in `nearest`
+
+
+class QuantizedTokenizer(nn.Module):
+    """Images -> encoder -> z -> `quantizer` -> z_q -> decoder -> images; images are float (B, 3, S, S) in [-1, 1].
+
+    A family sets `quantizer`, and defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`.
+    """
+
+    quantizer: nn.Module  # a VectorQuantizer, or one with its methods
+    _encoder_frozen = False
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> z (B, L, D), float32, as it goes into the vq ops."""
+        raise NotImplementedError
+
+    def decode(self, z_q: Tensor) -> Tensor:
+        """z_q (B, L, D), on the scale of the codes -> images, not clamped."""
+        raise NotImplementedError
+
+    def encoder_side(self) -> tuple[nn.Module, ...]:
+        """The modules that turn images into tokens."""
+        raise NotImplementedError
+
+    def decoder_side(self) -> tuple[nn.Module, ...]:
+        """All other modules."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K, D) as stored, (Q, K, D) of Q codebooks."""
+        return self.quantizer.codebook
+
+    @property
+    def normalize(self) -> bool:
+        """Whether l2-normalised vectors are compared."""
+        return self.quantizer.normalize
+
+    @property
+    def perturbable(self) -> Perturbable:
+        return self.quantizer.perturbable
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Images -> indices of their codes, int64 (B, T) or (B, T, Q). No gradient.
+
+        Row-major over a grid; with several scales, one grid after the other, the coarsest first.
+        """
+        return self.quantizer.nearest(self.encode(images))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (B, T) or (B, T, Q) in [0, K) -> z_q (B, L, D), as the decoder receives them.
+
+        Raises: ValueError for an index outside [0, K) or a wrong number of them.
+        """
+        return self.quantizer.lookup(indices)
+
+    @torch.no_grad()
+    def detokenize(self, indices: Tensor) -> Tensor:
+        """Indices as `tokenize` gives them -> images, clamped to [-1, 1]. No gradient."""
+        return self.decode(self.lookup(indices)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: Tensor,
+        alpha: float = 0.0,
+        delta: int = 1,
+        seed: int = 0,
+        sample_ids: Tensor | None = None,
+        neighbors: str = "latent",
+    ) -> Tensor:
+        """Encode, quantise, perturb every image (beta = 1), decode: images, clamped to [-1, 1]. No gradient."""
+        perturbation = Perturbation(alpha, 1.0, delta, seed, None, sample_ids, neighbors)
+        return self.decode(self.quantizer.perturb(self.encode(images), perturbation).z_q).clamp(-1, 1)
+
+    def forward(
+        self, images: Tensor, *, perturbation: Perturbation | None = None, quantize: bool = True
+    ) -> TokenizerOutput:
+        """One training forward. `perturbation` None replaces no latent.
+
+        `quantize` False is the continuous warm-up before the codebook is set: the decoder receives the latents
+        themselves, on the scale of the codes; both quantiser losses are zero.
+        """
+        z = self.encode(images)
+        if not quantize:
+            return self._continuous(z)
+        q = self.quantizer(z, perturbation or NO_PERTURBATION)
+        decoded = self.decode(q.z_q)
+        return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
+
+    def _continuous(self, z: Tensor) -> TokenizerOutput:
+        z = self.quantizer.unit(z)
+        nearest = self.quantizer.nearest(z.detach())
+        zero = z.new_zeros(())
+        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the tokens of an image depend on."""
+        return chain.from_iterable(module.parameters() for module in self.encoder_side())
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters."""
+        return chain.from_iterable(module.parameters() for module in self.decoder_side())
+
+    def freeze_encoder(self) -> None:
+        """Stop the encoder side from learning, and keep it in evaluation mode (no stochastic depth) for good."""
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(False)
+        self._encoder_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self._encoder_frozen:
+            for module in self.encoder_side():
+                module.eval()
+        return self
