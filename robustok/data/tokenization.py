@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..models.interfaces import TrainableTokenizer
 from .images import ImageSplit
 from .loader import prefetch
 from .tokens import TokenSet, TokenWriter, tokenizer_hash
@@ -22,7 +23,7 @@ class ImageTokens:
 
     def __init__(
         self,
-        tokenizer: nn.Module,
+        tokenizer: TrainableTokenizer,
         split: ImageSplit,
         folder: str | Path,
         *,
@@ -72,6 +73,6 @@ class ImageTokens:
 
     def _tokenize(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
         """The tokens (n * V, L) of each batch of rows, images loaded ahead by threads."""
-        device = self.tokenizer.codebook.device
+        device = self.tokenizer.device
         for views in prefetch(lambda rows: self.split.load_views(rows, self.augment), batches):
             yield self.tokenizer.tokenize(from_uint8(views.flatten(0, 1).to(device))).cpu()

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import with_new_names
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_json, written_whole
+from ..models.interfaces import TrainableTokenizer
 
 VERSION = 1
 MAX_CODES = 1 << 16  # what uint16 can name
@@ -166,7 +167,7 @@ def open_tokens(folder: str | Path) -> TokenSet:
     return TokenSet(folder, manifest)
 
 
-def tokenizer_hash(tokenizer: nn.Module) -> str:
+def tokenizer_hash(tokenizer: TrainableTokenizer) -> str:
     """SHA-256 of the encoder's parameters and the codebook, on which tokens depend; post-training keeps it."""
     digest = hashlib.sha256()
     for parameter in tokenizer.encoder_parameters():

@@ -18,6 +18,10 @@ class BlockMeans(nn.Module):
         super().__init__()
         self.codebook = nn.Parameter(torch.zeros(256, 1))
 
+    @property
+    def device(self):
+        return self.codebook.device
+
     def encoder_parameters(self):
         return self.parameters()
 
