@@ -6,11 +6,12 @@ The public names are loaded on first use, so that `python -m robustok.train --he
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .models.load import load_generator, load_tokenizer
     from .ops import vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
-__version__ = "0.1.0"
 __all__ = ["load_generator", "load_tokenizer", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
 
 _HOME = {

@@ -32,7 +32,7 @@ def examine() -> dict:
     """Everything the report says, as JSON types."""
     import torch
 
-    from . import __version__
+    from .core.version import __version__
     from .ops.decoding.attention import machine_file
     from .ops.decoding.measured_choice import read
     from .ops.vq.backends import choice as backend

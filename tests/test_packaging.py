@@ -1,9 +1,12 @@
 """The wheel, built without a compiler, installed into an empty folder and run from elsewhere."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -50,6 +53,63 @@ def test_wheel_holds_the_package_and_the_kernels_and_nothing_else(installed):
         path.name for path in (installed / "robustok" / "kernels").iterdir()
     }
     assert not list(installed.rglob("*.so"))  # no compiler, no extension, and still a wheel
+
+
+def test_wheel_has_the_version_that_the_package_says(installed):
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    said = run(sys.executable, "-S", "-c", "import robustok; print(robustok.__version__)", cwd="/", env=environment)
+    assert f"Version: {said}" in metadata.read_text()
+
+
+def test_importing_the_package_imports_no_library():
+    """`--help` of a verb, and the build that reads the version, cost no import of torch."""
+    script = "import sys; before = set(sys.modules); import robustok; print(*sorted(set(sys.modules) - before))"
+    loaded = run(sys.executable, "-S", "-c", script, cwd=ROOT).split()
+    ours = {"robustok", "robustok.core", "robustok.core.version"}
+    assert ours <= set(loaded) and {name.partition(".")[0] for name in loaded} - {"robustok"} <= sys.stdlib_module_names
+    assert {name for name in loaded if name.startswith("robustok")} == ours
+
+
+MODULES = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}  # imported under another name
+
+
+def modules_of(requirements: list[str]) -> set[str]:
+    """The names under which distributions are imported."""
+    names = [re.match(r"[\w-]+", requirement)[0] for requirement in requirements]
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+def imports(tree: ast.Module) -> set[tuple[str, bool]]:
+    """(top-level module, whether it is imported when the file is) of every absolute import."""
+    found = set()
+
+    def visit(node: ast.AST, at_once: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.update((alias.name.partition(".")[0], at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module.partition(".")[0], at_once))
+        for child in ast.iter_child_nodes(node):
+            visit(child, at_once and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    visit(tree, True)
+    return found
+
+
+def test_every_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {*sys.stdlib_module_names, *modules_of(project["dependencies"]), "robustok"}
+    needed.add("triton")  # torch brings it
+    extras = project["optional-dependencies"]
+    optional = modules_of([requirement for name in ("flash", "hub", "lora") for requirement in extras[name]])
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("robustok", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
+        for name, at_once in imports(ast.parse(path.read_text()))
+        if name not in needed and (at_once or name not in optional)
+    }
+    assert not undeclared
 
 
 def test_wheel_runs_from_elsewhere_without_a_compiler(installed, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import __version__
+from ..core.version import __version__
 from .page import Page
 
 if TYPE_CHECKING:
