@@ -58,8 +58,8 @@ def generator(options: argparse.Namespace) -> None:
 
 def _judge(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
     """Judges a stream against the reference and reports."""
-    from .evaluation.compare import report_comparison
     from .evaluation.statistics import collect, load_reference
+    from .report.comparison import report_comparison
 
     network = network_of(options)
     against = load_reference(options.reference, network, options.size)
@@ -80,10 +80,11 @@ def reference(options: argparse.Namespace) -> None:
 
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
-    from .evaluation.tokenizers import judge_tokenizer, report_tokenizers
+    from .evaluation.tokenizers import judge_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
     from .report.results import Results
+    from .report.tokenizers import report_tokenizers
 
     network = network_of(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
@@ -94,8 +95,7 @@ def tokenizer(options: argparse.Namespace) -> None:
         model = load_tokenizer(path).to(options.device)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             judged.append(judge_tokenizer(model, path, options.images, network, **settings))
-    results.table([row.cells() for row in judged], judged[0].header(), f"{network.protocol}, {judged[0].count} images")
-    report_tokenizers(results, judged)
+    report_tokenizers(results, judged, network.protocol)
     protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
     results.add("protocol", protocol | {"tokenizer_precision": options.precision})
     results.save()

@@ -84,10 +84,10 @@ def _check(options: argparse.Namespace) -> None:
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
     from .core.progress import Progress
-    from .evaluation.compare import report_comparison
     from .evaluation.statistics import load_reference
     from .generation.classes import about_run, class_list
     from .generation.shards import ShardedRun
+    from .report.comparison import report_comparison
 
     network = _network(options) if options.reference else None
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)

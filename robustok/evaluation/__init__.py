@@ -1,8 +1,9 @@
 """Judging images and tokenizers: features, streaming moments, distances, pFID and what explains it."""
 
 from .features.inception import InceptionFeatures
+from .metrics.frechet import frechet_distance
 from .metrics.kernel import kernel_distance, mmd
-from .metrics.moments import FeatureStatistics, frechet_distance
+from .metrics.moments import FeatureStatistics
 from .metrics.quality import psnr, ssim
 from .metrics.scores import inception_score, precision_recall
 from .pfid import PFID, delta_set, pfid, quick_pfid

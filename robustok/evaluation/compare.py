@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from torch import Tensor
-
 from ..core.errors import UserError
-from ..report.results import Results
-from .features.inception import distance_name
-from .metrics.kernel import kernel_distance
-from .metrics.moments import frechet_distance
-from .metrics.scores import inception_score, precision_recall
-from .statistics import KEPT_REFERENCE, ImageStatistics, evenly
-
-KID_ROWS = 1000  # rows of a subset
+from .features.inception import PUBLISHED_HASH
+from .metrics.kernel import KID_ROWS
+from .metrics.registry import METRICS
+from .statistics import ImageStatistics
 
 
 def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float]:
-    """FID, sFID, Inception Score, KID, precision and recall: those that both sides have what it takes for.
-
-    "fid" is Inception's; the distance of other features is called "fd".
+    """The figures of all METRICS that apply, by name: FID (of Inception's features, "fd" of others), sFID, Inception
+    Score, KID, precision and recall.
 
     Raises UserError where the two sides come from other features.
     """
@@ -29,19 +20,10 @@ def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, f
             f"{reference.name}: reference of {reference.pool.dim} features ({reference.protocol}), but the samples have"
             f" {samples.pool.dim} ({samples.protocol}): make the reference again with `evaluate reference`"
         )
-    metrics = {distance_name(samples.protocol).lower(): frechet_distance(samples.pool, reference.pool)}
-    if samples.spatial is not None and reference.spatial is not None:
-        metrics["sfid"] = frechet_distance(samples.spatial, reference.spatial)
-    if samples.logits is not None:
-        splits = min(10, len(samples.logits))
-        metrics["inception_score"], metrics["inception_score_std"] = inception_score(samples.logits, splits)
-    if samples.features is not None and reference.features is not None:
-        real = reference.features[evenly(len(reference.features), KEPT_REFERENCE)].to(samples.features.device)
-        size = min(KID_ROWS, len(real), len(samples.features))
-        metrics["kid"], metrics["kid_std"] = kernel_distance(samples.features, real, subset_size=size)
-        if min(len(real), len(samples.features)) > 3:
-            metrics["precision"], metrics["recall"] = precision_recall(real, samples.features)
-    return metrics
+    figures: dict[str, float] = {}
+    for metric in METRICS.values():
+        figures |= metric(samples, reference) or {}
+    return figures
 
 
 def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
@@ -68,31 +50,6 @@ def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
         found.append(f"{reference.name}: does not say how its features were computed; taken for those used here")
     if reference.features is None:
         found.append(f"{reference.name}: statistics only; precision, recall and KID need its images or features")
-    if samples.weights is not None and not samples.weights.startswith("6726825d"):
+    if samples.weights is not None and not samples.weights.startswith(PUBLISHED_HASH):
         found.append("the network's weights are not the published ones: figures compare only among themselves")
     return found
-
-
-def report_comparison(
-    samples: ImageStatistics,
-    reference: ImageStatistics,
-    folder: str | Path,
-    *,
-    sampling: dict | None = None,
-    pictures: Tensor | None = None,
-) -> dict[str, float]:
-    """Compares and reports: a table on the terminal, metrics.json and report.html in `folder`. Returns the metrics.
-
-    `sampling`: the settings that the samples were made with. `pictures`: uint8 (N, 3, H, W), some of them.
-    """
-    metrics = compare(samples, reference)
-    results = Results(folder, f"{samples.name} against {reference.name}")
-    results.table(list(metrics.items()), ("metric", "value"), f"{samples.protocol}, {samples.count} images")
-    results.notes(notes(samples, reference))
-    if pictures is not None:
-        results.images(pictures, f"Some of {samples.name}.")
-    results.add("metrics", metrics)
-    results.add("samples", samples.describe() | ({"sampling": sampling} if sampling else {}))
-    results.add("reference", reference.describe())
-    results.save()
-    return metrics

@@ -19,7 +19,8 @@ from ..data.transforms import from_uint8, to_uint8
 from ..models.tokenizers.quantizer import VectorQuantizer
 from ..ops import vq_neighbors
 from ..ops.vq.reference import compared
-from .metrics.moments import FeatureStatistics, frechet_distance
+from .metrics.frechet import frechet_distance
+from .metrics.moments import FeatureStatistics
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
 PUBLISHED_DELTAS = {16384: (200, 280, 360), 8192: (100, 140, 180), 4096: (50, 70, 90), 1024: (10, 15, 20)}

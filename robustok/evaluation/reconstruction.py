@@ -11,7 +11,8 @@ from torch import Tensor
 from ..core.progress import Progress
 from ..data.transforms import from_uint8, to_uint8
 from .latents import Usage, code_counts, usage_of
-from .metrics.moments import FeatureStatistics, frechet_distance
+from .metrics.frechet import frechet_distance
+from .metrics.moments import FeatureStatistics
 from .metrics.quality import psnr, ssim
 from .streams import ImageStream, device_of
 

@@ -42,6 +42,10 @@ class ImageStatistics:
     def count(self) -> int | None:
         return self.pool.count
 
+    def thinned_features(self) -> Tensor | None:
+        """The kept rows of features, thinned evenly to the 10,000 that are saved with a reference."""
+        return None if self.features is None else self.features[evenly(len(self.features), KEPT_REFERENCE)]
+
     def describe(self) -> dict:
         """For metrics.json: everything but the arrays."""
         names = ("name", "count", "protocol", "weights", "transform", "duplicates", "file_hash")
@@ -53,7 +57,7 @@ class ImageStatistics:
         if self.spatial is not None:
             arrays |= {"mu_s": self.spatial.mean.cpu().numpy(), "sigma_s": self.spatial.covariance.cpu().numpy()}
         if self.features is not None:
-            arrays["features"] = self.features[evenly(len(self.features), KEPT_REFERENCE)].cpu().numpy()
+            arrays["features"] = self.thinned_features().cpu().numpy()
         with open(path, "wb") as file:
             np.savez(file, count=np.int64(self.count), about=json.dumps(self.describe()), **arrays)
 

@@ -13,7 +13,7 @@ from ..core.files import write_json
 from ..data.transforms import from_uint8, to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
 from ..models.tokenizers.vit_tokenizer import Tokenizer
-from ..report.training_run import summary_rows, verdicts, write_report
+from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
 from ..training.run import read_log
 from .pipeline import Pipeline
 
@@ -33,7 +33,10 @@ def evaluate(pipeline: Pipeline) -> None:
     metrics |= _costs(pipeline, time.monotonic() - start)
     (folder / "evaluation").mkdir(exist_ok=True)
     write_json(folder / "evaluation" / "metrics.json", metrics)
-    write_report(folder / "report.html", pipeline, metrics, pictures, read_log(folder / "log.jsonl"))
+    posts = [pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes]
+    log = read_log(folder / "log.jsonl")
+    run = FinishedRun(pipeline.config, pipeline.images.class_names, posts, metrics, pictures, log)
+    write_report(folder / "report.html", run)
     table = Table("", "value", "what it is", title=f"{pipeline.config.name} ({metrics['distance']} is not FID)")
     for name, value, meaning in summary_rows(metrics):
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else value, meaning)

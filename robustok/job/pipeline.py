@@ -23,7 +23,7 @@ from ..data.tokenization import ImageTokens
 from ..data.tokens import TokenSet, open_tokens
 from ..data.transforms import to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance
-from ..evaluation.features.inception import ClassifierFeatures
+from ..evaluation.features.classifier import ClassifierFeatures
 from ..generation.pairs import PairMaker
 from ..models.frozen.classifier import Classifier
 from ..models.frozen.dino import load_backbone, load_teacher

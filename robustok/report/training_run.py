@@ -1,40 +1,53 @@
-"""report.html of a training run: what was run, what came out, in figures, tables and pictures, in one offline file."""
+"""report.html of a training run: what was run and what came out of it, in figures, tables and pictures."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..job.pipeline import Pipeline
+from ..config import RunConfig
 from .page import Page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALL_CURVES = {
+CURVES = {  # what is drawn of each stage's log
     "tokenizer": ("reconstruction", "perceptual", "vq", "semantic", "adversarial", "psnr", "usage"),
     "generator": ("loss", "accuracy"),
-    "post": ("reconstruction", "perceptual", "score"),
 }
+POST_CURVES = ("reconstruction", "perceptual", "score")
 
 
-def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor], log: list[dict]) -> None:
-    """Writes the page for an evaluated run. `pictures` are uint8 (N, 3, H, W), as `judge` gives them."""
-    distance = metrics["distance"]
-    page = Page(f"RobusTok: {pipeline.config.name}")
-    page.text(_what_was_run(pipeline, metrics))
+@dataclass
+class FinishedRun:
+    """A run and what came out of it."""
+
+    config: RunConfig
+    class_names: Sequence[str]
+    post_stages: Sequence[str]  # one post-trained decoder each
+    metrics: dict  # as in metrics.json
+    pictures: dict[str, Tensor]  # uint8 (N, 3, H, W): of the tokenizer, the generator and each post stage
+    log: list[dict]  # records of log.jsonl
+
+
+def write_report(path: Path, run: FinishedRun) -> None:
+    """Writes the page."""
+    metrics, distance = run.metrics, run.metrics["distance"]
+    page = Page(f"RobusTok: {run.config.name}")
+    page.text(_what_was_run(run))
     page.heading("Summary").table(summary_rows(metrics), ("", "value", "what it is"), _distance_caption(metrics))
     page.note("\n".join(verdicts(metrics)))
-    _tokenizer_section(page, pipeline, metrics, pictures)
-    _generator_section(page, pipeline, pictures)
+    _tokenizer_section(page, metrics, run.pictures)
+    _generator_section(page, run)
     page.heading("Loss curves")
-    posts = {pipeline.post_folder(mode): ALL_CURVES["post"] for mode in pipeline.config.pairs.modes}
-    for stage, names in (ALL_CURVES | posts).items():
-        page.figure(_curves(log, stage, names), f"{stage}: values of the log against optimiser steps")
+    for stage, names in (CURVES | dict.fromkeys(run.post_stages, POST_CURVES)).items():
+        page.figure(_curves(run.log, stage, names), f"{stage}: values of the log against optimiser steps")
     seconds = [(stage, value) for stage, value in metrics["seconds"].items()]
     page.heading("Time and memory").table(
         [*seconds, ("total", sum(metrics["seconds"].values()))],
@@ -42,7 +55,7 @@ def write_report(path: Path, pipeline: Pipeline, metrics: dict, pictures: dict[s
         f"Most memory held by the evaluating process: {metrics['peak_memory_bytes'] / 2**30:.2f} GiB. {_machine()}",
     )
     page.heading("Settings").table(
-        _settings(pipeline), ("setting", "value"), f"{distance} and all settings of this run"
+        _settings(run.config), ("setting", "value"), f"{distance} and all settings of this run"
     )
     page.save(path)
 
@@ -95,7 +108,7 @@ def _decoders(metrics: dict) -> list[tuple[str, str]]:
     return [("generator", "before post-training"), *posts]
 
 
-def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: dict[str, Tensor]) -> None:
+def _tokenizer_section(page: Page, metrics: dict, pictures: dict[str, Tensor]) -> None:
     columns = len(pictures["originals"])
     page.heading("Reconstruction and perturbed reconstruction")
     page.images(pictures["originals"], "Held-out originals", columns=columns)
@@ -118,15 +131,14 @@ def _tokenizer_section(page: Page, pipeline: Pipeline, metrics: dict, pictures: 
     )
 
 
-def _generator_section(page: Page, pipeline: Pipeline, pictures: dict[str, Tensor]) -> None:
+def _generator_section(page: Page, run: FinishedRun) -> None:
     page.heading("Generated images, one row a class")
-    names = pipeline.images.class_names
-    shown = pictures["generator"]
-    rows = min(len(names), 10)
-    for name in ("generator", *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)):
+    rows = min(len(run.class_names), 10)
+    columns = len(run.pictures["generator"]) // rows
+    for name in ("generator", *run.post_stages):
         title = "Before post-training" if name == "generator" else f"After post-training ({name})"
-        caption = f"{title}: the same tokens, classes {', '.join(names[:rows])}"
-        page.images(pictures[name], caption, columns=len(shown) // rows)
+        caption = f"{title}: the same tokens, classes {', '.join(run.class_names[:rows])}"
+        page.images(run.pictures[name], caption, columns=columns)
 
 
 def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
@@ -146,11 +158,11 @@ def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def _what_was_run(pipeline: Pipeline, metrics: dict) -> str:
-    c, counts = pipeline.config, metrics["images"]
+def _what_was_run(run: FinishedRun) -> str:
+    c, counts = run.config, run.metrics["images"]
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
-        f"{source}, {c.tokenizer.image_size} x {c.tokenizer.image_size} pixels, {pipeline.images.num_classes} classes: "
+        f"{source}, {c.tokenizer.image_size} x {c.tokenizer.image_size} pixels, {len(run.class_names)} classes: "
         f"{counts['train']} images to train on, {counts['val']} for validation (early stopping), "
         f"{counts['test']} to test.\n"
         f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
@@ -168,12 +180,11 @@ def _distance_caption(metrics: dict) -> str:
     )
 
 
-def _settings(pipeline: Pipeline) -> list[tuple[str, Any]]:
-    from dataclasses import asdict, is_dataclass
-
+def _settings(config: RunConfig) -> list[tuple[str, str]]:
+    """(dotted name, value) of every setting."""
     rows = []
-    for name in vars(pipeline.config):
-        value = getattr(pipeline.config, name)
+    for name in (f.name for f in fields(config)):
+        value = getattr(config, name)
         items = asdict(value).items() if is_dataclass(value) else [("", value)]
         rows += [(f"{name}.{key}".rstrip("."), str(item)) for key, item in items]
     return rows

@@ -123,6 +123,12 @@ def test_what_cannot_be_judged_is_refused(tokenizer, images, pixels):
         pfid(tokenizer, images, pixels)
 
 
+def test_a_users_tokenizer_may_call_a_part_of_it_quantizer(tokenizer, images, pixels):
+    expected = pfid(tokenizer, images, pixels)
+    tokenizer.quantizer = torch.nn.Identity()
+    assert pfid(tokenizer, images, pixels) == expected
+
+
 def test_a_tokenizer_with_several_codebooks_reconstructs_by_itself(pixels):
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4, codebooks=2)

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import pfid, psnr, ssim
+from robustok.evaluation.features.classifier import ClassifierFeatures
 from robustok.evaluation.features.dino import DinoFeatures
-from robustok.evaluation.features.inception import ClassifierFeatures, distance_name
+from robustok.evaluation.features.measuring import distance_name
 from robustok.evaluation.reconstruction import judge_reconstruction
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer

@@ -23,7 +23,7 @@ from robustok.core import cli
 from robustok.data.images import open_source
 from robustok.data.tokens import open_tokens
 from robustok.data.transforms import to_uint8
-from robustok.evaluation.metrics.moments import FeatureStatistics, frechet_distance
+from robustok.evaluation import FeatureStatistics, frechet_distance
 from robustok.evaluation.streams import NpzImages
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.samplers.autoregressive import AutoregressiveSampler

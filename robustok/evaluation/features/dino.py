@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...config import TokenizerConfig
+from ...core.files import sha256
 from ...data.transforms import from_uint8
 from ...formats.dino import to_vit
 from ...formats.layout import read_state
 from ...models.frozen.dino import load_teacher
-from .inception import check_hash, measuring
+from .measuring import measuring
 
 SIDE, PATCH, HEAD_WIDTH = 224, 14, 64
 
@@ -36,7 +37,7 @@ class DinoFeatures:
         width = to_vit(read_state(weights_path), str(weights_path))["pos_embed"].shape[-1]
         config = TokenizerConfig(image_size=SIDE, patch_size=PATCH, width=width, heads=width // HEAD_WIDTH)
         self.network = load_teacher(weights_path, config).to(self.device)
-        self.sha256 = check_hash(Path(weights_path))
+        self.sha256 = sha256(Path(weights_path))
         self.protocol = f"dinov2-vit14-{width}/bicubic-antialias-{SIDE}/float32"
 
     @measuring

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.files import sha256
-from ...data.transforms import from_uint8
-from ...models.frozen.classifier import Classifier
 from ...models.frozen.inception import InceptionOutput, load_inception
+from .measuring import measuring
 
 SIDE = 299
 PUBLISHED_HASH = "6726825d"  # first digits of the SHA-256 of the released weights, part of their file names
-
-
-def measuring(call: Callable) -> Callable:
-    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models."""
-
-    @functools.wraps(call)
-    def wrapped(self, images: Tensor):
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            return call(self, images)
-
-    return wrapped
-
-
-def distance_name(protocol: str) -> str:
-    """What a Fréchet distance of these features may be called: "FID" is Inception's alone, any other is "FD"."""
-    return "FID" if protocol.startswith("inception-v3-tf2015") else "FD"
 
 
 class InceptionFeatures:
@@ -90,30 +70,6 @@ class InceptionFeatures:
         images = torch.cat([images, images.new_zeros(self.batch_size - count, *images.shape[1:])])
         output = self.network(inception_input(images, SIDE))
         return InceptionOutput(*(None if field is None else field[:count] for field in output))
-
-
-class ClassifierOutput(NamedTuple):
-    features: Tensor  # (B, F)
-    logits: Tensor  # (B, classes) with bias
-
-
-class ClassifierFeatures:
-    """Callable: uint8 images (B, 3, S, S) -> features and logits of a run's own small classifier, float32.
-
-    For data on which Inception's features mean nothing; the distance is named FD-classifier, it is no FID.
-    """
-
-    def __init__(self, classifier: Classifier, name: str, sha256: str | None = None, *, batch_size: int = 256):
-        self.classifier = classifier.eval().requires_grad_(False)
-        self.batch_size = batch_size
-        self.device = next(classifier.parameters()).device
-        self.protocol, self.sha256 = f"classifier/{name}/float32", sha256
-
-    @measuring
-    def __call__(self, images: Tensor) -> ClassifierOutput:
-        parts = [self.classifier.features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
-        features = torch.cat(parts)
-        return ClassifierOutput(features, self.classifier.head(features))
 
 
 def tf1_resize(images: Tensor, side: int = SIDE) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moments of features, accumulated in float64, and the Fréchet distance between two of them."""
+"""Count, mean and covariance of features, accumulated in float64."""
 
 from __future__ import annotations
 
@@ -165,29 +165,3 @@ class FeatureStatistics:
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise UserError(f"{path}: {names[0]} {tuple(mean.shape)} does not fit {names[1]} {tuple(covariance.shape)}")
         return cls.from_moments(mean, covariance, count)
-
-
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A B)^½) of two Gaussians (Heusel et al. 2017, eq. 6).
-
-    With B = H H^T the trace of the root is the sum of sqrt(eigenvalues of H^T A H), which is symmetric: no matrix
-    square root, and H is computed once for all sets that are compared with the same `b` (the reference).
-    """
-    if a.dim != b.dim:
-        raise ValueError(f"a has {a.dim} feature dimensions and b has {b.dim}: they come from different features")
-    shift = a.mean - b.mean.to(a.mean.device)
-    covariance, root = a.covariance, b.root().to(a.mean.device)
-    eigenvalues = torch.linalg.eigvalsh(_congruence(root, covariance)) if root.shape[1] else root.new_zeros(0)
-    # Beyond the smaller rank an eigenvalue is zero but for rounding, and its square root would be 1e-8, not 1e-16.
-    eigenvalues = eigenvalues[max(0, len(eigenvalues) - a.max_rank) :].clamp(min=0)
-    traces = covariance.trace() + root.square().sum()  # tr(H H^T)
-    return float(shift @ shift + traces - 2 * eigenvalues.sqrt().sum())
-
-
-def _congruence(root: Tensor, covariance: Tensor) -> Tensor:
-    """H^T A H, of which only the lower triangle counts."""
-    if root.device.type == "cpu" and root.shape[0] == root.shape[1]:
-        from scipy.linalg.lapack import dsygst  # a quarter of the work of two products, as H is triangular
-
-        return torch.from_numpy(dsygst(covariance.numpy(), root.numpy(), itype=2, lower=1)[0])
-    return root.T @ covariance @ root

@@ -5,12 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..statistics import ImageStatistics
 from .kernel import check_pair, legacy_generator
 
 TILE = 2048  # rows of a tile of distances: whatever the size of the sets, a few 2048 x 2048 doubles are held
+SPLITS = 10  # of the Inception Score, as published
+NEIGHBOR = 3  # k of precision and recall, as published
 
 
-def inception_score(logits_without_bias: Tensor, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
+def inception_figures(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float] | None:
+    """Inception Score of the samples alone, over 10 splits; None where no logits were kept."""
+    if samples.logits is None:
+        return None
+    mean, spread = inception_score(samples.logits, min(SPLITS, len(samples.logits)))
+    return {"inception_score": mean, "inception_score_std": spread}
+
+
+def precision_recall_figures(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float] | None:
+    """Precision and recall; None where a side kept no features, or too few to have a third neighbour."""
+    real = reference.thinned_features()
+    if samples.features is None or real is None or min(len(real), len(samples.features)) <= NEIGHBOR:
+        return None
+    precision, recall = precision_recall(real.to(samples.features.device), samples.features, NEIGHBOR)
+    return {"precision": precision, "recall": recall}
+
+
+def inception_score(logits_without_bias: Tensor, splits: int = SPLITS, seed: int | None = 2020) -> tuple[float, float]:
     """Inception Score exp(mean KL(p(y|x) || p(y))) of logits (N, classes): mean and spread over `splits`.
 
     Salimans et al. 2016. The rows are shuffled with numpy's RandomState(seed), None: kept in order; the marginal p(y)
@@ -33,7 +53,7 @@ def inception_score(logits_without_bias: Tensor, splits: int = 10, seed: int | N
     return float(scores.mean()), float(scores.std(correction=0))
 
 
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOR) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) of features real (N, F) and fake (M, F).
 
     Precision: the share of fake rows inside a ball around a real one, its radius the distance to the k-th nearest

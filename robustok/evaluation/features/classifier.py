@@ -1,0 +1,52 @@
+"""Features of the small classifier that a run trains on its own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ...checkpoints.reading import find_checkpoint, verify
+from ...core.files import read_json, sha256
+from ...data.transforms import from_uint8
+from ...models.frozen.classifier import Classifier
+from .measuring import measuring
+
+
+class ClassifierOutput(NamedTuple):
+    features: Tensor  # (B, F)
+    logits: Tensor  # (B, classes) with bias
+
+
+class ClassifierFeatures:
+    """Callable: uint8 images (B, 3, S, S) -> features and logits of a run's own small classifier, float32.
+
+    For data on which Inception's features mean nothing; the distance is named FD-classifier, it is no FID.
+    """
+
+    def __init__(self, classifier: Classifier, name: str, sha256: str | None = None, *, batch_size: int = 256):
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.batch_size = batch_size
+        self.device = next(classifier.parameters()).device
+        self.protocol, self.sha256 = f"classifier/{name}/float32", sha256
+
+    @measuring
+    def __call__(self, images: Tensor) -> ClassifierOutput:
+        parts = [self.classifier.features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
+        features = torch.cat(parts)
+        return ClassifierOutput(features, self.classifier.head(features))
+
+
+def open_classifier(weights: str | Path, device: torch.device) -> ClassifierFeatures:
+    """The classifier of a run, from its stage's folder RUN/classifier; the run gives the features their name.
+
+    Raises UserError for a folder without a valid checkpoint.
+    """
+    folder = find_checkpoint(Path(weights).resolve())
+    verify(folder)
+    classifier = Classifier(**read_json(folder / "config.json")["config"])
+    classifier.load_state_dict(load_file(folder / "ema.safetensors"))
+    return ClassifierFeatures(classifier.to(device), folder.parent.parent.name, sha256(folder / "ema.safetensors"))
