@@ -43,7 +43,7 @@ def samples(options: argparse.Namespace) -> None:
 
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
-    from .evaluation.streams import GeneratedImages
+    from .generation.batches import GeneratedImages
     from .models.load import check_codebooks, load_generator, load_tokenizer
 
     model = load_generator(options.generator).to(options.device)

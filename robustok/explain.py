@@ -54,7 +54,8 @@ def codebook(options: argparse.Namespace, results) -> None:
 def strips(options: argparse.Namespace, results) -> None:
     """Reconstructions under rising alpha and delta (figure 3)."""
     from .evaluation.latents import perturbed_reconstructions
-    from .evaluation.pfid import ALPHAS, CLEAN, delta_set
+    from .evaluation.perturbing import CLEAN
+    from .evaluation.pfid import ALPHAS, delta_set
 
     tokenizer = _tokenizer(options, options.tokenizer)
     images = next(iter(_stream(options, tokenizer.image_size)))[: options.count]
@@ -88,7 +89,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     """Which perturbation resembles a generator's latents. MMD over alpha and delta (figure 6)."""
     from .evaluation.latents import latent_discrepancy
     from .evaluation.pfid import ALPHAS, delta_set
-    from .evaluation.streams import GeneratedImages
+    from .generation.batches import GeneratedImages
     from .models.load import check_codebooks, load_generator
     from .report.plots import settings_figure
     from .report.results import table_record

@@ -25,7 +25,7 @@ from .config import SamplingConfig
 from .core.cli import run
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
-from .generation.image_writers import KINDS
+from .generation.image_writer import KINDS
 
 SETTINGS = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 SHARD = 1000  # images a shard, about
@@ -47,10 +47,6 @@ def main(argv: list[str]) -> None:
     tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
     if tokenizer is not None:
         check_codebooks(tokenizer, generator)
-    try:
-        generator.sampler(**settings)
-    except ValueError as error:
-        raise UserError(str(error)) from None
     if options.grid:
         _draw_grid(generator, tokenizer, settings, options)
     else:
@@ -132,26 +128,24 @@ def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     )
 
 
-@torch.inference_mode()
 def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """One picture of rows x columns images, sorted by class."""
     from PIL import Image
 
     from .data.transforms import to_uint8
+    from .generation.batches import generate_batches
     from .generation.classes import class_list
     from .report.page import image_grid
 
     rows, columns = options.grid
     classes = class_list(rows * columns, generator.num_classes, options.classes, options.class_weights)
-    ids = torch.arange(len(classes)).split(options.batch_size)
-    images = []
-    for part in ids:
-        tokens = generator.generate(classes[part].to(options.device), seed=options.seed, sample_ids=part, **settings)
-        images.append(to_uint8(tokenizer.detokenize(tokens)).cpu())
+    sampler, size = generator.sampler(**settings), min(options.batch_size, len(classes))
+    batches = generate_batches(sampler, classes, seed=options.seed, batch_size=size)
+    images = torch.cat([to_uint8(tokenizer.detokenize(tokens)).cpu() for tokens in batches])
     path = Path(options.output)
     path = path if path.suffix == ".png" else path / "grid.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image_grid(torch.cat(images), columns).permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(image_grid(images, columns).permute(1, 2, 0).numpy()).save(path)
     print(f"written: {path}")
 
 

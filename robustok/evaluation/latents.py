@@ -12,8 +12,7 @@ from ..core.errors import UserError
 from ..data.transforms import from_uint8
 from ..ops.vq.reference import compared
 from .metrics.kernel import median_distance, mmd
-from .pfid import CLEAN, Setting, codes_of, perturbed_images, perturbed_indices
-from .streams import device_of
+from .perturbing import CLEAN, Setting, codes_of, device_of, perturbed_images, perturbed_indices
 
 ROWS = 4096  # latent vectors a side of one MMD
 

@@ -11,23 +11,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..core import random as philox
 from ..core.errors import UserError
-from ..data.transforms import from_uint8, to_uint8
-from ..models.tokenizers.quantizer import VectorQuantizer
-from ..ops import vq_neighbors
-from ..ops.vq.reference import compared
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
+from .perturbing import CLEAN, Setting, device_of, perturbed_images
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
 PUBLISHED_DELTAS = {16384: (200, 280, 360), 8192: (100, 140, 180), 4096: (50, 70, 90), 1024: (10, 15, 20)}
-CLEAN = (0.0, 1)  # the setting that perturbs nothing: its FID is rFID
-NEIGHBOR_BYTES = 256 << 20  # largest list of neighbours held at once
-
-Setting = tuple[float, int]  # (alpha, delta)
 
 
 class PFID(NamedTuple):
@@ -35,7 +26,7 @@ class PFID(NamedTuple):
 
     table: dict[Setting, float]  # (alpha, delta) -> FID against the input images
     mean: float  # over the table: pFID
-    rfid: float  # FID of the unperturbed reconstructions, from the same pass
+    rfid: float  # FID of the reconstructions under CLEAN, from the same pass
     count: int  # images
 
 
@@ -106,7 +97,7 @@ def quick_pfid(
 def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) -> PFID:
     reference, statistics, done = None, {}, 0
     for batch in batches:
-        batch = batch.to(tokenizer.codebook.device)
+        batch = batch.to(device_of(tokenizer))
         ids = torch.arange(done, done + len(batch), device=batch.device)
         original = features(batch).features
         if reference is None:
@@ -124,75 +115,6 @@ def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) ->
     distances = {setting: frechet_distance(s, reference) for setting, s in statistics.items()}
     table = {setting: distances[setting] for setting in settings}
     return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done)
-
-
-def perturbed_images(
-    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
-) -> Iterator[tuple[Setting, Tensor]]:
-    """Yields (setting, reconstructions uint8 (B, 3, H, W)) of images uint8 (B, 3, H, W), clamped.
-
-    Tokenizers with several codebooks reconstruct every setting by themselves.
-    """
-    if has_one_codebook(tokenizer):
-        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors):
-            yield setting, to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
-    else:
-        options = {"seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
-        for alpha, delta in settings:
-            restored = tokenizer.reconstruct(from_uint8(images), alpha=alpha, delta=delta, **options)
-            yield (alpha, delta), to_uint8(restored)
-
-
-def has_one_codebook(tokenizer) -> bool:
-    """Whether each latent is one code of `codebook` (K, D); false for our product and residual quantisers."""
-    return isinstance(getattr(tokenizer, "quantizer", None), VectorQuantizer | type(None))
-
-
-def perturbed_indices(
-    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
-) -> Iterator[tuple[Setting, Tensor]]:
-    """Yields (setting, indices (B, L)) for images uint8 (B, 3, H, W): one encoding and one neighbour search for all.
-
-    The draws of a token are one word for "perturbed?" and one for the rank, whatever alpha and delta: masks are nested
-    in alpha and all ranks lie in one sorted list of the largest delta. These common random numbers also lower the
-    variance of differences between settings. The indices are those of `vq_perturb` at each setting.
-    Raises UserError for a tokenizer with several codebooks.
-    """
-    if not has_one_codebook(tokenizer):
-        raise UserError("this needs a tokenizer whose latents are each one code of one codebook, found several")
-    settings = list(settings)
-    latents = tokenizer.encode(from_uint8(images))
-    L = latents.shape[1]
-    deltas = sorted({delta for _, delta in settings})
-    positions = torch.arange(L, device=latents.device)
-    choice, draw, _, _ = philox.keyed_words(seed, philox.PERTURB, sample_ids[:, None], positions[None])
-    ranks = torch.stack([(draw * delta) >> 32 for delta in deltas], dim=-1)  # (B, L, deltas)
-    step = max(1, NEIGHBOR_BYTES // (8 * L * deltas[-1]))
-    parts = zip(latents.split(step), ranks.split(step), strict=True)
-    chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
-    nearest = chosen[..., 0]
-    for alpha, delta in settings:
-        perturbed = choice < int(alpha * 2**32)
-        yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
-
-
-def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, delta: int) -> Tensor:
-    """The nearest code of each latent (b, L, D), then its neighbours of the given ranks (b, L, R): (b, L, 1 + R)."""
-    options = {"normalize": tokenizer.normalize}
-    if neighbors == "latent":
-        near = vq_neighbors(latents, tokenizer.codebook, delta, **options)
-        nearest = near[..., :1]
-    elif neighbors == "code":
-        nearest = vq_neighbors(latents, tokenizer.codebook, 1, **options)
-        near = vq_neighbors(tokenizer.codebook[nearest[..., 0]], tokenizer.codebook, delta, **options)
-    else:
-        raise ValueError(f'neighbors: found {neighbors!r}, expected "latent" or "code"')
-    return torch.cat([nearest, near.gather(-1, ranks)], dim=-1)
-
-
-def codes_of(tokenizer, indices: Tensor) -> Tensor:
-    """Codes (..., D) of indices (...), as they go into `decode`."""
-    return F.embedding(indices, compared(tokenizer.codebook, tokenizer.normalize))
 
 
 def _codebook_size(tokenizer) -> int:

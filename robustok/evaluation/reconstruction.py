@@ -14,7 +14,8 @@ from .latents import Usage, code_counts, usage_of
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
 from .metrics.quality import psnr, ssim
-from .streams import ImageStream, device_of
+from .perturbing import device_of
+from .streams import ImageStream
 
 
 class Reconstruction(NamedTuple):

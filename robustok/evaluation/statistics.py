@@ -84,7 +84,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     """
     rows = evenly(len(stream), keep)
     pool = spatial = None
-    kept: dict[str, Rows] = {}
+    kept: dict[str, RowBuffer] = {}
     digests, done = set(), 0
     for batch in Progress(stream.name, len(stream)).track(stream):
         output = network(batch)
@@ -96,7 +96,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
         here = rows[(rows >= done) & (rows < done + len(batch))] - done
         for name in ("features", "logits"):
             if (values := getattr(output, name, None)) is not None:
-                kept.setdefault(name, Rows(len(rows), values)).add(values[here.to(values.device)])
+                kept.setdefault(name, RowBuffer(len(rows), values)).add(values[here.to(values.device)])
         digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
         done += len(batch)
     if done < 2:
@@ -115,7 +115,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     )
 
 
-class Rows:
+class RowBuffer:
     """A matrix filled from the top: a list of batches, joined at the end, would take the memory twice."""
 
     def __init__(self, count: int, like: Tensor):

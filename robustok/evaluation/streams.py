@@ -1,4 +1,4 @@
-"""What can be judged, as streams of uint8 batches: image files, an .npz of samples, reconstructions, generated images.
+"""Images to evaluate, as streams of uint8 batches: image files, or an .npz of samples.
 
 A stream is iterated once or more, knows its length, and says in `transform` what was done to the pixels. No stream
 holds its images: memory does not grow with their number.
@@ -21,7 +21,7 @@ from ..data.decode import BadImage
 from ..data.digits import Digits
 from ..data.images import ImageSource, open_source
 from ..data.loader import prefetch
-from ..data.transforms import center_crop, to_array, to_uint8
+from ..data.transforms import center_crop, to_array
 
 BATCH = 50
 BAD_SHARE = 0.001  # unreadable images are left out up to this share
@@ -39,7 +39,7 @@ class ImageStream(Protocol):
     def __iter__(self) -> Iterator[Tensor]: ...
 
 
-class ImageFiles:
+class StoredImages:
     """The images of a folder, a tar file or a folder of tar shards, in the order of their names.
 
     size None: as stored, all of one size. size int: resized and centre-cropped as for training's evaluation. What
@@ -167,47 +167,10 @@ def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-class GeneratedImages:
-    """Class-balanced samples of a generator: `per_class` of each class, classes in turn, decoded by its tokenizer.
-
-    Image i has sample id i, so the same images come out whatever the batch size. `sampling` are the options of
-    `generator.generate` (guidance_scale, guidance_power, temperature, top_k, top_p).
-    """
-
-    transform = "as generated"
-
-    def __init__(self, generator, tokenizer, *, per_class: int, seed: int, name: str, **sampling):
-        self.generator, self.tokenizer = generator, tokenizer
-        self.seed, self.name, self.sampling = seed, name, sampling
-        self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @torch.inference_mode()
-    def tokens(self) -> Iterator[Tensor]:
-        """Batches (B, L) of generated tokens."""
-        device = device_of(self.tokenizer)
-        classes = torch.from_numpy(self.labels).to(device)
-        ids = torch.arange(len(self), device=device)
-        for part, sample_ids in zip(classes.split(BATCH), ids.split(BATCH), strict=True):
-            yield self.generator.generate(part, seed=self.seed, sample_ids=sample_ids, **self.sampling)
-
-    @torch.inference_mode()
-    def __iter__(self) -> Iterator[Tensor]:
-        for tokens in self.tokens():
-            yield to_uint8(self.tokenizer.detokenize(tokens))
-
-
 def open_stream(path: str | Path, size: int | None = None) -> ImageStream:
     """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's."""
     if str(path) == "digits":
-        return ImageFiles(Digits(), "digits", size)
+        return StoredImages(Digits(), "digits", size)
     if Path(path).suffix == ".npz":
         return NpzImages(path, size)
-    return ImageFiles(open_source(path), str(path), size)
-
-
-def device_of(tokenizer) -> torch.device:
-    """Where a tokenizer computes."""
-    return tokenizer.codebook.device
+    return StoredImages(open_source(path), str(path), size)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.progress import Progress
-from ..models.tokenizers.residual import ResidualQuantizer
 from .features.measuring import distance_name
 from .latents import perturbed_reconstructions
-from .pfid import ALPHAS, CLEAN, PFID, Setting, delta_set, pfid, quick_pfid
+from .perturbing import CLEAN, Setting, how_perturbable
+from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
 from .reconstruction import Reconstruction, judge_reconstruction
 from .streams import open_stream
 
@@ -49,9 +49,9 @@ def judge_tokenizer(
     seed: int = 0,
 ) -> TokenizerFigures:
     """One row: reconstruction of `images` (a path, see `open_stream`) and pFID ("full", "quick" or "none")."""
-    perturbable = _is_perturbable(tokenizer)
+    perturbable = how_perturbable(tokenizer) != "none"
     if pfid != "none" and not perturbable:
-        raise UserError(f"{name}: pFID is not defined for residual multi-scale codes; judge it with --pfid none")
+        raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; judge it with --pfid none")
     stream = open_stream(images, tokenizer.image_size)
     plain = judge_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
@@ -70,10 +70,6 @@ def judge_tokenizer(
         strips=strips,
         originals=originals,
     )
-
-
-def _is_perturbable(tokenizer) -> bool:
-    return not any(isinstance(module, ResidualQuantizer) for module in tokenizer.modules())
 
 
 def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:

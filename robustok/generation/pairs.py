@@ -14,7 +14,8 @@ from ..data.images import ImageSplit
 from ..data.loader import prefetch
 from ..data.tokens import TokenWriter, open_tokens, tokenizer_hash
 from ..data.transforms import from_uint8, to_uint8
-from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..models.interfaces import Sampler, TrainableTokenizer
+from .batches import generate_batches
 
 PAIRS_PER_SHARD = 4096
 
@@ -22,20 +23,20 @@ PAIRS_PER_SHARD = 4096
 class PairMaker:
     """Writes folder/direct, and folder/reencode if asked for, shard by shard and shared out over the processes.
 
-    Row p of the pairs belongs to training image p mod N. `generate(classes, sample_ids=, keep_tokens=, keep_ratio=)`
-    gives the generator's tokens (b, L) with the run's seed and sampling settings; pair p is sample p.
+    Pair p belongs to training image p mod N and is sample p of `sampler` under `seed`. Processes share the shards.
     """
 
     def __init__(
         self,
         config: PairsConfig,
         split: ImageSplit,
-        tokenizer: Tokenizer,
-        generate: Callable[..., Tensor],
+        tokenizer: TrainableTokenizer,
+        sampler: Sampler,
+        seed: int,
         batch_size: int,
     ):
         self.config, self.split, self.tokenizer = config, split, tokenizer
-        self.generate, self.batch_size = generate, batch_size
+        self.sampler, self.seed, self.batch_size = sampler, seed, batch_size
         self.count = len(split) * config.per_image
 
     def write(self, folder: Path, about: dict) -> None:
@@ -51,25 +52,25 @@ class PairMaker:
     @torch.inference_mode()
     def _generated(self, rows: Tensor) -> Tensor:
         """Sequences under each image's class in which a share sigma of the image's own tokens is kept."""
-        device = self.tokenizer.codebook.device
-        parts = rows.split(self.batch_size)
-        tokens = []
-        for part, images in zip(
-            parts, prefetch(self.split.load, [part % len(self.split) for part in parts]), strict=True
-        ):
-            kept = self.tokenizer.tokenize(from_uint8(images.to(device)))
-            classes = self.split.labels[part % len(self.split)].to(device)
-            made = self.generate(classes, sample_ids=part.to(device), keep_tokens=kept, keep_ratio=self.config.sigma)
-            tokens.append(made.cpu())
-        return torch.cat(tokens)
+        numbers = rows % len(self.split)
+        images = prefetch(self.split.load, numbers.split(self.batch_size))
+        batches = generate_batches(
+            self.sampler,
+            self.split.labels[numbers],
+            sample_ids=rows,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            keep_tokens=(self.tokenizer.tokenize(from_uint8(part.to(self.tokenizer.device))) for part in images),
+            keep_ratio=self.config.sigma,
+        )
+        return torch.cat([batch.cpu() for batch in batches])
 
     @torch.inference_mode()
     def _reencode(self, tokens: Tensor) -> Tensor:
         """What the frozen encoder sees of the images that the main-trained decoder makes of generated tokens."""
-        device = self.tokenizer.codebook.device
         seen = []
         for part in tokens.split(self.batch_size):
-            images = to_uint8(self.tokenizer.detokenize(part.to(device)))
+            images = to_uint8(self.tokenizer.detokenize(part.to(self.tokenizer.device)))
             seen.append(self.tokenizer.tokenize(from_uint8(images)).cpu())
         return torch.cat(seen)
 

@@ -24,8 +24,9 @@ from ..core.locks import claim
 from ..data.tokens import TokenSet, TokenWriter, open_tokens
 from ..data.transforms import to_uint8
 from ..models.interfaces import Sampler
-from .feature_files import FeatureFiles
-from .image_writers import ImageFiles
+from .batches import generate_batches
+from .feature_writer import FeatureWriter
+from .image_writer import ImageWriter
 
 POLL_SECONDS = 0.5  # between looks at shards that others work on
 DECODE_BATCH = 64  # images decoded and judged at a time
@@ -46,8 +47,8 @@ class ShardedRun:
         self.make_sampler, self.sampler = make_sampler, make_sampler()
         self.tokenizer, self.network = tokenizer, network
         self.writer = TokenWriter(folder / "tokens", about, shard_rows=shard_rows)
-        self.images = ImageFiles(folder, image_kinds, len(classes)) if image_kinds else None
-        self.features = FeatureFiles(folder) if network else None
+        self.images = ImageWriter(folder, image_kinds, len(classes)) if image_kinds else None
+        self.features = FeatureWriter(folder) if network else None
         self.was_finished = self.is_finished()
         self.shards = -(-len(classes) // shard_rows)
 
@@ -109,7 +110,10 @@ class ShardedRun:
         rows = self.writer.shard_range(number, len(self.classes))
         ids = torch.arange(rows.start, rows.stop)
         try:
-            return torch.cat([self._batch(part) for part in ids.split(self.batch_size)]).cpu()
+            batches = generate_batches(
+                self.sampler, self.classes[ids], sample_ids=ids, seed=self.seed, batch_size=self.batch_size
+            )
+            return torch.cat([*batches]).cpu()
         except torch.OutOfMemoryError:
             if self.halved or self.batch_size == 1:
                 raise RunError(
@@ -119,13 +123,6 @@ class ShardedRun:
         print(f"out of GPU memory: going on in batches of {self.batch_size}", file=sys.stderr)
         self.sampler = self.make_sampler()
         return self._sample(number)
-
-    def _batch(self, ids: Tensor) -> Tensor:
-        """Tokens (n, L); a batch that is not full is filled up with images that nobody asked for."""
-        extra = self.batch_size - len(ids)
-        classes = self.classes[torch.cat([ids, ids[-1:].expand(extra)])]
-        ids = torch.cat([ids, len(self.classes) + torch.arange(extra)])
-        return self.sampler.generate(classes, seed=self.seed, sample_ids=ids)[: len(ids) - extra]
 
     @torch.inference_mode()
     def _complete_beside(self, number: int, tokens: Tensor, held: TextIO) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ..data.tokens import TokenSet, open_tokens
 from ..data.transforms import to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
+from ..generation.batches import generate_batches
 from ..generation.pairs import PairMaker
 from ..models.frozen.classifier import Classifier
 from ..models.frozen.dino import load_backbone, load_teacher
@@ -123,9 +124,9 @@ class Pipeline:
         if self.run.is_finished("pairs"):
             return
         tokenizer, c = self.load_tokenizer("tokenizer"), self.config
-        generate = partial(self._sampler().generate, seed=derive_seed(c.seed, "pairs"))
+        seed, size = derive_seed(c.seed, "pairs"), c.sampling.batch_size
         with self.run.finishing("pairs"):
-            maker = PairMaker(c.pairs, self.images.train, tokenizer, generate, c.sampling.batch_size)
+            maker = PairMaker(c.pairs, self.images.train, tokenizer, self._sampler(), seed, size)
             maker.write(self.run.folder / "pairs", {"settings": self.run.settings("pairs")})
 
     def post(self) -> None:
@@ -168,17 +169,12 @@ class Pipeline:
                 self._write_tokens(self.load_tokenizer("tokenizer"))
         return open_tokens(self.run.folder / "tokens")
 
-    @torch.inference_mode()
     def sample(self, per_class: int, purpose: str) -> tuple[Tensor, Tensor]:
         """(tokens (n, L), classes (n,)) with the run's sampling settings; `purpose` names the seed."""
-        sampler, size = self._sampler(), self.config.sampling.batch_size
         classes = torch.arange(self.images.num_classes).repeat_interleave(per_class)
-        seed, device = derive_seed(self.config.seed, "sample", purpose), self.run.device
-        parts = [
-            sampler.generate(classes[who].to(device), seed=seed, sample_ids=who.to(device)).cpu()
-            for who in torch.arange(len(classes)).split(size)
-        ]
-        return torch.cat(parts), classes
+        seed, size = derive_seed(self.config.seed, "sample", purpose), self.config.sampling.batch_size
+        batches = generate_batches(self._sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
+        return torch.cat([batch.cpu() for batch in batches]), classes
 
     def statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
         """Moments of the features of uint8 batches (b, 3, S, S), one batch in memory at a time."""
@@ -214,7 +210,7 @@ class Pipeline:
         decided = {
             "codebook_size": len(tokenizer.codebook),
             "num_classes": self.images.num_classes,
-            "num_tokens": tokenizer.grid**2,
+            "num_tokens": tokenizer.num_tokens,
         }
         for name, value in decided.items():
             given = getattr(self.config.generator, name)

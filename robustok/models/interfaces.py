@@ -105,7 +105,7 @@ class Generator(Protocol):
         """(loss to differentiate, terms to log) of a training batch; what is drawn depends on (seed, sample id)."""
 
     def sampler(self, *, compile: bool = False, choices: Path | None = None, **settings: Any) -> Sampler:
-        """A sampler with these settings; raises ValueError for one out of its range."""
+        """A sampler with these settings; raises UserError, a ValueError, for one out of its range."""
 
     def generate(self, classes: Tensor, *, seed: int, sample_ids: Tensor | None = None, **settings: Any) -> Tensor:
         """One batch of a new sampler: whoever loops over batches keeps a `sampler`."""

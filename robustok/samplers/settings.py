@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """Classifier-free guidance, temperature and filters of the vocabulary.
 
-    Raises: ValueError for a setting out of its range.
+    Raises: UserError, a ValueError, for a setting out of its range.
     """
 
     guidance_scale: float  # s, from 0; 1 is no guidance
@@ -45,6 +47,6 @@ def guidance_ramp(scale: float, power: float | None, length: int) -> Tensor:
 
 
 def check(holds: bool | Tensor, name: str, found: object, expected: str) -> None:
-    """Raises ValueError with what was found and what was expected, unless the condition holds."""
+    """Raises UserError, a ValueError, with what was found and what was expected, unless the condition holds."""
     if not holds:
-        raise ValueError(f"{name}: found {found}, expected {expected}")
+        raise UserError(f"{name}: found {found}, expected {expected}")

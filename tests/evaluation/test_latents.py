@@ -18,7 +18,7 @@ from robustok.evaluation.latents import (
 )
 from robustok.evaluation.metrics.kernel import mmd
 from robustok.evaluation.metrics.ranking import rank_correlation
-from robustok.evaluation.pfid import CLEAN, codes_of, perturbed_indices
+from robustok.evaluation.perturbing import CLEAN, codes_of, perturbed_indices
 
 
 def test_usage_of_equal_and_of_single_codes():

@@ -1,16 +1,15 @@
 """pFID against the definition written out, setting by setting, with vq_perturb."""
 
-from importlib import import_module
-
 import pytest
 import torch
 
 from robustok import vq_perturb
 from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
-from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, pfid, quick_pfid
+from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, perturbing, pfid, quick_pfid
 from robustok.evaluation.latents import codebook_usage
-from robustok.evaluation.pfid import ALPHAS, codes_of, perturbed_indices, quick_settings
+from robustok.evaluation.perturbing import codes_of, perturbed_indices
+from robustok.evaluation.pfid import ALPHAS, quick_settings
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 
 
@@ -57,8 +56,7 @@ def test_indices_are_those_of_vq_perturb_at_every_setting(tokenizer, images, nei
 def test_memory_for_neighbours_only_splits_the_work(tokenizer, images, monkeypatch):
     ids = torch.arange(60)
     whole = dict(perturbed_indices(tokenizer, images, [(0.8, 9)], 0, ids))
-    module = import_module("robustok.evaluation.pfid")  # the package exports the function of that name
-    monkeypatch.setattr(module, "NEIGHBOR_BYTES", 8 * 16 * 9 * 7)
+    monkeypatch.setattr(perturbing, "NEIGHBOR_BYTES", 8 * 16 * 9 * 7)
     assert torch.equal(dict(perturbed_indices(tokenizer, images, [(0.8, 9)], 0, ids))[0.8, 9], whole[0.8, 9])
 
 
@@ -138,5 +136,5 @@ def test_a_tokenizer_with_several_codebooks_reconstructs_by_itself(pixels):
     restored = to_uint8(product.reconstruct(from_uint8(images), alpha=0.8, delta=6, seed=2))
     assert found.table[0.8, 6] == pytest.approx(distance(restored, images, pixels), rel=1e-9)
     assert int(codebook_usage(product, images.split(15)).counts.sum()) == 40 * 4 * 2
-    with pytest.raises(ValueError, match="found several"):
+    with pytest.raises(ValueError, match="found another kind"):
         dict(perturbed_indices(product, images, [(0.8, 6)], 0, torch.arange(40)))

@@ -18,31 +18,16 @@ from PIL import Image
 
 from robustok import load_generator, load_tokenizer, sample
 from robustok.checkpoints import writing as checkpoints
-from robustok.config import TokenizerConfig
 from robustok.core import cli
 from robustok.data.images import open_source
 from robustok.data.tokens import open_tokens
 from robustok.data.transforms import to_uint8
 from robustok.evaluation import FeatureStatistics, frechet_distance
 from robustok.evaluation.streams import NpzImages
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.samplers.autoregressive import AutoregressiveSampler
 
 SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1, "top_k": 0, "top_p": 1.0}
 N = 23  # neither whole batches nor whole shards
-
-
-@pytest.fixture(scope="module")
-def checkpoint(make_model, tmp_path_factory):
-    """Folders of a small generator and a small tokenizer of the same codebook: 4 tokens of 16 codes, 3 classes."""
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    shape = TokenizerConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2, codebook_size=16, code_width=4)
-    models = {"rar": make_model(4, 16, 3), "tokenizer": Tokenizer(shape)}
-    for kind, model in models.items():
-        weights = {"model": model.state_dict(), "ema": model.state_dict()}
-        checkpoints.save(folder / kind, weights, {"config": {"kind": kind, "config": asdict(model.config)}})
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..core.files import written_whole
 from ..evaluation.metrics.moments import FeatureStatistics
-from ..evaluation.statistics import KEPT, ImageStatistics, Rows, evenly
+from ..evaluation.statistics import KEPT, ImageStatistics, RowBuffer, evenly
 
 FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
 
 
-class FeatureFiles:
+class FeatureWriter:
     """features/shard-00000.npz, ...: float32 rows of each field of a network's output."""
 
     def __init__(self, folder: Path):
@@ -36,7 +36,7 @@ class FeatureFiles:
         `tokens` (N, L) count the duplicates: images of the same tokens are the same.
         """
         moments: dict[str, FeatureStatistics] = {}
-        kept: dict[str, Rows] = {}
+        kept: dict[str, RowBuffer] = {}
         rows, done = evenly(len(classes), KEPT), 0
         for number in range(shards):
             with np.load(self._path(number), allow_pickle=False) as file:
@@ -46,7 +46,7 @@ class FeatureFiles:
             count = len(arrays["features"])
             here = rows[(rows >= done) & (rows < done + count)] - done
             for field in arrays.keys() & {"features", "logits"}:
-                kept.setdefault(field, Rows(len(rows), arrays[field])).add(arrays[field][here])
+                kept.setdefault(field, RowBuffer(len(rows), arrays[field])).add(arrays[field][here])
             done += count
         return ImageStatistics(
             name=name,

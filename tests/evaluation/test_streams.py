@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from robustok.core.errors import UserError
-from robustok.evaluation import streams as inputs
-from robustok.evaluation.streams import GeneratedImages, open_stream
+from robustok.evaluation import streams
+from robustok.evaluation.streams import open_stream
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_tar_is_the_same(folder, arrays, tmp_path):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_an_npz_is_read_piece_by_piece(tmp_path, arrays, save, monkeypatch):
     save(tmp_path / "s.npz", arrays, np.arange(120) % 10)
-    monkeypatch.setattr(inputs, "BATCH", 7)
+    monkeypatch.setattr(streams, "BATCH", 7)
     stream = open_stream(tmp_path / "s.npz")
     assert len(stream) == 120
     assert stream.labels.tolist() == [i % 10 for i in range(120)]
@@ -89,7 +89,7 @@ def test_unreadable_images_are_named_and_stop_beyond_the_budget(folder, monkeypa
         pytest.raises(UserError, match=r"1 unreadable images or parts, more than 0\.1 %"),
     ):
         list(open_stream(folder))
-    monkeypatch.setattr(inputs, "BAD_SHARE", 0.01)
+    monkeypatch.setattr(streams, "BAD_SHARE", 0.01)
     stream = open_stream(folder)
     with pytest.warns(UserWarning, match=r"left out: .*0005\.png"):
         assert len(pixels_of(stream)) == 119
@@ -123,28 +123,3 @@ def test_an_npz_of_another_size_is_refused(tmp_path, arrays):
     np.savez(tmp_path / "s.npz", arrays)
     with pytest.raises(UserError, match="16 x 16 pixels, expected 32 x 32"):
         open_stream(tmp_path / "s.npz", 32)
-
-
-class Generator:
-    """Tokens that say which class and which image they are of."""
-
-    num_classes = 3
-
-    def generate(self, classes, *, seed, sample_ids, guidance_scale):
-        return torch.stack([classes, sample_ids, torch.full_like(classes, seed)], dim=1) * int(guidance_scale)
-
-
-class Decoder:
-    codebook = torch.zeros(1)
-
-    def detokenize(self, tokens):
-        return (tokens.float() / 127.5 - 1)[:, :, None, None].expand(-1, 3, 2, 2)
-
-
-def test_generated_images_are_balanced_and_keyed_by_their_number(monkeypatch):
-    monkeypatch.setattr(inputs, "BATCH", 4)
-    stream = GeneratedImages(Generator(), Decoder(), per_class=5, seed=9, name="g", guidance_scale=1.0)
-    images = torch.cat(list(stream))[:, :, 0, 0]
-    assert len(stream) == 15
-    assert images.tolist() == [[i // 5, i, 9] for i in range(15)]
-    assert np.bincount(stream.labels).tolist() == [5, 5, 5]

@@ -16,7 +16,7 @@ KINDS = ("tar", "npy", "npz", "png")
 ARRAY = "images.npy"  # uint8 (N, H, W, 3), which the .npz is made from
 
 
-class ImageFiles:
+class ImageWriter:
     """Writes shards of images, in any order and from any process; a shard written twice is the same.
 
     kinds: some of KINDS. tar: images/shard-00000.tar with 00000000.png and its class in 00000000.cls; png:

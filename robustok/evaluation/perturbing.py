@@ -1,0 +1,103 @@
+"""Perturbed tokens and reconstructions of images under many settings at once, for tokenizers of any family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core import random as philox
+from ..core.errors import UserError
+from ..data.transforms import from_uint8, to_uint8
+from ..models.interfaces import Perturbable
+from ..ops import vq_neighbors
+from ..ops.vq.reference import compared
+
+NEIGHBOR_BYTES = 256 << 20  # largest list of neighbours held at once
+
+Setting = tuple[float, int]  # (alpha, delta)
+CLEAN: Setting = (0.0, 1)  # the setting that perturbs nothing
+
+
+def how_perturbable(tokenizer) -> Perturbable:
+    """How a tokenizer's latents can be perturbed. One that does not say is taken to have one codebook ("codes")."""
+    return getattr(tokenizer, "perturbable", "codes")
+
+
+def device_of(tokenizer) -> torch.device:
+    """Where a tokenizer computes. One that does not say computes where its codebook is."""
+    return tokenizer.device if hasattr(tokenizer, "device") else tokenizer.codebook.device
+
+
+def perturbed_images(
+    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+) -> Iterator[tuple[Setting, Tensor]]:
+    """Yields (setting, reconstructions uint8 (B, 3, H, W)) of images uint8 (B, 3, H, W), clamped.
+
+    A tokenizer that is perturbed by "itself" reconstructs under every setting. One that cannot be perturbed
+    reconstructs under CLEAN only: UserError for another setting.
+    """
+    kind = how_perturbable(tokenizer)
+    if kind == "codes":
+        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors):
+            yield setting, to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
+        return
+    for setting in settings:
+        if kind == "itself":
+            alpha, delta = setting
+            draw = {"alpha": alpha, "delta": delta, "seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
+            restored = tokenizer.reconstruct(from_uint8(images), **draw)
+        elif setting == CLEAN:
+            restored = tokenizer.detokenize(tokenizer.tokenize(from_uint8(images)))
+        else:
+            raise UserError("latent perturbation, and with it pFID, is not defined for this tokenizer")
+        yield setting, to_uint8(restored)
+
+
+def perturbed_indices(
+    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+) -> Iterator[tuple[Setting, Tensor]]:
+    """Yields (setting, indices (B, L)) for images uint8 (B, 3, H, W): one encoding and one neighbour search for all.
+
+    The indices are those of `vq_perturb` at each setting. All settings share their random numbers: the tokens that a
+    smaller alpha perturbs are among those of a larger one, and all ranks lie in the sorted list of the largest delta.
+    That also lowers the variance of differences between settings.
+    Raises UserError for a tokenizer whose latents are not each one code of one codebook.
+    """
+    if how_perturbable(tokenizer) != "codes":
+        raise UserError("this needs a tokenizer whose latents are each one code of one codebook, found another kind")
+    settings = list(settings)
+    latents = tokenizer.encode(from_uint8(images))
+    L = latents.shape[1]
+    deltas = sorted({delta for _, delta in settings})
+    positions = torch.arange(L, device=latents.device)
+    choice, draw, _, _ = philox.keyed_words(seed, philox.PERTURB, sample_ids[:, None], positions[None])
+    ranks = torch.stack([(draw * delta) >> 32 for delta in deltas], dim=-1)  # (B, L, deltas)
+    step = max(1, NEIGHBOR_BYTES // (8 * L * deltas[-1]))  # images whose neighbours are held at once
+    parts = zip(latents.split(step), ranks.split(step), strict=True)
+    chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
+    nearest = chosen[..., 0]
+    for alpha, delta in settings:
+        perturbed = choice < int(alpha * 2**32)
+        yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
+
+
+def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, delta: int) -> Tensor:
+    """The nearest code of each latent (b, L, D), then its neighbours of the given ranks (b, L, R): (b, L, 1 + R)."""
+    options = {"normalize": tokenizer.normalize}
+    if neighbors == "latent":
+        near = vq_neighbors(latents, tokenizer.codebook, delta, **options)
+        nearest = near[..., :1]
+    elif neighbors == "code":
+        nearest = vq_neighbors(latents, tokenizer.codebook, 1, **options)
+        near = vq_neighbors(tokenizer.codebook[nearest[..., 0]], tokenizer.codebook, delta, **options)
+    else:
+        raise ValueError(f'neighbors: found {neighbors!r}, expected "latent" or "code"')
+    return torch.cat([nearest, near.gather(-1, ranks)], dim=-1)
+
+
+def codes_of(tokenizer, indices: Tensor) -> Tensor:
+    """Codes (..., D) of indices (...), as they go into `decode`."""
+    return F.embedding(indices, compared(tokenizer.codebook, tokenizer.normalize))

@@ -1,0 +1,81 @@
+"""Images of a generator in batches: the one loop that everything goes through which samples more than one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.transforms import to_uint8
+from ..models.interfaces import DiscreteTokenizer, Generator, Sampler
+
+BATCH = 50  # images of a batch of GeneratedImages
+
+
+@torch.inference_mode()
+def generate_batches(
+    sampler: Sampler,
+    classes: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    sample_ids: Tensor | None = None,
+    keep_tokens: Iterable[Tensor] | None = None,
+    keep_ratio: float = 0.0,
+) -> Iterator[Tensor]:
+    """Yields what `sampler` makes of classes (N,), batch after batch and in order: tokens (b, L) on its device.
+
+    All batches go through the network with the shape of `batch_size` images: the last is filled up with copies of its
+    last image, which are not yielded. So a GPU captures one graph for all of them, and an image is the same whatever
+    stands beside it.
+
+    Args:
+        classes: int64 (N,), on any device.
+        sample_ids: int64 (N,), who each image is; None means 0..N-1. Image i depends on the seed, its class and its id.
+        keep_tokens: int64 (b, L) for each batch in turn, taken when its turn comes: tokens that overwrite those drawn
+            with probability keep_ratio.
+    """
+    ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
+    parts = classes.split(batch_size)
+    kept = [None] * len(parts) if keep_tokens is None else keep_tokens
+    for part, who, tokens in zip(parts, ids.split(batch_size), kept, strict=True):
+        keep = {} if tokens is None else {"keep_tokens": _filled(tokens, batch_size), "keep_ratio": keep_ratio}
+        batch = sampler.generate(_filled(part, batch_size), seed=seed, sample_ids=_filled(who, batch_size), **keep)
+        yield batch[: len(part)]
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """`count` rows: those given, then copies of the last."""
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
+
+
+class GeneratedImages:
+    """An ImageStream of class-balanced samples: `per_class` of each class, classes in turn, decoded by a tokenizer.
+
+    Image i has sample id i. `sampling` are the settings of `generator.sampler`; raises its ValueError for one out of
+    range.
+    """
+
+    transform = "as generated"
+
+    def __init__(
+        self, generator: Generator, tokenizer: DiscreteTokenizer, *, per_class: int, seed: int, name: str, **sampling
+    ):
+        self.sampler, self.tokenizer = generator.sampler(**sampling), tokenizer
+        self.seed, self.name = seed, name
+        self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tokens(self) -> Iterator[Tensor]:
+        """Batches (b, L) of generated tokens."""
+        classes = torch.from_numpy(self.labels)
+        return generate_batches(self.sampler, classes, seed=self.seed, batch_size=min(BATCH, len(classes)))
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[Tensor]:
+        for tokens in self.tokens():
+            yield to_uint8(self.tokenizer.detokenize(tokens))

@@ -1,0 +1,123 @@
+"""Sampling in batches: one sampler a run, one shape of batch, and the same images however they are batched."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from robustok import evaluate, sample
+from robustok.core import cli
+from robustok.generation import batches
+from robustok.generation.batches import GeneratedImages, generate_batches
+
+SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1}
+
+
+class Means:
+    """Features that can be checked by hand: the mean of each colour."""
+
+    protocol = "means"
+
+    def __call__(self, images):
+        return SimpleNamespace(features=images.float().mean((2, 3)))
+
+
+@pytest.fixture
+def judge(checkpoint, tmp_path, monkeypatch):
+    """judge(options) runs `evaluate generator` on 120 images, and gives its exit code."""
+    monkeypatch.setattr(evaluate, "network_of", lambda options: Means())
+    np.savez(tmp_path / "images.npz", np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8))
+    argv = f"generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --reference {tmp_path}/images.npz"
+    argv += f" --per_class 40 --device cpu --output {tmp_path}/out"
+    return lambda *options: cli.run(evaluate.main, [*argv.split(), *options])
+
+
+def test_a_grid_takes_one_sampler(checkpoint, samplers, tmp_path):
+    models = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer"
+    sample.main(f"{models} --batch_size 2 --grid 2x3 --device cpu --output {tmp_path}/grid.png".split())
+    assert len(samplers) == 1
+
+
+def test_a_large_sample_takes_one_sampler(checkpoint, samplers, tmp_path):
+    sample.main(f"--generator {checkpoint}/rar --n 9 --batch_size 2 --shard 4 --device cpu --output {tmp_path}".split())
+    assert len(samplers) == 1
+
+
+def test_evaluating_a_generator_takes_one_sampler(judge, samplers):
+    assert judge() == 0
+    assert len(samplers) == 1
+
+
+def test_a_sampling_setting_out_of_range_is_the_users_mistake(judge, capsys):
+    assert judge("--temperature", "0") == 2
+    assert "temperature: found 0.0, expected a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_batches_of_any_size_give_the_same(make_model, kept):
+    model, classes = make_model(4, 16, 3), torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    ids = torch.arange(7) * 5 + 3
+    tokens = torch.randint(0, 16, (7, 4), generator=torch.Generator().manual_seed(1))
+    keep = {"keep_tokens": tokens, "keep_ratio": 0.6} if kept else {}
+    expected = model.generate(classes, seed=9, sample_ids=ids, **keep, **SETTINGS)
+    assert not kept or (expected == tokens).float().mean() > 0.5
+    for size in (1, 3, 7, 10):
+        parts = {"keep_tokens": iter(tokens.split(size)), "keep_ratio": 0.6} if kept else {}
+        sampler = model.sampler(**SETTINGS)
+        found = [*generate_batches(sampler, classes, seed=9, batch_size=size, sample_ids=ids, **parts)]
+        assert [len(part) for part in found] == [len(part) for part in classes.split(size)]
+        assert torch.equal(torch.cat(found), expected), size
+
+
+def test_all_batches_have_one_shape(make_model, monkeypatch):
+    """A decoder is made for a shape, and on a GPU a graph is captured for it: here once for three batches."""
+    model = make_model(4, 16, 3)
+    streams, decoder = [], model.decoder
+
+    def counted(count, choices=None):
+        streams.append(count)
+        return decoder(count, choices)
+
+    monkeypatch.setattr(model, "decoder", counted)
+    for _ in generate_batches(model.sampler(**SETTINGS), torch.tensor([0, 1, 2, 2, 2]), seed=0, batch_size=2):
+        pass
+    assert streams == [4]  # 2 images, each with and without its class
+
+
+def test_kept_tokens_must_be_as_many_as_the_batches(make_model):
+    kept = [torch.zeros(2, 4, dtype=torch.int64)]
+    batches = generate_batches(
+        make_model(4, 16, 3).sampler(**SETTINGS), torch.zeros(3, dtype=torch.int64), seed=0, batch_size=2,
+        keep_tokens=kept, keep_ratio=0.5,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="shorter"):
+        list(batches)
+
+
+class Generator:
+    """Its tokens say which class and which image they are of."""
+
+    num_classes = 3
+
+    def sampler(self, *, guidance_scale):
+        self.scale = int(guidance_scale)
+        return self
+
+    def generate(self, classes, *, seed, sample_ids):
+        return torch.stack([classes, sample_ids, torch.full_like(classes, seed)], dim=1) * self.scale
+
+
+class Decoder:
+    def detokenize(self, tokens):
+        return (tokens.float() / 127.5 - 1)[:, :, None, None].expand(-1, 3, 2, 2)
+
+
+def test_generated_images_are_balanced_and_keyed_by_their_number(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH", 4)
+    stream = GeneratedImages(Generator(), Decoder(), per_class=5, seed=9, name="g", guidance_scale=1.0)
+    for _ in range(2):  # it can be gone through again
+        images = torch.cat(list(stream))[:, :, 0, 0]
+        assert images.tolist() == [[i // 5, i, 9] for i in range(15)]
+    assert len(stream) == 15
+    assert np.bincount(stream.labels).tolist() == [5, 5, 5]
