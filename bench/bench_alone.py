@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import registry
 
 from .bench_ops import BETA, DELTA, inputs
 
@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 RUNS = [
     (name, device)
     for device in DEVICES
-    for name, reason in backend.reasons(torch.device(device)).items()
+    for name, reason in registry.reasons(torch.device(device)).items()
     if reason is None and name != "reference"
 ]
 SETTINGS = {"alpha": 1.0, "beta": BETA, "delta": DELTA, "seed": 0}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import registry
 
 from .ops_peers import (
     authors_perturb,
@@ -70,7 +70,7 @@ def agreement(runs, name: str) -> float:
 @pytest.mark.parametrize("N", [4096, 16384])
 @pytest.mark.parametrize("name", CPU_GOALS)
 def test_cpu(name, N, timed, record):
-    reason = backend.reasons(torch.device("cpu"))[name]
+    reason = registry.reasons(torch.device("cpu"))[name]
     if reason:
         pytest.skip(reason)
     z, codebook = inputs(N if timed else 512, "cpu")

@@ -13,7 +13,7 @@ import torch
 
 from robustok import ops
 from robustok.ops.decoding.measured_choice import graph_milliseconds
-from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import registry
 
 from .bench_ops import BETA, DELTA, PEER, D, K, check_exact, inputs, variants
 from .ops_peers import authors_perturb, authors_quantize, flash_kmeans
@@ -35,7 +35,7 @@ def name(request, timed, record) -> str:
         if timed:
             record.add_not_measured("operations", f"{request.node.name} needs a GPU", "this machine has none")
         pytest.skip("needs a CUDA device")
-    if reason := backend.reasons(torch.device("cuda"))[request.param]:
+    if reason := registry.reasons(torch.device("cuda"))[request.param]:
         if timed:
             record.add_not_measured("operations", request.node.name, reason)
         pytest.skip(reason)

@@ -1,7 +1,8 @@
 """Attention of the newest places of many short sequences over their static key/value cache.
 
-Made for decoding: a stream has one query (a few where a run of known tokens goes through at once), up to a few hundred
-keys, and is read once. The cache is unpadded: head width 48 reads 48 numbers a key, only registers are padded to 64.
+Made for decoding: a stream is a sequence of its own, with one query (a few where a run of known tokens goes through at
+once) and up to a few hundred keys, each read once. The cache is not padded: at head width 48 a key is 48 numbers, and
+only registers are padded to 64.
 """
 
 import torch
@@ -15,17 +16,27 @@ LOG2_E = 1.4426950408889634
 
 @triton.jit
 def _decode_attention_kernel(
-    query,  # (S, H, n, width)
-    keys,  # (S, H, T, width)
+    query,  # *f16, *bf16 or *f32 (S, H, n, width)
+    keys,  # as query (S, H, T, width)
     values,  # as keys
     places,  # *i64 (S, n): the last key each query sees
-    out,  # (S, H, n, width), contiguous
-    query_stride_s, query_stride_h, query_stride_n,
-    key_stride_s, key_stride_h, key_stride_t,
-    place_stride_s, place_stride_n,
-    heads, queries, width, scale,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
+    out,  # as query (S, H, n, width), contiguous
+    query_stride_s,
+    query_stride_h,
+    query_stride_n,
+    key_stride_s,
+    key_stride_h,
+    key_stride_t,
+    place_stride_s,
+    place_stride_n,
+    heads,
+    queries,
+    width,
+    scale,  # log2(e) / sqrt(width): the softmax is computed in powers of two
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
     """Grid (S * H, tiles of queries). One program owns a tile of queries of a (stream, head): it reads every key once
     and stops at the last one that any of its queries sees."""
     program = tl.program_id(0).to(tl.int64)
@@ -50,7 +61,7 @@ def _decode_attention_kernel(
             score = tl.sum(k.to(tl.float32) * q.to(tl.float32), 1)[None, :]
         else:
             score = tl.dot(q, tl.trans(k), input_precision="ieee")
-        score = tl.where(t[None, :] <= place[:, None], score * scale, float("-inf"))  # scale is in powers of two
+        score = tl.where(t[None, :] <= place[:, None], score * scale, float("-inf"))
         higher = tl.maximum(best, tl.max(score, 1))
         weight, shrink = tl.exp2(score - higher[:, None]), tl.exp2(best - higher)
         total = total * shrink + tl.sum(weight, 1)
@@ -72,9 +83,26 @@ def decode_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tens
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     block = 1 if queries == 1 else MATMUL_QUERIES
     _decode_attention_kernel[(streams * heads, triton.cdiv(queries, block))](
-        query, keys, values, places, out,
-        *query.stride()[:3], *keys.stride()[:3], *places.stride(),
-        heads, queries, width, LOG2_E * width**-0.5,
-        BLOCK_N=block, BLOCK_T=BLOCK_T, BLOCK_W=triton.next_power_of_2(width), num_warps=4,
-    )  # fmt: skip
+        query=query,
+        keys=keys,
+        values=values,
+        places=places,
+        out=out,
+        query_stride_s=query.stride(0),
+        query_stride_h=query.stride(1),
+        query_stride_n=query.stride(2),
+        key_stride_s=keys.stride(0),
+        key_stride_h=keys.stride(1),
+        key_stride_t=keys.stride(2),
+        place_stride_s=places.stride(0),
+        place_stride_n=places.stride(1),
+        heads=heads,
+        queries=queries,
+        width=width,
+        scale=LOG2_E * width**-0.5,
+        BLOCK_N=block,
+        BLOCK_T=BLOCK_T,
+        BLOCK_W=triton.next_power_of_2(width),
+        num_warps=4,
+    )
     return out

@@ -7,7 +7,18 @@ from torch import Tensor
 
 
 @triton.jit
-def _draw_kernel(ids, threshold, delta, seed, out, first, count, L, BLOCK: tl.constexpr):
+def _draw_kernel(
+    ids,  # *i64 (B)
+    threshold,  # *i64 ()
+    delta,  # *i64 ()
+    seed,  # *i64 ()
+    out,  # *i32 (count)
+    first,
+    count,
+    L,
+    BLOCK: tl.constexpr,
+):
+    """Grid (count / BLOCK). One program draws for BLOCK tokens."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     n = first + place.to(tl.int64)
@@ -22,15 +33,23 @@ def _draw_kernel(ids, threshold, delta, seed, out, first, count, L, BLOCK: tl.co
 def draw_ranks(
     sample_ids: Tensor, L: int, threshold: Tensor, delta: Tensor, seed: Tensor, first: int, count: int
 ) -> Tensor:
-    """Ranks (count,) int32 in [0, delta) of the codes of tokens first to first + count of images with L tokens each;
-    0 where nothing changes.
+    """Ranks (count,) int32 in [0, delta) of the codes that replace tokens; 0 where nothing changes.
 
+    The tokens are numbers first to first + count of a batch of images sample_ids (B,) with L tokens each.
     threshold, floor(alpha * 2**32), delta and seed are 0-d int64 on the device.
     """
     block = 256
     out = torch.empty(count, dtype=torch.int32, device=sample_ids.device)
     if count:
         _draw_kernel[(triton.cdiv(count, block),)](
-            sample_ids, threshold, delta, seed, out, first, count, L, BLOCK=block
+            ids=sample_ids,
+            threshold=threshold,
+            delta=delta,
+            seed=seed,
+            out=out,
+            first=first,
+            count=count,
+            L=L,
+            BLOCK=block,
         )
     return out

@@ -52,15 +52,15 @@ def inception_input(images: Tensor, side: int) -> Tensor:
     BLOCK = 1024
     grid = (triton.cdiv(side * side * C, BLOCK), B)
     _inception_input_kernel[grid](
-        images,
-        out,
-        H,
-        W,
-        images.stride(0),
-        images.stride(1),
-        images.stride(2),
-        ratio_y,
-        ratio_x,
+        images=images,
+        out=out,
+        H=H,
+        W=W,
+        stride_b=images.stride(0),
+        stride_c=images.stride(1),
+        stride_y=images.stride(2),
+        ratio_y=ratio_y,
+        ratio_x=ratio_x,
         side=side,
         BLOCK=BLOCK,
     )

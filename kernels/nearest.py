@@ -1,8 +1,9 @@
-"""Nearest code, streamed: a block of rows meets the codebook tile by tile, and no N x K matrix exists.
+"""Nearest code, streamed: a block of rows meets the codebook tile by tile, and no (rows, codes) matrix exists.
 
 A lane meets one code of every tile and keeps its two best scores, each with the number of its tile in the last bits: a
-score costs one logic operation, two maxima and one minimum. A row is settled where one code alone reaches within twice
-the error of the best; the others are listed on the device and decided by the definition.
+score costs one logic operation, two maxima and one minimum. A row is decided where one code alone has a score within
+twice the error of the best. The other rows have a near tie: they are listed on the device, and a second kernel decides
+them by the definition.
 """
 
 import torch
@@ -10,20 +11,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, row_block, score_error, split_error, split_scores
+from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, distance_bits
+from .scores import WORST_SCORE, length_of, row_block, score_error, split_error, split_scores
 
 BLOCK_N = 128  # rows that share what is read of the codebook
 PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
-SETTLERS = 1024  # programs that share the list of ties: its length is known only on the device
+TIE_PROGRAMS = 1024  # programs that share the list of near ties: its length is known only on the device
 
 
 @triton.jit
 def _nearest_kernel(
-    u, high, low, bias, limits, numbers, out, tied, tied_count, R, D, K, Dp, TILES: tl.constexpr,
-    SPLIT: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """One program owns BLOCK_N rows and reads the whole codebook, which stays in the cache.
+    u,  # *f32 (R, D)
+    high,  # *f16 (Kp, Dp); *f32 without SPLIT
+    bias,  # *f32 (Kp)
+    limits,  # *f32 (2)
+    tile_numbers,  # *i32 (Kp / BLOCK_K)
+    out,  # *i64 (R)
+    tied,  # *i32 (R, 3): the list of near ties, of a row and the two codes that are near; see the end of the kernel
+    tied_count,  # *i32 (1), zero: length of the list
+    R,
+    D,
+    K,
+    Dp,
+    TILES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Grid (R / BLOCK_N). One program owns BLOCK_N rows and reads the whole codebook, which stays in the cache.
 
     TILES: a power of two, more than the number of the last tile. WIDE: a row is longer than one product takes.
     """
@@ -36,21 +54,21 @@ def _nearest_kernel(
         squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
     length, packing = length_of(squares, D), TILES * 1.1920929e-07  # the number of a tile replaces the last bits
     if SPLIT:
-        residual, longest, worst = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
-        rounded = residual * longest + (length + residual) * worst
-        error = score_error(length, longest, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D)
+        residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
+        rounded = residual * max_norm + (length + residual) * max_residual
+        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D)
     else:
         error = split_error(length, limits, packing, D, SPLIT)
 
     d = tl.arange(0, BLOCK_D)
     if SPLIT and not WIDE:
         x_high = row_block(u, n, d, inside, D).to(tl.float16)
-    best = tl.full((BLOCK_N, BLOCK_K), LOSES, tl.float32)
+    best = tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32)
     second = best
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         if not SPLIT:
-            scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)
+            scores = split_scores(u, high, None, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
         else:
             tile = high + k.to(tl.int64)[None, :] * Dp
             if WIDE:
@@ -61,20 +79,22 @@ def _nearest_kernel(
             else:
                 scores = tl.dot(x_high, tl.load(tile + d[:, None]))
             scores += tl.load(bias + k)[None, :]
-        # from memory, so that the sum goes through the multiply-add pipe: the one of logic and maxima is the bottleneck
-        packed = (scores.to(tl.int32, bitcast=True) & -TILES) + tl.load(numbers + start // BLOCK_K)
+        # The number of the tile is read from memory, so that the compiler adds it in the multiply-add pipe: the pipe of
+        # logic and maxima is the bottleneck.
+        packed = (scores.to(tl.int32, bitcast=True) & -TILES) + tl.load(tile_numbers + start // BLOCK_K)
         packed = packed.to(tl.float32, bitcast=True)
         second = tl.maximum(second, tl.minimum(packed, best))
         best = tl.maximum(best, packed)
 
     reach = tl.max(best, 1) - 2 * error
-    is_near = (best < reach[:, None]) == 0  # negated, so that a NaN reaches
+    is_near = (best < reach[:, None]) == 0  # negated, so that NaN counts as near
     hidden = tl.sum(((second < reach[:, None]) == 0).to(tl.int32), 1)
     count = tl.sum(is_near.to(tl.int32), 1) + hidden
     code = (best.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     first, last = tl.min(tl.where(is_near, code, K), 1), tl.max(tl.where(is_near, code, -1), 1)
     tl.store(out + n, last.to(tl.int64), mask=inside & (count == 1))
     is_tied = inside & (count != 1)
+    # Listed are the row and the two codes between which it stands, or the first of many and -1.
     place = tied + 3 * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
     tl.store(place, n, mask=is_tied)
     tl.store(place + 1, first, mask=is_tied)
@@ -82,9 +102,18 @@ def _nearest_kernel(
 
 
 @triton.jit
-def _settle_kernel(u, transposed, out, tied, tied_count, D, K, BLOCK: tl.constexpr):
-    """Decides the listed rows by the definition, one row at a time: between two codes where it is known which, else of
-    all."""
+def _resolve_ties_kernel(
+    u,  # *f32 (R, D)
+    transposed,  # *f32 (D, K)
+    out,  # *i64 (R)
+    tied,  # *i32 (R, 3)
+    tied_count,  # *i32 (1)
+    D,
+    K,
+    BLOCK: tl.constexpr,
+):
+    """Any grid. Programs share the listed rows and decide each by the definition: between two codes where it is known
+    which, else among all."""
     for i in range(tl.program_id(0), tl.load(tied_count), tl.num_programs(0)):
         n = tl.load(tied + 3 * i).to(tl.int64)
         first, last = tl.load(tied + 3 * i + 1), tl.load(tied + 3 * i + 2)
@@ -105,19 +134,46 @@ def _settle_kernel(u, transposed, out, tied, tied_count, D, K, BLOCK: tl.constex
         tl.store(out + n, winner.to(tl.int64))
 
 
-def nearest(u: Tensor, codes: Codes, out: Tensor) -> None:
+def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     """Write the nearest codes of float32 rows (R, D), by (distance, index), to out (R,) int64."""
     (R, D), (K, Dp) = u.shape, (len(codes.rows), codes.high.shape[1])
     if R == 0:
         return
-    tied = torch.empty(R, 3, dtype=torch.int32, device=u.device)  # row, and the two codes or the first and -1
+    tied = torch.empty(R, 3, dtype=torch.int32, device=u.device)
     tied_count = torch.zeros(1, dtype=torch.int32, device=u.device)
-    wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
-    # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares
-    registers = {"maxnreg": 128} if codes.split and not wide else {}
+    is_wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
+    # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares.
+    registers = {"maxnreg": 128} if codes.split and not is_wide else {}
     _nearest_kernel[(triton.cdiv(R, rows),)](
-        u, *codes[2:7], out, tied, tied_count, R, D, K, Dp, TILES=triton.next_power_of_2(triton.cdiv(K, BLOCK_K)),
-        SPLIT=codes.split, WIDE=wide, BLOCK_N=rows, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D), num_warps=8, **registers,
-    )  # fmt: skip
-    block = min(1024, triton.next_power_of_2(K))
-    _settle_kernel[(min(R, SETTLERS),)](u, codes.transposed, out, tied, tied_count, D, K, BLOCK=block, **DEFINITION)
+        u=u,
+        high=codes.high,
+        bias=codes.bias,
+        limits=codes.limits,
+        tile_numbers=codes.tile_numbers,
+        out=out,
+        tied=tied,
+        tied_count=tied_count,
+        R=R,
+        D=D,
+        K=K,
+        Dp=Dp,
+        TILES=triton.next_power_of_2(triton.cdiv(K, BLOCK_K)),
+        SPLIT=codes.split,
+        WIDE=is_wide,
+        BLOCK_N=rows,
+        BLOCK_K=BLOCK_K,
+        BLOCK_D=block_d(D),
+        num_warps=8,
+        **registers,
+    )
+    _resolve_ties_kernel[(min(R, TIE_PROGRAMS),)](
+        u=u,
+        transposed=codes.transposed,
+        out=out,
+        tied=tied,
+        tied_count=tied_count,
+        D=D,
+        K=K,
+        BLOCK=min(1024, triton.next_power_of_2(K)),
+        **DEFINITION,
+    )

@@ -42,16 +42,26 @@ def _gumbel(seed, sample, step, stream, GROUPS: tl.constexpr):
 
 @triton.jit
 def _guided_sample_kernel(
-    logits,  # (2B, K) or (B, K)
-    scales,  # *f32 (B,)
-    samples,  # *i64 (B,)
-    steps,  # *i64 (B,)
+    logits,  # *f16, *bf16 or *f32 (2B, K), or (B, K) without GUIDED
+    scales,  # *f32 (B)
+    samples,  # *i64 (B)
+    steps,  # *i64 (B)
     seed,  # *i64 ()
-    out,  # *i64 (B,)
-    count, size, temperature, top_k, top_p,
-    logits_stride, scale_stride, step_stride,
-    STREAM: tl.constexpr, GUIDED: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, GROUPS: tl.constexpr,
-):  # fmt: skip
+    out,  # *i64 (B)
+    count,
+    size,
+    temperature,
+    top_k,
+    top_p,
+    logits_stride,
+    scale_stride,
+    step_stride,
+    STREAM: tl.constexpr,
+    GUIDED: tl.constexpr,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
     """Grid (B,). One program holds the whole vocabulary of an image in registers."""
     image = tl.program_id(0).to(tl.int64)
     v = tl.arange(0, 4 * GROUPS)
@@ -80,10 +90,25 @@ def guided_sample(logits, scales, temperature, top_k, top_p, seed, sample_ids, s
     out = torch.empty_like(sample_ids)
     groups = triton.next_power_of_2(triton.cdiv(size, 4))
     _guided_sample_kernel[(count,)](
-        logits, scales, sample_ids, steps, seed, out,
-        count, size, temperature, top_k, top_p,
-        logits.stride(0), scales.stride(0), steps.stride(0),
-        STREAM=stream, GUIDED=len(logits) > count, TOP_K=0 < top_k < size, TOP_P=top_p < 1.0, GROUPS=groups,
+        logits=logits,
+        scales=scales,
+        samples=sample_ids,
+        steps=steps,
+        seed=seed,
+        out=out,
+        count=count,
+        size=size,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        logits_stride=logits.stride(0),
+        scale_stride=scales.stride(0),
+        step_stride=steps.stride(0),
+        STREAM=stream,
+        GUIDED=len(logits) > count,
+        TOP_K=0 < top_k < size,
+        TOP_P=top_p < 1.0,
+        GROUPS=groups,
         num_warps=8 if groups >= 512 else 4,
-    )  # fmt: skip
+    )
     return out

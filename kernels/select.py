@@ -1,20 +1,20 @@
-"""The code of a given rank, and the nearest few, of each row: bisection of its scores, no sorted list.
+"""The code of a given rank for each row: bisection of its scores, no sorted list.
 
-A program scores a few rows at a time into scratch of its own, which stays in the cache, and bisects those scores until
-one code of a row remains (csrc/select.h has the argument); where others are within twice the error, the definition
-orders them.
+A program scores a few rows at a time into scratch memory of its own, which stays in the cache, and bisects those scores
+until one code of a row remains (csrc/select.h says why that is exact). Where other scores are within twice the error,
+the definition orders their codes.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, LOSES, Codes, block_d, length_of, row_block, split_error, split_scores
-from .rows import DEFINITION, distance_bits
+from .codes import BLOCK_K, PreparedCodebook, block_d
+from .rows import DEFINITION, INFINITE, distance_bits
+from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
 SCRATCH_BYTES = 32 << 20
-INFINITE = tl.constexpr(0x7FF0000000000000)  # the bits of an infinite float64
 
 
 @triton.jit
@@ -24,11 +24,11 @@ def _count(mask):
 
 @triton.jit
 def _bracket(scores, rank):
-    """Per row of scores (ROWS, BLOCK): low <= high between which the one at `rank` lies, few or none in between."""
-    is_code = scores > LOSES / 2
+    """For each row of scores (ROWS, BLOCK): bounds low <= high, between which the one at `rank` lies and few others."""
+    is_code = scores > WORST_SCORE / 2
     high = tl.max(scores, 1)
     low = tl.min(tl.where(is_code, scores, high[:, None]), 1)
-    low = tl.where(_count(scores >= low[:, None]) > rank, low, float("-inf"))  # a code that loses may be wanted
+    low = tl.where(_count(scores >= low[:, None]) > rank, low, float("-inf"))  # codes that are not finite come last
     middle = low + (high - low) * 0.5
     while tl.max(((low < middle) & (middle < high)).to(tl.int32), 0) > 0:
         is_open = (low < middle) & (middle < high)
@@ -57,8 +57,18 @@ def _at_rank(bits, k, rank):
 
 
 @triton.jit
-def _order(u, transposed, scores, low, high, rank, D, K, BLOCK: tl.constexpr):
-    """The code at `rank` of the row u (D,): the definition orders those with a score in [low, high], or that is NaN."""
+def _order(
+    u,  # *f32 (D): one row
+    transposed,  # *f32 (D, K)
+    scores,  # *f32 (Kp)
+    low,
+    high,
+    rank,
+    D,
+    K,
+    BLOCK: tl.constexpr,
+):
+    """The code at `rank` of a row: the definition orders the codes whose score is in [low, high] or NaN."""
     k = tl.arange(0, BLOCK)
     row = tl.load(scores + k, mask=k < K, other=0.0)
     above = (k < K) & (row > high)
@@ -69,32 +79,61 @@ def _order(u, transposed, scores, low, high, rank, D, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def _score_rows(
-    u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp,
-    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Writes scores (BLOCK_N, Kp) of rows n to scratch, and their errors (BLOCK_N,)."""
-    squares = tl.zeros((BLOCK_N,), tl.float32)
+    u,  # *f32 (R, D)
+    high,  # *f16 (Kp, Dp); *f32 without SPLIT
+    low,  # *f16 (Kp, Dp); None without SPLIT
+    bias,  # *f32 (Kp)
+    limits,  # *f32 (2)
+    scratch,  # *f32 (len(n), Kp)
+    errors,  # *f32 (len(n))
+    n,
+    inside,
+    D,
+    Kp,
+    Dp,
+    SPLIT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Writes the scores (len(n), Kp) of rows n to scratch, and their errors."""
+    squares = tl.zeros(n.shape, tl.float32)
     for d0 in range(0, Dp, BLOCK_D):
         x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
         squares += tl.sum(x * x, 1)
-    row = tl.arange(0, BLOCK_N)
+    row = tl.arange(0, n.shape[0])
     tl.store(errors + row, split_error(length_of(squares, D), limits, 0.0, D, SPLIT))
     for start in range(0, Kp, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)
+        scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
         tl.store(scratch + row[:, None] * Kp + k[None, :], scores)
 
 
 @triton.jit
 def _select_kernel(
-    u, high, low, bias, limits, transposed, ranks, out, scratch, errors, R, D, K, Kp, Dp,
-    SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Programs share the rows, BLOCK_N at a time; of those a program holds the scores of ROWS at once in registers.
-
-    Rows of rank 0 keep what `out` has.
-    """
+    u,  # *f32 (R, D)
+    high,  # *f16 (Kp, Dp); *f32 without SPLIT
+    low,  # *f16 (Kp, Dp); None without SPLIT
+    bias,  # *f32 (Kp)
+    limits,  # *f32 (2)
+    transposed,  # *f32 (D, K)
+    ranks,  # *i32 (R)
+    out,  # *i64 (R): rows of rank 0 keep what it has
+    scratch,  # *f32 (programs, BLOCK_N, Kp)
+    errors,  # *f32 (programs, BLOCK_N): scratch
+    R,
+    D,
+    K,
+    Kp,
+    Dp,
+    SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Any grid. Programs share the rows and score BLOCK_N at a time; of those a program holds the scores of ROWS at
+    once in registers, padded to BLOCK codes."""
     scratch += tl.program_id(0).to(tl.int64) * BLOCK_N * Kp
     errors += tl.program_id(0) * BLOCK_N
     for begin in range(tl.program_id(0) * BLOCK_N, R, tl.num_programs(0) * BLOCK_N):
@@ -102,17 +141,16 @@ def _select_kernel(
         inside = n < R
         if tl.max(tl.load(ranks + n, mask=inside, other=0), 0) > 0:
             tl.debug_barrier()  # all have read the scratch of the rows before
-            _score_rows(u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp,
-                        SPLIT, BLOCK_N, BLOCK_K, BLOCK_D)  # fmt: skip
+            _score_rows(u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp, SPLIT, BLOCK_K, BLOCK_D)
             tl.debug_barrier()  # all have written it
             for group in range(0, BLOCK_N, ROWS):
                 row, k = group + tl.arange(0, ROWS), tl.arange(0, BLOCK)
                 rank = tl.load(ranks + begin + row, mask=begin + row < R, other=0)
-                scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=LOSES)
+                scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=WORST_SCORE)
                 floor, ceiling = _bracket(scores, rank)
                 reach = 2 * tl.load(errors + row)
                 floor, ceiling = floor - reach, ceiling + reach
-                # negated, so that all are candidates where the error is NaN or infinite
+                # Negated, so that all are candidates where the error is NaN or infinite.
                 is_above = scores > ceiling[:, None]
                 is_near = ((scores < floor[:, None]) == 0) & (is_above == 0) & (k < K)[None, :]
                 count = _count(is_near)
@@ -123,49 +161,42 @@ def _select_kernel(
                     wanted = tl.max(tl.where(here & (count != 1), rank, 0), 0)
                     if wanted > 0:
                         at = begin + group + i
-                        code = _order(
-                            u + at.to(tl.int64) * D, transposed, scratch + (group + i) * Kp,
-                            tl.sum(tl.where(here, floor, 0.0), 0), tl.sum(tl.where(here, ceiling, 0.0), 0),
-                            wanted, D, K, BLOCK,
-                        )  # fmt: skip
+                        lowest = tl.sum(tl.where(here, floor, 0.0), 0)
+                        highest = tl.sum(tl.where(here, ceiling, 0.0), 0)
+                        row_u, row_scores = u + at.to(tl.int64) * D, scratch + (group + i) * Kp
+                        code = _order(row_u, transposed, row_scores, lowest, highest, wanted, D, K, BLOCK)
                         tl.store(out + at, code.to(tl.int64))
 
 
-def select(u: Tensor, codes: Codes, ranks: Tensor, out: Tensor) -> None:
+def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> None:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
     (R, D), (Kp, Dp) = u.shape, codes.high.shape
     if R == 0:
         return
     block = triton.next_power_of_2(Kp)
-    rows = max(1, min(4, 16384 // block))  # whose scores 256 threads hold
     programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
-    scratch = u.new_empty(programs, BLOCK_N, Kp)
     _select_kernel[(programs,)](
-        u, *codes[2:6], codes.transposed, ranks, out, scratch, u.new_empty(programs, BLOCK_N),
-        R, D, len(codes.rows), Kp, Dp, SPLIT=codes.split, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, BLOCK_D=block_d(D),
-        ROWS=rows, BLOCK=block, num_warps=min(32, max(8, block // 2048)), **DEFINITION,
-    )  # fmt: skip
-
-
-@triton.jit
-def _neighbors_kernel(u, transposed, out, D, K, delta, BLOCK: tl.constexpr):
-    """One program owns one row: all its distances by the definition, then the least again and again."""
-    n = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, BLOCK)
-    bits = tl.where(k < K, distance_bits(u + n * D, transposed, D, K, k, k < K), INFINITE + 1)
-    for i in range(delta):
-        least = tl.min(bits, 0)
-        winner = tl.min(tl.where(bits == least, k, K), 0)
-        tl.store(out + n * delta + i, winner.to(tl.int64))
-        bits = tl.where(k == winner, INFINITE + 1, bits)
-
-
-def neighbors(u: Tensor, codes: Codes, out: Tensor) -> None:
-    """Write the nearest codes of float32 rows (R, D), by (distance, index), to out (R, delta) int64."""
-    if len(u):
-        D, K = u.shape[1], len(codes.rows)
-        block = triton.next_power_of_2(K)
-        _neighbors_kernel[(len(u),)](
-            u, codes.transposed, out, D, K, out.shape[1],
-            BLOCK=block, num_warps=min(32, max(4, block // 1024)), **DEFINITION,
-        )  # fmt: skip
+        u=u,
+        high=codes.high,
+        low=codes.low,
+        bias=codes.bias,
+        limits=codes.limits,
+        transposed=codes.transposed,
+        ranks=ranks,
+        out=out,
+        scratch=u.new_empty(programs, BLOCK_N, Kp),
+        errors=u.new_empty(programs, BLOCK_N),
+        R=R,
+        D=D,
+        K=len(codes.rows),
+        Kp=Kp,
+        Dp=Dp,
+        SPLIT=codes.split,
+        BLOCK_N=BLOCK_N,
+        BLOCK_K=BLOCK_K,
+        BLOCK_D=block_d(D),
+        ROWS=max(1, min(4, 16384 // block)),  # whose scores 256 threads hold
+        BLOCK=block,
+        num_warps=min(32, max(8, block // 2048)),
+        **DEFINITION,
+    )

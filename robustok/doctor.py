@@ -35,8 +35,8 @@ def examine() -> dict:
     from .core.version import __version__
     from .ops.decoding.attention import machine_file
     from .ops.decoding.measured_choice import read
-    from .ops.vq.backends import choice as backend
-    from .ops.vq.backends import cpp_backend as backend_cpp
+    from .ops.vq.backends import registry
+    from .ops.vq.backends.cpp_backend import CppBackend
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {
@@ -47,10 +47,10 @@ def examine() -> dict:
         "cuda": {"built_for": torch.version.cuda, "devices": [_device(i) for i in range(torch.cuda.device_count())]},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "extension": backend_cpp.describe(),
+        "extension": CppBackend().describe(),
         "backends": {
-            device: {"auto": backend.choose("auto", torch.device(device)).name}
-            | {name: reason or "can run" for name, reason in backend.reasons(torch.device(device)).items()}
+            device: {"auto": registry.choose("auto", torch.device(device)).name}
+            | {name: reason or "can run" for name, reason in registry.reasons(torch.device(device)).items()}
             for device in devices
         },
         "attention": read(machine_file()),

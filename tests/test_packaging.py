@@ -15,12 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROBE = """
 import torch, robustok, robustok.kernels.rows
-from robustok.ops import explain
+from robustok.ops import describe_backends
 z, codebook = torch.randn(2, 5, 4), torch.randn(9, 4)
 robustok.vq_quantize(z, codebook, alpha=1.0, beta=1.0, delta=3, seed=0)
 print(robustok.__file__)
 print(robustok.kernels.rows.__file__)
-print(explain("cpu"))
+print(describe_backends("cpu"))
 """
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core import random as philox
 from ..core.errors import UserError
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import Perturbable
 from ..ops import vq_neighbors
-from ..ops.vq.reference import compared
+from ..ops.vq import normalize_rows
+from ..ops.vq.draws import perturbation_words, rank, threshold
 
 NEIGHBOR_BYTES = 256 << 20  # largest list of neighbours held at once
 
@@ -73,14 +73,14 @@ def perturbed_indices(
     L = latents.shape[1]
     deltas = sorted({delta for _, delta in settings})
     positions = torch.arange(L, device=latents.device)
-    choice, draw, _, _ = philox.keyed_words(seed, philox.PERTURB, sample_ids[:, None], positions[None])
-    ranks = torch.stack([(draw * delta) >> 32 for delta in deltas], dim=-1)  # (B, L, deltas)
+    choice, word = perturbation_words(seed, sample_ids, positions)
+    ranks = torch.stack([rank(word, delta) for delta in deltas], dim=-1)  # (B, L, deltas)
     step = max(1, NEIGHBOR_BYTES // (8 * L * deltas[-1]))  # images whose neighbours are held at once
     parts = zip(latents.split(step), ranks.split(step), strict=True)
     chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
     nearest = chosen[..., 0]
     for alpha, delta in settings:
-        perturbed = choice < int(alpha * 2**32)
+        perturbed = choice < threshold(alpha)
         yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
 
 
@@ -100,4 +100,4 @@ def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, del
 
 def codes_of(tokenizer, indices: Tensor) -> Tensor:
     """Codes (..., D) of indices (...), as they go into `decode`."""
-    return F.embedding(indices, compared(tokenizer.codebook, tokenizer.normalize))
+    return F.embedding(indices, normalize_rows(tokenizer.codebook, tokenizer.normalize))

@@ -1,5 +1,14 @@
 """Operations: on a codebook (`vq`), and of autoregressive decoding (`decoding`)."""
 
-from .vq import explain, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
+from .vq import Draw, Perturbed, Quantized, describe_backends, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
-__all__ = ["explain", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
+__all__ = [
+    "Draw",
+    "Perturbed",
+    "Quantized",
+    "describe_backends",
+    "vq_nearest",
+    "vq_neighbors",
+    "vq_perturb",
+    "vq_quantize",
+]

@@ -11,63 +11,67 @@ from triton.backends.compiler import GPUTarget
 
 P32, P64, F32, F64, F16, BF16 = "*i32", "*i64", "*fp32", "*fp64", "*fp16", "*bf16"
 TILE = {"SPLIT": True, "BLOCK_K": 64, "BLOCK_D": 64}
+ONE_COORDINATE = {"D": 1, "BLOCK_D": 16}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
-NEAREST = SCORED | {"numbers": P32, "out": P64, "tied": P32, "tied_count": P32}
+CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
+NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P32, "tied_count": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
+PLAIN = {"high": F32}  # rows that are not of unit length
+NO_LOW = {"low": None}
 FINISH = {"u": F32, "codes": F32, "nearest": P64, "indices": P64, "z_q": BF16, "z_q_clean": BF16, "usage": P64}
 FINISH |= {"partial": F64}
-PLAIN = {"high": F32, "low": F32}  # rows that are not of unit length
-STRIDES = {f"{t}_{d}": "i64" for t in ("z", "first", "second") for d in "bld"}
+BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P64, "vq": F32, "commit": F32}
+BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
+BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
-# By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant.
+ROWS = {"BLOCK_N": 64, "BLOCK_D": 64}
+# By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant,
+# and so is a pointer that is None.
 KERNELS = {
-    "unit rows": (
-        "rows._unit_kernel",
+    "normalize rows": (
+        "rows._normalize_rows_kernel",
         {"z": BF16, "out": F32, "stride_b": "i64", "stride_l": "i64", "stride_d": "i64", "first": "i64"},
-        {"NORMALIZE": True, "BLOCK_N": 64, "BLOCK_D": 64},
+        ROWS | {"NORMALIZE": True},
     ),
-    "codes": (
-        "codes._prepare_kernel",
-        {"codebook": BF16, "rows": F32, "transposed": F32, "numbers": P32} | SCORED,
-        {"NORMALIZE": True, "BLOCK_K": 64, "BLOCK_D": 64},
-    ),
+    "codes": ("codes._prepare_kernel", CODES, {"NORMALIZE": True, "BLOCK_K": 64, "BLOCK_D": 64}),
     "codes, one coordinate": (
         "codes._prepare_kernel",
-        {"codebook": BF16, "rows": F32, "transposed": F32, "numbers": P32} | SCORED | PLAIN,
-        {"NORMALIZE": False, "BLOCK_K": 64, "BLOCK_D": 16, "D": 1},
+        CODES | PLAIN,
+        NO_LOW | ONE_COORDINATE | {"NORMALIZE": False, "BLOCK_K": 64},
     ),
     "nearest": ("nearest._nearest_kernel", NEAREST, LOOKUP),
     "nearest, wide": ("nearest._nearest_kernel", NEAREST, LOOKUP | {"WIDE": True}),
     "nearest, any length": ("nearest._nearest_kernel", NEAREST | PLAIN, LOOKUP | {"SPLIT": False, "BLOCK_N": 32}),
-    "nearest, one coordinate": ("nearest._nearest_kernel", NEAREST, LOOKUP | {"BLOCK_D": 16, "D": 1}),
-    "settle": (
-        "nearest._settle_kernel",
+    "nearest, one coordinate": ("nearest._nearest_kernel", NEAREST, LOOKUP | ONE_COORDINATE),
+    "resolve ties": (
+        "nearest._resolve_ties_kernel",
         {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
         {"BLOCK": 1024},
     ),
     "select": ("select._select_kernel", SELECT, SELECTION),
-    "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | {"SPLIT": False}),
-    "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | {"BLOCK_D": 16, "D": 1}),
+    "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),
+    "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | ONE_COORDINATE),
     "select, many codes": ("select._select_kernel", SELECT, SELECTION | {"ROWS": 1, "BLOCK": 1 << 15}),
-    "neighbors": ("select._neighbors_kernel", {"u": F32, "transposed": F32, "out": P64}, {"BLOCK": 4096}),
+    "neighbors": ("neighbors._neighbors_kernel", {"u": F32, "transposed": F32, "out": P64}, {"BLOCK": 4096}),
     "draw": (
         "draw._draw_kernel",
         {"ids": P64, "threshold": P64, "delta": P64, "seed": P64, "out": P32, "first": "i64"},
         {"BLOCK": 256},
     ),
-    "finish": ("quantize._finish_kernel", FINISH, {"CLEAN": True, "BLOCK_N": 64, "BLOCK_D": 64}),
+    "finish": ("quantize._finish_kernel", FINISH, ROWS),
     "straight-through": (
         "quantize._finish_kernel",
-        FINISH | {"partial": F32},
-        {"CLEAN": False, "BLOCK_N": 64, "BLOCK_D": 64},
+        FINISH,
+        ROWS | dict.fromkeys(("nearest", "z_q_clean", "partial", "usage")),
     ),
-    "backward": (
+    "backward": ("quantize._backward_kernel", BACKWARD, ROWS | {"NORMALIZE": True}),
+    "backward of latents": (
         "quantize._backward_kernel",
-        {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P64, "vq": F32, "commit": F32}
-        | {"dz": BF16, "de": F64, "scale": "fp32"}
-        | STRIDES,
-        {"NORMALIZE": True, "STRAIGHT": 2, "COMMIT": True, "VQ": True, "BLOCK_N": 64, "BLOCK_D": 64},
+        BACKWARD,
+        ROWS
+        | {"NORMALIZE": True}
+        | dict.fromkeys(("second", "second_b", "second_l", "second_d", "codes", "nearest", "vq", "commit", "de")),
     ),
     "decode attention": (
         "attention._decode_attention_kernel",

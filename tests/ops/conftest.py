@@ -8,10 +8,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: then they run on the CPU
 
-from robustok.ops.vq.backends import choice as backend
-from robustok.ops.vq.backends import cpp_backend as backend_cpp
+from robustok.ops.vq.backends import registry
+from robustok.ops.vq.backends.cpp_backend import _C
 
-INSTRUCTION_SETS = backend_cpp._C.instruction_sets() if backend_cpp._C else ["none"]
+INSTRUCTION_SETS = _C.instruction_sets() if _C else ["none"]
 ON_CPU = ["reference", "torch", *(f"cpp-{instructions}" for instructions in INSTRUCTION_SETS), "triton"]
 
 
@@ -19,11 +19,11 @@ ON_CPU = ["reference", "torch", *(f"cpp-{instructions}" for instructions in INST
 def name(request):
     """Name of a backend; the compiled one comes once for each instruction set of this machine."""
     backend_name, _, instructions = request.param.partition("-")
-    reason = backend.reasons(torch.device("cpu"))[backend_name]
+    reason = registry.reasons(torch.device("cpu"))[backend_name]
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     if instructions:
-        backend_cpp._C.use_instruction_set(instructions)
+        _C.use_instruction_set(instructions)
     yield backend_name
     if instructions:
-        backend_cpp._C.use_instruction_set(INSTRUCTION_SETS[0])
+        _C.use_instruction_set(INSTRUCTION_SETS[0])

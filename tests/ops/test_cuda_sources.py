@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustok.ops.vq import reference
-from robustok.ops.vq.backends.cuda_backend import _LONGEST, half_tiles
+from robustok.ops.vq import normalize_rows
+from robustok.ops.vq.backends.cuda_backend import _MAX_NORM, half_tiles
 
 from .table import make, order
 
@@ -73,7 +73,7 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
 def arguments(u, e):
     tiles = half_tiles(e)
     pointer = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (u, tiles, e)]
-    sizes = len(e), e.shape[1], tiles.shape[1], ctypes.c_double(_LONGEST)
+    sizes = len(e), e.shape[1], tiles.shape[1], ctypes.c_double(_MAX_NORM)
     return tiles, (pointer[0], ctypes.c_int64(len(u)), *pointer[1:], *sizes)
 
 
@@ -96,7 +96,7 @@ def case(N, K, D, special):
         z[0, -1, 0], z[0, 0, -1], codebook[K // 3, 0] = float("nan"), float("inf"), float("nan")
     if special == "zero":
         z[0, 0], codebook[K - 1] = 0, 0
-    u, e = reference.compared(z[0], True), reference.compared(codebook, True)
+    u, e = normalize_rows(z[0], True), normalize_rows(codebook, True)
     return u, e, order(z, codebook, True)
 
 

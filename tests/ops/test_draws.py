@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 
 from robustok import ops
-from robustok.ops.vq.reference import Draw, draw_ranks
+from robustok.ops import Draw
+from robustok.ops.vq.draws import draw_ranks
 
 from .table import make, order
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops.vq.backends import choice as backend
-from robustok.ops.vq.backends import triton_backend as backend_triton
+from robustok.ops.vq.backends import registry
+from robustok.ops.vq.backends.triton_backend import MAX_CODES
 
 Z, CODEBOOK = torch.randn(2, 3, 4), torch.randn(10, 4)
 GOOD = {"alpha": 0.5, "beta": 0.5, "delta": 3, "seed": 0}
@@ -74,9 +74,9 @@ def test_neighbors(delta, kind):
         ops.vq_neighbors(Z, CODEBOOK, delta)
 
 
-@pytest.mark.parametrize("name", backend.BACKENDS)
+@pytest.mark.parametrize("name", registry.BACKENDS)
 def test_a_backend_that_cannot_run_says_why(name):
-    reason = backend.reasons(torch.device("cpu"))[name]
+    reason = registry.reasons(torch.device("cpu"))[name]
     if reason is None:
         assert ops.vq_nearest(Z, CODEBOOK, backend=name).shape == (2, 3)
     else:
@@ -84,13 +84,13 @@ def test_a_backend_that_cannot_run_says_why(name):
             ops.vq_nearest(Z, CODEBOOK, backend=name)
 
 
-def test_explain_names_every_backend():
-    text = ops.explain(Z)
-    assert all(f"{name}:" in text for name in backend.BACKENDS)
-    assert text.splitlines()[0] == f"{backend.choose('auto', Z.device).name}: taken for cpu tensors"
+def test_the_description_names_every_backend():
+    text = ops.describe_backends(Z)
+    assert all(f"{name}:" in text for name in registry.BACKENDS)
+    assert text.splitlines()[0] == f"{registry.choose('auto', Z.device).name}: taken for cpu tensors"
 
 
-def test_explain_knows_the_shape():
-    many = torch.empty(1, 4).expand(backend_triton.MAX_CODES + 1, 4)
-    assert f"triton: a program holds the scores of all codes: found K = {len(many)}" in ops.explain(Z, many)
-    assert "triton: a program" not in ops.explain(Z, CODEBOOK)
+def test_the_description_knows_the_shape():
+    many = torch.empty(1, 4).expand(MAX_CODES + 1, 4)
+    assert f"triton: a program holds the scores of all codes: found K = {len(many)}" in ops.describe_backends(Z, many)
+    assert "triton: a program" not in ops.describe_backends(Z, CODEBOOK)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustok import ops
-from robustok.ops.vq.backends import choice as backend
+from robustok.ops.vq.backends import registry
 
 from .table import DTYPES, SHAPES, make
 
@@ -21,7 +21,7 @@ SETTINGS = {"alpha": 0.8, "beta": 1.0, "seed": 6}
 
 @pytest.fixture(params=["torch", "triton", "cuda"])
 def device_backend(request) -> str:
-    reason = backend.reasons(torch.device("cuda"))[request.param]
+    reason = registry.reasons(torch.device("cuda"))[request.param]
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     return request.param
@@ -73,8 +73,8 @@ def test_more_than_two_to_the_31_elements(device_backend):
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
 def test_cuda_graph_and_no_waiting(name):
-    if backend.reasons(torch.device("cuda"))[name]:
-        pytest.skip(backend.reasons(torch.device("cuda"))[name])
+    if registry.reasons(torch.device("cuda"))[name]:
+        pytest.skip(registry.reasons(torch.device("cuda"))[name])
     z, codebook = (x.cuda() for x in make((4, 64, 64, 1024, 1)))
     numbers = {"alpha": torch.tensor(1.0).cuda(), "delta": torch.tensor(50).cuda(), "seed": torch.tensor(1).cuda()}
 
@@ -99,8 +99,8 @@ def test_cuda_graph_and_no_waiting(name):
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
 def test_cuda_graph_of_plain_numbers(name):
-    if backend.reasons(torch.device("cuda"))[name]:
-        pytest.skip(backend.reasons(torch.device("cuda"))[name])
+    if registry.reasons(torch.device("cuda"))[name]:
+        pytest.skip(registry.reasons(torch.device("cuda"))[name])
     z, codebook = (x.cuda() for x in make((4, 64, 64, 1024, 1)))
     expected = ops.vq_quantize(z, codebook, delta=50, backend=name, **SETTINGS)
     graph = torch.cuda.CUDAGraph()
@@ -132,7 +132,7 @@ torch.cuda.synchronize()
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
 def test_compute_sanitizer(tool):
     sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None or backend.reasons(torch.device("cuda"))["cuda"]:
+    if sanitizer is None or registry.reasons(torch.device("cuda"))["cuda"]:
         pytest.skip("needs compute-sanitizer and the CUDA extension")
     command = [sanitizer, "--tool", tool, "--error-exitcode", "1", "--kernel-regex", "kns=robustok"]
     done = subprocess.run([*command, sys.executable, "-c", SANITIZED], capture_output=True, text=True)

@@ -1,14 +1,14 @@
-"""How the Triton lookup decides: one product settles nearly every row, and a list holds those that it cannot."""
+"""How the Triton lookup decides: one product is enough for nearly every row, and a list holds the near ties."""
 
 import numpy as np
 import pytest
 import torch
 
-from robustok.ops.vq.backends import triton_backend as backend_triton
+from robustok.ops.vq.backends.triton_backend import TritonBackend
 
 from .table import make, order
 
-if reason := backend_triton.missing(torch.device("cpu")):
+if reason := TritonBackend().missing(torch.device("cpu")):
     pytest.skip(reason, allow_module_level=True)
 
 from robustok.kernels import codes as kernel_codes
@@ -17,20 +17,20 @@ from robustok.kernels import rows as kernel_rows
 
 
 class KeepsList:
-    """Stands in for the kernel that settles the listed rows."""
+    """Stands in for the kernel that decides the listed rows."""
 
     def __getitem__(self, grid):
         return self
 
-    def __call__(self, u, transposed, out, tied, tied_count, *rest, **settings):
+    def __call__(self, tied, tied_count, **others):
         self.tied = tied[: int(tied_count)]
 
 
 def listed(monkeypatch, z, codebook) -> torch.Tensor:
     """(rows, 3) int32 of the list: row, and the two codes between which it stands, or the first and -1."""
     keeper = KeepsList()
-    monkeypatch.setattr(kernel_nearest, "_settle_kernel", keeper)
-    u = kernel_rows.unit_rows(z, 0, z.shape[1], True)
+    monkeypatch.setattr(kernel_nearest, "_resolve_ties_kernel", keeper)
+    u = kernel_rows.normalize_rows(z, 0, z.shape[1], True)
     kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True), torch.empty(len(u), dtype=torch.int64))
     return keeper.tied
 

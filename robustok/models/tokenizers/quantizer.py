@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import vq_nearest, vq_perturb, vq_quantize
-from ...ops.vq.reference import Perturbed, Quantized, compared
+from ...ops import Perturbed, Quantized, vq_nearest, vq_perturb, vq_quantize
+from ...ops.vq import normalize_rows
 from ..interfaces import Perturbable
 
 
@@ -69,7 +69,7 @@ class VectorQuantizer(nn.Module):
 
     def unit(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) on the scale of the codes: l2-normalised, or unchanged where codes are not normalised."""
-        return compared(vectors, self.normalize)
+        return normalize_rows(vectors, self.normalize)
 
     def usage(self, indices: Tensor) -> Tensor:
         """How often each code is in `indices`: (K,) int64."""

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...ops import vq_nearest
-from ...ops.vq.reference import Perturbed, Quantized
+from ...ops import Perturbed, Quantized, vq_nearest
 from ..interfaces import Perturbable
 from .quantizer import NO_PERTURBATION, Perturbation
 

@@ -1,8 +1,20 @@
 """The operations on a codebook: nearest code, neighbours, perturbation, fused quantisation."""
 
-from .backends.choice import explain
+from .backends.registry import describe_backends
 from .nearest import vq_nearest, vq_neighbors
 from .perturb import vq_perturb
 from .quantize import vq_quantize
+from .reference import normalize_rows
+from .types import Draw, Perturbed, Quantized
 
-__all__ = ["explain", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
+__all__ = [
+    "Draw",
+    "Perturbed",
+    "Quantized",
+    "describe_backends",
+    "normalize_rows",
+    "vq_nearest",
+    "vq_neighbors",
+    "vq_perturb",
+    "vq_quantize",
+]

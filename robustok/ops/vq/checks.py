@@ -1,21 +1,11 @@
 """Checks of arguments: each error names the argument, what was found and what was expected, before a kernel starts."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .reference import Draw
-
-
-class Shape(NamedTuple):
-    """Of a codebook (K, D), and whether its rows are normalised: what a backend may not be able to run."""
-
-    K: int
-    D: int
-    normalize: bool
-
+from .types import Draw
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -49,7 +39,7 @@ def check_delta(delta: int, codebook: Tensor) -> None:
         raise ValueError(f"delta: found {delta}, expected 1 to {len(codebook)}, the number of codes")
 
 
-def check_around(neighbors: str) -> None:
+def check_neighbors(neighbors: str) -> None:
     if neighbors not in ("latent", "code"):
         raise ValueError(f"neighbors: found {neighbors!r}, expected 'latent' or 'code'")
 
@@ -84,8 +74,8 @@ def scalar(name: str, value: float | int | Tensor, dtype: torch.dtype) -> Tensor
     return torch.full((), value, dtype=dtype)
 
 
-def sample_numbers(sample_ids: Tensor | None, z: Tensor) -> Tensor:
-    """sample_ids (B,) int64, or 0..B-1 for None."""
+def resolve_sample_ids(sample_ids: Tensor | None, z: Tensor) -> Tensor:
+    """sample_ids (B,) int64 as given, or 0..B-1 for None."""
     if sample_ids is None:
         return torch.arange(z.shape[0], device=z.device)
     if not isinstance(sample_ids, Tensor) or sample_ids.dtype != torch.int64:
@@ -95,6 +85,29 @@ def sample_numbers(sample_ids: Tensor | None, z: Tensor) -> Tensor:
         found = f"{tuple(sample_ids.shape)} on {sample_ids.device}"
         raise ValueError(f"sample_ids: found {found}, expected ({z.shape[0]},) on {z.device}")
     return sample_ids
+
+
+def resolve_draw(
+    z: Tensor,
+    codebook: Tensor,
+    alpha: float | Tensor,
+    beta: float,
+    delta: int | Tensor,
+    seed: int | Tensor,
+    sample_ids: Tensor | None,
+    num_images: int | None,
+    neighbors: str,
+) -> Draw:
+    """The checked arguments of a perturbation; the ranges of alpha, delta and seed are checked when it runs."""
+    check_images(z, codebook)
+    check_neighbors(neighbors)
+    return Draw(
+        alpha=scalar("alpha", alpha, torch.float64),
+        delta=scalar("delta", delta, torch.int64),
+        seed=scalar("seed", seed, torch.int64),
+        sample_ids=resolve_sample_ids(sample_ids, z),
+        num_images=count_images(z.shape[0], beta, num_images),
+    )
 
 
 def check_draw(draw: Draw, K: int) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .backends import choice as backends
+from .backends.registry import choose_for
 from .checks import check_delta, check_rows
 
 
@@ -37,7 +37,7 @@ def vq_nearest(z: Tensor, codebook: Tensor, *, normalize: bool = True, backend: 
 
 @torch.library.custom_op("robustok::vq_nearest", mutates_args=())
 def _nearest(z: Tensor, codebook: Tensor, normalize: bool, backend: str) -> Tensor:
-    return backends.forward(backend, codebook, normalize).nearest(z, codebook, normalize)
+    return choose_for(backend, codebook, normalize).nearest(z, codebook, normalize)
 
 
 @_nearest.register_fake
@@ -48,7 +48,7 @@ def _(z, codebook, normalize, backend):
 def vq_neighbors(
     query: Tensor, codebook: Tensor, delta: int, *, normalize: bool = True, backend: str = "auto"
 ) -> Tensor:
-    """Indices of the delta codes nearest to each query, sorted by (distance, index): S_delta of the paper's eq. 4.
+    """Indices of the delta codes nearest to each query, by (distance, index): the set S_delta of the paper's eq. 4.
 
     Args:
         query: latents or codes (..., D), float32, float16 or bfloat16, any strides.
@@ -69,7 +69,7 @@ def vq_neighbors(
 
 @torch.library.custom_op("robustok::vq_neighbors", mutates_args=())
 def _neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool, backend: str) -> Tensor:
-    return backends.forward(backend, codebook, normalize).neighbors(query, codebook, delta, normalize)
+    return choose_for(backend, codebook, normalize).neighbors(query, codebook, delta, normalize)
 
 
 @_neighbors.register_fake

@@ -1,24 +1,15 @@
-"""Latent perturbation as an operator, and what its fused form shares with it."""
+"""Latent perturbation as an operator: codes, some of them replaced by a near one."""
 
 import torch
 from torch import Tensor
 
-from .backends import choice as backends
-from .checks import check_around, check_draw, check_images, count_images, sample_numbers, scalar
-from .reference import Draw, Perturbed
+from .backends.registry import choose, choose_for
+from .checks import check_draw, resolve_draw
+from .types import Draw, Perturbed
 
-
-def prepare_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors) -> Draw:
-    """The checked arguments of a perturbation; the ranges of alpha, delta and seed are checked when it runs."""
-    check_images(z, codebook)
-    check_around(neighbors)
-    return Draw(
-        alpha=scalar("alpha", alpha, torch.float64),
-        delta=scalar("delta", delta, torch.int64),
-        seed=scalar("seed", seed, torch.int64),
-        sample_ids=sample_numbers(sample_ids, z),
-        num_images=count_images(z.shape[0], beta, num_images),
-    )
+# Arguments of the registered operators `vq_perturb` and `vq_quantize`.
+ARGUMENTS = """Tensor z, Tensor codebook, Tensor alpha, Tensor delta, Tensor seed, Tensor sample_ids, SymInt num_images,
+    str neighbors, bool normalize, str backend"""
 
 
 def vq_perturb(
@@ -63,36 +54,25 @@ def vq_perturb(
 
     Alpha and delta may change at every call of a compiled function without recompiling, as 0-d tensors.
     """
-    draw = prepare_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
+    draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
     return Perturbed(*_perturb(z, codebook, *draw, neighbors, normalize, backend))
 
 
-@torch.library.custom_op("robustok::vq_perturb", mutates_args=())
-def _perturb(
-    z: Tensor,
-    codebook: Tensor,
-    alpha: Tensor,
-    delta: Tensor,
-    seed: Tensor,
-    sample_ids: Tensor,
-    num_images: int,
-    neighbors: str,
-    normalize: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op("robustok::vq_perturb", mutates_args=(), schema=f"({ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+def _perturb(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(backends.forward(backend, codebook, normalize).perturb(z, codebook, draw, neighbors, normalize))
+    return tuple(choose_for(backend, codebook, normalize).perturb(z, codebook, draw, neighbors, normalize))
 
 
 @_perturb.register_fake
-def _(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
-    return z.new_empty(z.shape), *(z.new_empty(z.shape[:2], dtype=torch.int64) for _ in range(2))
+def _(z, *_):
+    return tuple(Perturbed.empty(z))
 
 
 @torch.library.custom_op("robustok::vq_perturb_backward", mutates_args=())
 def _perturb_backward(z: Tensor, grad: Tensor, normalize: bool, backend: str) -> Tensor:
-    return backends.choose(backend, z.device).load(backward=True).perturb_backward(z, grad, normalize)
+    return choose(backend, z.device).perturb_backward(z, grad, normalize)
 
 
 @_perturb_backward.register_fake

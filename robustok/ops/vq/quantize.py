@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .backends import choice as backends
-from .checks import check_draw
-from .perturb import prepare_draw
-from .reference import Draw, Quantized
+from .backends.registry import choose, choose_for
+from .checks import check_draw, resolve_draw
+from .perturb import ARGUMENTS
+from .types import Draw, Quantized, QuantizedGradients
 
 
 def vq_quantize(
@@ -32,34 +32,24 @@ def vq_quantize(
         commit_loss: 0-d float32, mean (stop e - u)^2: its gradient reaches z only (METHOD.md section 2, unweighted);
         usage (K,) int64: how often each code is the nearest. Losses are 0 for an empty batch and finite only if z is.
     """
-    draw = prepare_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
+    draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
     return Quantized(*_quantize(z, codebook, *draw, neighbors, normalize, backend))
 
 
-@torch.library.custom_op("robustok::vq_quantize", mutates_args=())
-def _quantize(
-    z: Tensor,
-    codebook: Tensor,
-    alpha: Tensor,
-    delta: Tensor,
-    seed: Tensor,
-    sample_ids: Tensor,
-    num_images: int,
-    neighbors: str,
-    normalize: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "robustok::vq_quantize",
+    mutates_args=(),
+    schema=f"({ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _quantize(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(backends.forward(backend, codebook, normalize).quantize(z, codebook, draw, neighbors, normalize))
+    return tuple(choose_for(backend, codebook, normalize).quantize(z, codebook, draw, neighbors, normalize))
 
 
 @_quantize.register_fake
-def _(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
-    indices = [z.new_empty(z.shape[:2], dtype=torch.int64) for _ in range(2)]
-    losses = [z.new_empty((), dtype=torch.float32) for _ in range(2)]
-    usage = z.new_empty(codebook.shape[:1], dtype=torch.int64)
-    return z.new_empty(z.shape), *indices, z.new_empty(z.shape), *losses, usage
+def _(z, codebook, *_):
+    return tuple(Quantized.empty(z, codebook.shape[0]))
 
 
 @torch.library.custom_op("robustok::vq_quantize_backward", mutates_args=())
@@ -67,18 +57,18 @@ def _quantize_backward(
     z: Tensor,
     codebook: Tensor,
     nearest: Tensor,
-    straight: list[Tensor],
-    vq: Tensor | None,
-    commit: Tensor | None,
+    straight_through: list[Tensor],
+    vq_loss: Tensor | None,
+    commit_loss: Tensor | None,
     normalize: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    implementation = backends.choose(backend, z.device).load(backward=True)
-    return implementation.quantize_backward(z, codebook, nearest, straight, vq, commit, normalize)
+    grads = QuantizedGradients(straight_through, vq_loss, commit_loss)
+    return choose(backend, z.device).quantize_backward(z, codebook, nearest, grads, normalize)
 
 
 @_quantize_backward.register_fake
-def _(z, codebook, nearest, straight, vq, commit, normalize, backend):
+def _(z, codebook, *_):
     return z.new_empty(z.shape), codebook.new_empty(codebook.shape)
 
 
@@ -89,9 +79,9 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, z_q, indices, nearest, z_q_clean, vq_loss, commit_loss, usage):
-    z, codebook, clean = ctx.saved_tensors
-    straight = [grad for grad in (z_q, z_q_clean) if grad is not None]
-    dz, dcodebook = _quantize_backward(z, codebook, clean, straight, vq_loss, commit_loss, ctx.normalize, ctx.backend)
+    straight_through = [grad for grad in (z_q, z_q_clean) if grad is not None]
+    grads = straight_through, vq_loss, commit_loss
+    dz, dcodebook = _quantize_backward(*ctx.saved_tensors, *grads, ctx.normalize, ctx.backend)
     return dz, dcodebook, *[None] * 8
 
 

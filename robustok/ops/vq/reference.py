@@ -1,61 +1,33 @@
 """The definition of every operation, in plain PyTorch, written to be read. The other backends return the same indices.
 
-Latents z are (B, L, D), the codebook is (K, D), of float32, float16 or bfloat16. What is compared are float32 rows
-(`compared`); their distance is the float64 squared distance, summed in the order of the coordinates so that it has one
-value to the last bit; codes are ordered by (distance, index).
+Latents z are (B, L, D), the codebook is (K, D), of float32, float16 or bfloat16. Both are turned into float32 rows
+first (`normalize_rows`). The distance of two such rows is their squared distance in float64, summed in the order of the
+coordinates so that it has one value to the last bit. Codes are ordered by (distance, index).
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...core.random import PERTURB, keyed_words
+from .draws import draw_ranks
+from .types import Draw, Perturbed, Quantized
 
 MIN_NORM = 1e-12
-_BLOCK_BYTES = 16 << 20  # of one float64 block of distances
-
-
-class Draw(NamedTuple):
-    """What decides which tokens are perturbed and how far: METHOD.md section 3."""
-
-    alpha: Tensor  # 0-d float64 in [0, 1]: probability that a token of a perturbed image is perturbed
-    delta: Tensor  # 0-d int64 in [1, K]: size of the neighbour set
-    seed: Tensor  # 0-d int64
-    sample_ids: Tensor  # (B,) int64: who each image is
-    num_images: int  # the first of the batch, which are perturbed
-
-
-class Perturbed(NamedTuple):
-    """Result of `vq_perturb`."""
-
-    z_q: Tensor  # (B, L, D) dtype of z
-    indices: Tensor  # (B, L) int64, after perturbation
-    nearest: Tensor  # (B, L) int64, before
-
-
-class Quantized(NamedTuple):
-    """Result of `vq_quantize`: that of `vq_perturb`, the clean latents, the two losses and the usage of the codes."""
-
-    z_q: Tensor  # (B, L, D) dtype of z
-    indices: Tensor  # (B, L) int64, after perturbation
-    nearest: Tensor  # (B, L) int64, before
-    z_q_clean: Tensor  # (B, L, D) dtype of z
-    vq_loss: Tensor  # 0-d float32, unweighted mean
-    commit_loss: Tensor  # 0-d float32, unweighted mean
-    usage: Tensor  # (K,) int64, counts of nearest
+_BLOCK_BYTES = 16 << 20  # size of one block of float64 distances
 
 
 def norms(rows: Tensor) -> Tensor:
     """Lengths (..., 1) of float64 rows (..., D), at least MIN_NORM; the squares are summed in order, as cumsum does.
 
-    Clamped below the root, whose derivative at a zero row would be infinite.
+    The clamp comes before the root, whose derivative at a zero row would be infinite.
     """
     return rows.square().cumsum(-1)[..., -1:].clamp_min(MIN_NORM**2).sqrt()
 
 
-def compared(rows: Tensor, normalize: bool) -> Tensor:
-    """The float32 rows that are compared: rows / |rows| in float64, rounded, or the rows as they are."""
+def normalize_rows(rows: Tensor, normalize: bool) -> Tensor:
+    """The float32 rows (..., D) whose distances count: rows / |rows| in float64, rounded, or the rows as they are.
+
+    Differentiable in rows.
+    """
     if not normalize:
         return rows.float()
     rows = rows.double()
@@ -85,55 +57,45 @@ def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
 
 def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
     """Indices (B, L, delta) int64 of the delta nearest codes, nearest first."""
-    codes = compared(codebook, normalize)
-    order = ordered_codes(compared(query, normalize).flatten(0, 1), codes)[:, :delta]
+    codes = normalize_rows(codebook, normalize)
+    order = ordered_codes(normalize_rows(query, normalize).flatten(0, 1), codes)[:, :delta]
     return order.reshape(*query.shape[:2], delta).contiguous()
 
 
-def draw_ranks(draw: Draw, sample_ids: Tensor, tokens: Tensor) -> Tensor:
-    """Rank in [0, delta) of the code that replaces each token, int64 (images, tokens); 0 where nothing changes.
-
-    Words w0, w1 belong to (seed, sample id, token): perturbed where w0 < alpha * 2**32, rank = w1 * delta / 2**32.
-    One pair of words serves every setting, so the perturbed tokens of a smaller alpha are among those of a larger one.
-    """
-    w0, w1, _, _ = keyed_words(draw.seed, PERTURB, sample_ids[:, None], tokens)
-    threshold = (draw.alpha * 2.0**32).floor().long()
-    return torch.where(w0 < threshold, (w1 * draw.delta) >> 32, 0)
-
-
-def select(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> tuple[Tensor, Tensor]:
+def select(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> tuple[Tensor, Tensor]:
     """Nearest codes and codes after perturbation, each (B, L) int64.
 
-    around "latent": the neighbour set is that of z (the released code); "code": that of its nearest code (eq. 4).
+    neighbors "latent": the replacement is drawn from the codes nearest to z, as in the released code; "code": from
+    those nearest to the code of z (eq. 4).
     """
     clean = nearest(z, codebook, normalize)
     indices = clean.clone()
-    query = z if around == "latent" else codebook[clean]
+    query = z if neighbors == "latent" else codebook[clean]
     tokens = torch.arange(z.shape[1], device=z.device)
     ranks = draw_ranks(draw, draw.sample_ids[: draw.num_images], tokens)
-    codes = compared(codebook, normalize)
+    codes = normalize_rows(codebook, normalize)
     for image, rank in enumerate(ranks):
-        order = ordered_codes(compared(query[image], normalize), codes)
+        order = ordered_codes(normalize_rows(query[image], normalize), codes)
         indices[image] = order.gather(1, rank[:, None])[:, 0]
     return clean, indices
 
 
 def straight_through(z: Tensor, codebook: Tensor, indices: Tensor, normalize: bool) -> Tensor:
-    """u + stop(e - u) for the rows compared, in the dtype of z: values of the code e, gradient of z's row u."""
-    u, e = compared(z, normalize), compared(codebook, normalize)[indices]
+    """u + stop(e - u) for the normalised rows, in the dtype of z: values of the code e, gradient of z's row u."""
+    u, e = normalize_rows(z, normalize), normalize_rows(codebook, normalize)[indices]
     return (u + (e - u).detach()).to(z.dtype).contiguous()
 
 
-def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
+def perturb(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
     """z (B, L, D) with some tokens replaced by a near code, differentiable in z."""
-    clean, indices = select(z, codebook, draw, around, normalize)
+    clean, indices = select(z, codebook, draw, neighbors, normalize)
     return Perturbed(straight_through(z, codebook, indices, normalize), indices, clean)
 
 
-def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
+def quantize(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
     """Everything the training step needs: vq = mean (e - stop u)^2, commit = mean (stop e - u)^2 on clean latents."""
-    clean, indices = select(z, codebook, draw, around, normalize)
-    u, e = compared(z, normalize), compared(codebook, normalize)[clean]
+    clean, indices = select(z, codebook, draw, neighbors, normalize)
+    u, e = normalize_rows(z, normalize), normalize_rows(codebook, normalize)[clean]
     count = max(1, u.numel())  # an empty batch has no loss
     return Quantized(
         z_q=straight_through(z, codebook, indices, normalize),

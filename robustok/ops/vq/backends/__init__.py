@@ -1,1 +1,1 @@
-"""The implementations of the codebook operations, and the choice between them."""
+"""The implementations of the codebook operations: what each must do (`interface`), and which there are (`registry`)."""

@@ -1,6 +1,7 @@
 """The compiled host backend (csrc/): vectorised for the machine's instruction set, on torch.get_num_threads() threads.
 
-Rows go in as contiguous float32 in blocks, so that 16-bit and strided inputs cost one block more and no copy of z.
+Rows go in as contiguous float32 in blocks, so that 16-bit and strided inputs need memory for one block, not for a copy
+of z.
 """
 
 from collections.abc import Iterator
@@ -8,35 +9,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..checks import Shape
+from .. import gradients
+from ..draws import threshold
 from ..gradients import Block, blocks
-from ..reference import Draw, Perturbed, Quantized
+from ..types import CodebookShape, Draw, Perturbed, Quantized
 
 try:
     from robustok import _C
 except ImportError as error:
     _C, IMPORT_ERROR = None, error
 
-_BLOCK_ELEMENTS = 1 << 21  # of one block of float32 rows: 8 MB; of a table of neighbours: 16 MB
-_BLOCK_TOKENS = 1 << 19  # of one block: narrow rows have more indices than coordinates
-_TABLE_FROM = 3  # perturbed tokens a code from which a table of its neighbours is less work than a selection a token
+_BLOCK_ELEMENTS = 1 << 21  # numbers in a block of float32 rows (8 MB), and in a table of neighbours (16 MB)
+_BLOCK_TOKENS = 1 << 19  # tokens in a block: narrow rows have more indices than coordinates
+_TABLE_FROM = 3  # perturbed tokens for each code from which a table of all neighbours is less work than selecting
 
 
-def missing(device: torch.device, shape: Shape | None = None) -> str | None:
-    if _C is None:
-        return f"the compiled extension is not there ({IMPORT_ERROR}); it is built where pip finds a C++ compiler"
-    if device.type != "cpu":
-        return f"it computes on the CPU, the tensors are on {device.type}"
-    return None
-
-
-def describe() -> str:
-    """For people: which code the extension runs, or why there is none."""
-    return f"not there ({IMPORT_ERROR})" if _C is None else f"built, scoring with {_C.instruction_set()} instructions"
-
-
-def compared(rows: Tensor, normalize: bool) -> Tensor:
-    """`reference.compared` of rows (R, D): contiguous float32."""
+def normalize_rows(rows: Tensor, normalize: bool) -> Tensor:
+    """`reference.normalize_rows` of rows (R, D): contiguous float32."""
     rows = rows.float().contiguous()
     if not normalize:
         return rows
@@ -46,10 +35,10 @@ def compared(rows: Tensor, normalize: bool) -> Tensor:
 
 
 def row_blocks(z: Tensor, normalize: bool) -> Iterator[tuple[Block, slice, Tensor]]:
-    """Block by block of z (B, L, D): its slices, its tokens numbered through, and its rows (R, D) as compared."""
+    """Block by block of z (B, L, D): its slices, which tokens of the batch these are, and their normalised rows."""
     L, D = z.shape[1:]
     for block in blocks(z.shape, max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))):
-        u = compared(z[block].reshape(-1, D), normalize)
+        u = normalize_rows(z[block].reshape(-1, D), normalize)
         first = block[0].start * L + block[1].start
         yield block, slice(first, first + len(u)), u
 
@@ -78,20 +67,20 @@ def neighbor_rows(u: Tensor, codes: Tensor, delta: int) -> Tensor:
     return out
 
 
-def draw_ranks(draw: Draw, block: Block, shape: torch.Size) -> Tensor:
-    """Ranks int32 (R,) of a block's tokens, as `reference.draw_ranks`; 0 in the images that are not perturbed."""
+def draw_ranks(draw: Draw, block: Block, L: int) -> Tensor:
+    """Ranks int32 (R,) of a block's tokens, as `draws.draw_ranks`; 0 in the images that are not perturbed."""
     images, tokens = block
     ids = draw.sample_ids[images].contiguous()
-    ranks = torch.zeros(len(ids), shape[1], dtype=torch.int32)
+    ranks = torch.zeros(len(ids), L, dtype=torch.int32)
     perturbed = max(0, min(len(ids), draw.num_images - images.start))
-    numbers = (int(draw.alpha.item() * 2.0**32), draw.delta.item(), draw.seed.item())
-    _C.draw_ranks(ids.data_ptr(), perturbed, shape[1], *numbers, ranks.data_ptr(), torch.get_num_threads())
+    numbers = threshold(draw.alpha).item(), draw.delta.item(), draw.seed.item()
+    _C.draw_ranks(ids.data_ptr(), perturbed, L, *numbers, ranks.data_ptr(), torch.get_num_threads())
     return ranks[:, tokens].flatten()
 
 
-def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, around: str) -> tuple[Tensor, Tensor]:
+def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, neighbors: str) -> tuple[Tensor, Tensor]:
     """Nearest and perturbed codes (R,) int64 of float32 rows (R, D) with ranks (R,) int32."""
-    if around == "latent":
+    if neighbors == "latent":
         return select_rows(u, codes, ranks)
     nearest, _ = select_rows(u, codes)
     chosen = nearest.clone()
@@ -105,22 +94,6 @@ def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, around: str) -> tuple[
     return nearest, chosen
 
 
-def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
-    codes = compared(codebook, normalize)
-    out = torch.empty(z.shape[:2], dtype=torch.int64)
-    for _, tokens, u in row_blocks(z, normalize):
-        out.view(-1)[tokens] = select_rows(u, codes)[0]
-    return out
-
-
-def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
-    codes = compared(codebook, normalize)
-    out = torch.empty(*query.shape[:2], delta, dtype=torch.int64)
-    for _, tokens, u in row_blocks(query, normalize):
-        out.view(-1, delta)[tokens] = neighbor_rows(u, codes, delta)
-    return out
-
-
 def straight_through(u: Tensor, codes: Tensor, indices: Tensor, out: Tensor) -> float:
     """Write u + (e - u) to out (R, D), for the codes e at the indices (R,). Returns the sum of (e - u)^2."""
     rows = out if out.dtype == torch.float32 else torch.empty_like(u)
@@ -131,27 +104,57 @@ def straight_through(u: Tensor, codes: Tensor, indices: Tensor, out: Tensor) -> 
     return total
 
 
-def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
-    codes, D = compared(codebook, normalize), z.shape[2]
-    out = Perturbed(z.new_empty(z.shape), *(torch.empty(z.shape[:2], dtype=torch.int64) for _ in range(2)))
-    for block, tokens, u in row_blocks(z, normalize):
-        nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape), around)
-        straight_through(u, codes, chosen, out.z_q.view(-1, D)[tokens])
-        out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
-    return out
+class CppBackend:
+    name = "cpp"
+    devices: tuple[str, ...] = ("cpu",)
+    perturb_backward = staticmethod(gradients.perturb_backward)
+    quantize_backward = staticmethod(gradients.quantize_backward)
 
+    def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
+        if _C is None:
+            return f"the compiled extension is not there ({IMPORT_ERROR}); it is built where pip finds a C++ compiler"
+        if device.type != "cpu":
+            return f"it computes on the CPU, the tensors are on {device.type}"
+        return None
 
-def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
-    codes, D = compared(codebook, normalize), z.shape[2]
-    z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
-    indices, clean = (torch.empty(z.shape[:2], dtype=torch.int64) for _ in range(2))
-    usage = torch.zeros(len(codes), dtype=torch.int64)
-    total = 0.0
-    for block, tokens, u in row_blocks(z, normalize):
-        nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape), around)
-        straight_through(u, codes, chosen, z_q.view(-1, D)[tokens])
-        total += straight_through(u, codes, nearest, z_q_clean.view(-1, D)[tokens])
-        usage += nearest.bincount(minlength=len(codes))
-        indices.view(-1)[tokens], clean.view(-1)[tokens] = chosen, nearest
-    loss = torch.tensor(total / max(1, z.numel()), dtype=torch.float32)
-    return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)
+    def describe(self) -> str:
+        """For people: which code the extension runs, or why there is none."""
+        if _C is None:
+            return f"not there ({IMPORT_ERROR})"
+        return f"built, scoring with {_C.instruction_set()} instructions"
+
+    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+        codes = normalize_rows(codebook, normalize)
+        out = torch.empty(z.shape[:2], dtype=torch.int64)
+        for _, tokens, u in row_blocks(z, normalize):
+            out.view(-1)[tokens] = select_rows(u, codes)[0]
+        return out
+
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+        codes = normalize_rows(codebook, normalize)
+        out = torch.empty(*query.shape[:2], delta, dtype=torch.int64)
+        for _, tokens, u in row_blocks(query, normalize):
+            out.view(-1, delta)[tokens] = neighbor_rows(u, codes, delta)
+        return out
+
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
+        codes, out = normalize_rows(codebook, normalize), Perturbed.empty(z)
+        z_q = out.z_q.flatten(0, 1)
+        for block, tokens, u in row_blocks(z, normalize):
+            nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape[1]), neighbors)
+            straight_through(u, codes, chosen, z_q[tokens])
+            out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
+        return out
+
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
+        codes, out = normalize_rows(codebook, normalize), Quantized.empty(z, len(codebook))
+        z_q, z_q_clean = out.z_q.flatten(0, 1), out.z_q_clean.flatten(0, 1)
+        total = 0.0
+        for block, tokens, u in row_blocks(z, normalize):
+            nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape[1]), neighbors)
+            straight_through(u, codes, chosen, z_q[tokens])
+            total += straight_through(u, codes, nearest, z_q_clean[tokens])
+            out.usage.add_(nearest.bincount(minlength=len(codes)))
+            out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
+        loss = torch.tensor(total / max(1, z.numel()), dtype=torch.float32)
+        return out._replace(vq_loss=loss, commit_loss=loss.clone())

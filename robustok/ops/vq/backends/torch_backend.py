@@ -1,10 +1,10 @@
 """Fast plain PyTorch: float32 scores of a block of tokens at a time, near ties decided by the definition.
 
 The score of a code is u.e - |e|^2 / 2, largest for the nearest. A matrix product gives it with an error below a bound
-that is computed from the lengths of the rows; every code whose score lies within twice that bound of the one wanted
-could be it, and where there are several, they are ordered by float64 distance and index. Infinite and NaN rows need no
+that is computed from the lengths of the rows. Every code whose score lies within twice that bound of the score wanted
+could be the one; where there are several, they are ordered by float64 distance and index. Infinite and NaN rows need no
 case of their own: their bound is NaN or infinite, so all codes are candidates.
-On a GPU this backend synchronises (the number of near ties decides shapes); Triton and CUDA do not.
+On a GPU this backend waits for the device (the number of near ties decides shapes); Triton and CUDA do not.
 """
 
 from collections.abc import Iterator
@@ -13,34 +13,37 @@ import torch
 from torch import Tensor
 
 from ...linear import ready_linear
+from .. import gradients
+from ..draws import draw_ranks
 from ..gradients import Block, blocks
-from ..reference import MIN_NORM, Draw, Perturbed, Quantized, compared, draw_ranks, norms
+from ..reference import MIN_NORM, normalize_rows, norms
+from ..types import CodebookShape, Draw, Perturbed, Quantized
 
-_BLOCK_BYTES = 8 << 20  # of one block of scores
-_ELEMENTS = 1 << 20  # of rows in float64 at once
-_GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winner
+_BLOCK_BYTES = 8 << 20  # size of one block of scores
+_ELEMENTS = 1 << 20  # numbers that are in float64 at once
+_GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winning group
 _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
 
 
-class Codes:
+class ScoredCodebook:
     """A codebook ready to be scored."""
 
     def __init__(self, codebook: Tensor, normalize: bool):
         K, D = codebook.shape
         part = max(1, _ELEMENTS // D)
-        self.rows = torch.cat([compared(rows, normalize) for rows in codebook.split(part)])  # (K, D)
+        self.rows = torch.cat([normalize_rows(rows, normalize) for rows in codebook.split(part)])  # (K, D) float32
         squares = torch.cat([rows.double().square().sum(1) for rows in self.rows.split(part)])
         columns = -(-K // _GROUP) * _GROUP
         self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), _ELEMENTS // D))
         weight = self.rows.new_zeros(columns, D)
         weight[:K] = self.rows
-        bias = self.rows.new_full((columns,), -torch.inf)  # of the padding: it scores below all codes
+        bias = self.rows.new_full((columns,), -torch.inf)  # the padding scores below all codes
         bias[:K] = squares / -2
         self.linear = ready_linear(weight, bias, self.block_rows)
-        self.longest = squares.max().clamp_min(MIN_NORM**2).sqrt()
+        self.max_norm = squares.max().clamp_min(MIN_NORM**2).sqrt()
         self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
-        # of rows of unit length, or zero; a row that is not finite has NaN scores
-        self.unit_error = self.error_at(self.longest.new_ones(1, 1)) if normalize else None
+        # Normalised rows have length 1 or 0; one that is not finite has NaN scores, whatever the error.
+        self.unit_error = self.error_at(self.max_norm.new_ones(1, 1)) if normalize else None
 
     def score(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (R, padded K) of float32 rows (R, D), and their largest error (R, 1)."""
@@ -51,8 +54,8 @@ class Codes:
     def error_at(self, lengths: Tensor) -> Tensor:
         """Largest error of the scores of rows of these float64 lengths, and of the definition, which rounds too."""
         D = self.rows.shape[1]
-        magnitude = lengths * self.longest + self.longest.square() / 2
-        definition = (D + 3) * 2.0**-53 * (lengths + self.longest).square()
+        magnitude = lengths * self.max_norm + self.max_norm.square() / 2
+        definition = (D + 3) * 2.0**-53 * (lengths + self.max_norm).square()
         error = 1.01 * (self.roundoff * magnitude + definition + (D + 2) * 2.0**-126)
         return torch.where((magnitude > 1e37) | (error > 1e37), torch.inf, error).float()
 
@@ -63,8 +66,11 @@ def product_roundoff(device: torch.device) -> float:
     return {"tf32": 2.0**-11, "bf16": 2.0**-8}.get(backend.matmul.fp32_precision, 0.0)
 
 
-def order_candidates(u: Tensor, codes: Codes, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of a mask (M, K), token by token, each token's by (distance, index); and where each token's begin (M,)."""
+def order_candidates(u: Tensor, codes: ScoredCodebook, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes that a mask (M, K) marks for rows u (M, D), row by row, each row's by (distance, index).
+
+    Returns the codes of all rows in one list, and where each row's begin (M,).
+    """
     token, code = mask.nonzero(as_tuple=True)
     pairs = max(1, _ELEMENTS // u.shape[1])
     distance = torch.cat(
@@ -79,10 +85,13 @@ def order_candidates(u: Tensor, codes: Codes, mask: Tensor) -> tuple[Tensor, Ten
     return code[order], counts.cumsum(0) - counts
 
 
-def settle(out: Tensor, rows: Tensor, u: Tensor, codes: Codes, scores: Tensor, bounds: Tensor, rank: Tensor) -> None:
-    """Write the codes of the given ranks (R,) for the listed rows, by the definition.
+def resolve_ties(
+    out: Tensor, rows: Tensor, u: Tensor, codes: ScoredCodebook, scores: Tensor, bounds: Tensor, rank: Tensor
+) -> None:
+    """For the listed rows, write the codes of the given ranks (R,) to out (R,), by the definition.
 
-    bounds (R, 2): codes that score above the second come first whatever the errors, those below the first come later.
+    bounds (R, 2): a code that scores above the second comes before, one below the first comes after the code wanted,
+    whatever the errors.
     """
     K = len(codes.rows)
     for part in rows.split(max(1, _CANDIDATES // K)):
@@ -93,7 +102,7 @@ def settle(out: Tensor, rows: Tensor, u: Tensor, codes: Codes, scores: Tensor, b
         out[part] = ordered[first + rank[part] - above.sum(1)]
 
 
-def nearest_of(u: Tensor, codes: Codes, scores: Tensor, error: Tensor) -> Tensor:
+def nearest_codes(u: Tensor, codes: ScoredCodebook, scores: Tensor, error: Tensor) -> Tensor:
     """Nearest codes (R,) of float32 rows (R, D), given their scores."""
     groups = scores.view(len(u), -1, _GROUP)
     group_best = groups.amax(2)
@@ -102,99 +111,105 @@ def nearest_of(u: Tensor, codes: Codes, scores: Tensor, error: Tensor) -> Tensor
     out = group[:, 0] * _GROUP + members.argmax(1)
     low = best - 2 * error
     candidates = (~(group_best < low)).sum(1) + (~(members < low)).sum(1)
-    tied = (candidates != 2).nonzero()[:, 0]  # one group, one member of it: a clear winner
-    settle(out, tied, u, codes, scores, torch.cat([low, best + 2 * error], 1), torch.zeros_like(out))
+    tied = (candidates != 2).nonzero()[:, 0]  # 2: one group, and one member of it, which is the nearest for certain
+    resolve_ties(out, tied, u, codes, scores, torch.cat([low, best + 2 * error], 1), torch.zeros_like(out))
     return out
 
 
-def ranked_of(u: Tensor, codes: Codes, scores: Tensor, error: Tensor, rank: Tensor) -> Tensor:
+def codes_at_rank(u: Tensor, codes: ScoredCodebook, scores: Tensor, error: Tensor, rank: Tensor) -> Tensor:
     """Codes (R,) of the given ranks (R,) for float32 rows (R, D), given their scores."""
     top, index = scores.topk(min(len(codes.rows), int(rank.max()) + 2), dim=1)
     out = index.gather(1, rank[:, None])[:, 0]
     bounds = top.gather(1, rank[:, None]) + 2 * error * error.new_tensor([-1, 1])
     close = ~(top < bounds[:, :1]) & ~(top > bounds[:, 1:])
     tied = (close.sum(1) != 1).nonzero()[:, 0]
-    settle(out, tied, u, codes, scores, bounds, rank)
+    resolve_ties(out, tied, u, codes, scores, bounds, rank)
     return out
 
 
-def select_rows(u: Tensor, codes: Codes, rank: Tensor | None, around: str) -> tuple[Tensor, Tensor]:
+def select_rows(u: Tensor, codes: ScoredCodebook, rank: Tensor | None, neighbors: str) -> tuple[Tensor, Tensor]:
     """Nearest and perturbed codes (R,) of float32 rows (R, D) with ranks (R,); None: all 0.
 
-    The scores live here alone: freed before the next block asks for room, they are found again without a page fault.
+    No caller holds the scores: they are freed before the next block asks for room, and the allocator hands out the same
+    memory again without a page fault.
     """
     scores, error = codes.score(u)
-    nearest = nearest_of(u, codes, scores, error)
+    nearest = nearest_codes(u, codes, scores, error)
     if rank is None or not rank.any():
         return nearest, nearest
     rows, indices = rank.nonzero()[:, 0], nearest.clone()
-    query = u[rows] if around == "latent" else codes.rows[nearest[rows]]
-    scores, error = (scores[rows], error[rows]) if around == "latent" else codes.score(query)
-    indices[rows] = ranked_of(query, codes, scores, error, rank[rows])
+    query = u[rows] if neighbors == "latent" else codes.rows[nearest[rows]]
+    scores, error = (scores[rows], error[rows]) if neighbors == "latent" else codes.score(query)
+    indices[rows] = codes_at_rank(query, codes, scores, error, rank[rows])
     return nearest, indices
 
 
-def select_blocks(
-    z: Tensor, codes: Codes, draw: Draw | None, around: str, normalize: bool
-) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
-    """Block by block of z (B, L, D): its slices, its rows u (R, D) as compared, their nearest and perturbed codes."""
-    for block in blocks(z.shape, codes.block_rows):
-        u = compared(z[block].reshape(-1, z.shape[2]), normalize)
-        is_perturbed = draw is not None and block[0].start < draw.num_images
-        yield block, u, *select_rows(u, codes, block_ranks(draw, block, z.shape[:2]) if is_perturbed else None, around)
-
-
-def block_ranks(draw: Draw, block: Block, shape: tuple[int, int]) -> Tensor:
+def block_ranks(draw: Draw, block: Block, L: int) -> Tensor:
     """Ranks of the block's tokens, flat int64; 0 in the images that are not perturbed, which come last."""
     images = draw.sample_ids[block[0]]
-    tokens = torch.arange(shape[1], device=images.device)[block[1]]
+    tokens = torch.arange(L, device=images.device)[block[1]]
     ranks = draw_ranks(draw, images, tokens)
     ranks[max(0, draw.num_images - block[0].start) :] = 0
     return ranks.flatten()
 
 
-def nearest(z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
-    out = z.new_empty(z.shape[:2], dtype=torch.int64)
-    for block, _, indices, _ in select_blocks(z, Codes(codebook, normalize), None, "latent", normalize):
-        out[block] = indices.view(out[block].shape)
-    return out
+def select_blocks(
+    z: Tensor, codes: ScoredCodebook, draw: Draw | None, neighbors: str, normalize: bool
+) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
+    """Block by block of z (B, L, D): its slices, its normalised rows u (R, D), their nearest and perturbed codes."""
+    for block in blocks(z.shape, codes.block_rows):
+        u = normalize_rows(z[block].reshape(-1, z.shape[2]), normalize)
+        ranks = None
+        if draw is not None and block[0].start < draw.num_images:
+            ranks = block_ranks(draw, block, z.shape[1])
+        yield block, u, *select_rows(u, codes, ranks, neighbors)
 
 
-def neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
-    codes = Codes(codebook, normalize)
-    K = len(codes.rows)
-    out = query.new_empty(*query.shape[:2], delta, dtype=torch.int64)
-    for block in blocks(query.shape, min(codes.block_rows, max(1, _CANDIDATES // K))):
-        u = compared(query[block].reshape(-1, query.shape[2]), normalize)
-        scores, error = codes.score(u)
-        last = scores[:, :K].topk(delta, dim=1).values[:, -1:]
-        ordered, first = order_candidates(u, codes, ~(scores[:, :K] < last - 2 * error))
-        out[block] = ordered[first[:, None] + torch.arange(delta, device=u.device)].view(out[block].shape)
-    return out
+class TorchBackend:
+    name = "torch"
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    perturb_backward = staticmethod(gradients.perturb_backward)
+    quantize_backward = staticmethod(gradients.quantize_backward)
 
+    def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
+        return None
 
-def perturb(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Perturbed:
-    codes = Codes(codebook, normalize)
-    out = Perturbed(z.new_empty(z.shape), *(z.new_empty(z.shape[:2], dtype=torch.int64) for _ in range(2)))
-    for block, u, clean, indices in select_blocks(z, codes, draw, around, normalize):
-        out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
-        out.indices[block] = indices.view(z[block].shape[:2])
-        out.nearest[block] = clean.view(z[block].shape[:2])
-    return out
+    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+        out = z.new_empty(z.shape[:2], dtype=torch.int64)
+        for block, _, indices, _ in select_blocks(z, ScoredCodebook(codebook, normalize), None, "latent", normalize):
+            out[block] = indices.view(out[block].shape)
+        return out
 
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+        codes = ScoredCodebook(codebook, normalize)
+        K = len(codes.rows)
+        out = query.new_empty(*query.shape[:2], delta, dtype=torch.int64)
+        for block in blocks(query.shape, min(codes.block_rows, max(1, _CANDIDATES // K))):
+            u = normalize_rows(query[block].reshape(-1, query.shape[2]), normalize)
+            scores, error = codes.score(u)
+            last = scores[:, :K].topk(delta, dim=1).values[:, -1:]
+            ordered, first = order_candidates(u, codes, ~(scores[:, :K] < last - 2 * error))
+            out[block] = ordered[first[:, None] + torch.arange(delta, device=u.device)].view(out[block].shape)
+        return out
 
-def quantize(z: Tensor, codebook: Tensor, draw: Draw, around: str, normalize: bool) -> Quantized:
-    codes = Codes(codebook, normalize)
-    z_q, z_q_clean = z.new_empty(z.shape), z.new_empty(z.shape)
-    indices, clean = (z.new_empty(z.shape[:2], dtype=torch.int64) for _ in range(2))
-    total = torch.zeros((), dtype=torch.float64, device=z.device)
-    for block, u, block_nearest, block_indices in select_blocks(z, codes, draw, around, normalize):
-        difference = codes.rows[block_nearest] - u
-        z_q[block] = (u + (codes.rows[block_indices] - u)).view(z[block].shape)
-        z_q_clean[block] = (u + difference).view(z[block].shape)
-        indices[block] = block_indices.view(z[block].shape[:2])
-        clean[block] = block_nearest.view(z[block].shape[:2])
-        total += difference.double().square().sum()
-    loss = (total / max(1, z.numel())).float()
-    usage = clean.flatten().bincount(minlength=len(codebook))
-    return Quantized(z_q, indices, clean, z_q_clean, loss, loss.clone(), usage)
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
+        codes, out = ScoredCodebook(codebook, normalize), Perturbed.empty(z)
+        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, normalize):
+            out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
+            out.indices[block] = indices.view(z[block].shape[:2])
+            out.nearest[block] = nearest.view(z[block].shape[:2])
+        return out
+
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
+        codes, out = ScoredCodebook(codebook, normalize), Quantized.empty(z, len(codebook))
+        total = torch.zeros((), dtype=torch.float64, device=z.device)
+        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, normalize):
+            difference = codes.rows[nearest] - u
+            out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
+            out.z_q_clean[block] = (u + difference).view(z[block].shape)
+            out.indices[block] = indices.view(z[block].shape[:2])
+            out.nearest[block] = nearest.view(z[block].shape[:2])
+            total += difference.double().square().sum()
+        loss = (total / max(1, z.numel())).float()
+        usage = out.nearest.flatten().bincount(minlength=len(codebook))
+        return out._replace(vq_loss=loss, commit_loss=loss.clone(), usage=usage)

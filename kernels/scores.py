@@ -1,0 +1,104 @@
+"""Scores of codes for rows, on the tensor cores, and the bound on their error.
+
+The score u.e - |e|^2 / 2 is largest for the nearest code. Rows of unit length are rounded to float16 for the tensor
+cores: one product where a bound on its error decides nearly all rows, three products of a high and a low half where one
+would leave too many near ties. Other rows go through three tf32 products.
+"""
+
+import triton
+import triton.language as tl
+
+WORST_SCORE = tl.constexpr(-3e38)  # of what is no code, or none that is finite: below those of all that are
+
+
+@triton.jit
+def split_half(x):
+    """float32 as a sum of two float16: rounded, and what rounding left."""
+    high = x.to(tl.float16)
+    return high, (x - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def length_of(squares, D):
+    """An upper bound on the length of rows, from the float32 sums of their squares, which are good to D * 2**-23 and
+    leave out coordinates whose square underflows."""
+    return tl.sqrt(squares) * (1 + D * 2.3841858e-07) + D * 1.1e-19
+
+
+@triton.jit
+def score_error(length, max_norm, rounded, roundoff, D):
+    """Largest error of the scores of rows of these lengths; NaN or infinite where a score says nothing.
+
+    max_norm: the largest |e|; rounded: error of the products by the rounding of their operands; roundoff: error of the
+    sums, relative to their magnitude. The definition rounds too: its distance is within (D + 3) * 2**-53 of
+    (|u| + |e|)^2. The last term covers underflow.
+    """
+    magnitude = length * max_norm + max_norm * max_norm / 2
+    definition = (D + 3) * 1.1102231e-16 * (length + max_norm) * (length + max_norm)
+    error = 1.01 * (roundoff * magnitude + rounded + definition + (D + 2) * 1.1754944e-38)
+    return tl.where((magnitude > 1e37) | (error > 1e37), float("inf"), error)
+
+
+@triton.jit
+def split_error(
+    length,
+    limits,  # *f32 (2)
+    extra,
+    D,
+    SPLIT: tl.constexpr,
+):
+    """Largest error of scores from three products of halves, or of tf32 parts; `extra` adds to their roundoff.
+
+    Operands: 3 * 2**-22 relative, and 2**-25 an element where a half is subnormal. Sums: 3 D products, each passing at
+    most 3 D + 8 roundings of 2**-23, for tensor cores may truncate.
+    """
+    max_norm = tl.load(limits)
+    rounded = tl.zeros_like(length)
+    if SPLIT:
+        rounded = D * (2.9802322e-08 * (length + max_norm) + 1.7763568e-15)
+    return score_error(length, max_norm, rounded, 9.5367432e-07 + (3 * D + 8) * 1.1920929e-07 + extra, D)
+
+
+@triton.jit
+def row_block(
+    u,  # *f32 (R, D)
+    n,
+    d,
+    inside,
+    D,
+):
+    """Coordinates d of rows n, float32 (len(n), len(d)); 0 where there are none."""
+    mask = inside[:, None] & (d < D)[None, :]
+    return tl.load(u + n.to(tl.int64)[:, None] * D + d[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def split_scores(
+    u,  # *f32 (R, D)
+    high,  # *f16 (Kp, Dp); *f32 without SPLIT
+    low,  # *f16 (Kp, Dp); None without SPLIT
+    bias,  # *f32 (Kp)
+    n,
+    k,
+    inside,
+    D,
+    Dp,
+    SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Scores (len(n), len(k)) of rows n and codes k from three products, up to `split_error`."""
+    total = tl.zeros((n.shape[0], k.shape[0]), tl.float32)
+    code = k.to(tl.int64) * Dp
+    for d0 in range(0, Dp, BLOCK_D):
+        d = d0 + tl.arange(0, BLOCK_D)
+        x = row_block(u, n, d, inside, D)
+        e_high = tl.load(high + code[None, :] + d[:, None])
+        if SPLIT:
+            x_high, x_low = split_half(x)
+            e_low = tl.load(low + code[None, :] + d[:, None])
+            total = tl.dot(x_high, e_low, total)
+            total = tl.dot(x_low, e_high, total)
+            total = tl.dot(x_high, e_high, total)
+        else:
+            total = tl.dot(x, e_high, total, input_precision="tf32x3")
+    return total + tl.load(bias + k)[None, :]
