@@ -55,6 +55,28 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class ConvTokenizerConfig:
+    """Shape of a convolutional tokenizer (VQGAN and its successors), and how its latents are compared with codes."""
+
+    image_size: int = 256  # pixels along one side that it is used at; the network takes any multiple of a latent's side
+    style: Literal["vqgan", "maskgit"] = "vqgan"  # of the network, see models/tokenizers/conv_layers.py
+    widths: tuple[int, ...] = (128, 128, 256, 256, 512)  # channels of each level, the highest resolution first
+    decoder_widths: tuple[int, ...] | None = None  # None: as the encoder's
+    stem_width: int = 128  # channels of the encoder's first convolution
+    blocks: int = 2  # residual blocks a level of the encoder
+    decoder_blocks: int = 3  # and of the decoder
+    attention: tuple[int, ...] = (4,)  # levels with attention; 0 is the highest resolution
+    middle_blocks: int = 2
+    middle_attention: bool = True
+    feature_width: int = 256  # channels between encoder and quantiser
+    projected: bool = True  # 1x1 convolutions from features to latents and back; False: features are the latents
+    codebook_size: int = 16384  # K
+    code_width: int = 8  # D
+    similarity: Literal["l2", "cosine", "dot"] = "l2"  # what a latent's code is: nearest, by angle, largest product
+    value_range: tuple[float, float] = (-1.0, 1.0)  # of the images that the network itself was trained on
+
+
+@dataclass(frozen=True)
 class FrozenConfig:
     """Weights of pretrained networks, as files; None: the small classifier trained on the run's own data instead."""
 

@@ -33,11 +33,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write")
     parser.add_argument("--num_heads", type=int, help="attention heads of a released tokenizer of unusual width")
+    parser.add_argument("--image_size", type=int, help="pixels along one side, of a convolutional tokenizer")
+    parser.add_argument("--similarity", choices=("l2", "cosine", "dot"), help="of latents and codes, if SRC cannot say")
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
     if options.target.exists():
         raise UserError(f"{options.target} exists; choose another name or remove it")
-    checkpoint = open_checkpoint(locate(options.source), num_heads=options.num_heads)
+    given = {name: getattr(options, name) for name in ("num_heads", "image_size", "similarity")}
+    checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)
     family = family_of(checkpoint.config)
     if options.to == "ours":
@@ -53,10 +56,11 @@ def main(argv: list[str]) -> int:
 
 
 def _write_upstream(checkpoint: Checkpoint, family: Family, path: Path) -> None:
-    """Writes a file in the layout of the family's authors."""
-    if not family.layouts:
-        raise UserError(f"{checkpoint.path} is a {family.kind}, of which no published layout is known to write")
-    content = family.layouts[0].write(checkpoint)
+    """Writes a file in the first published layout of the family that holds such a model."""
+    layout = next((layout for layout in family.layouts if layout.holds(checkpoint.config)), None)
+    if layout is None:
+        raise UserError(f"{checkpoint.path} is a {family.kind}, of which no published layout is known that holds it")
+    content = layout.write(checkpoint)
     try:
         with written_whole(path) as temporary:
             torch.save(content, temporary)

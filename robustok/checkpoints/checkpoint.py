@@ -80,6 +80,8 @@ def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
 def write_checkpoint(checkpoint: Checkpoint, kind: str, folder: Path) -> None:
     """Writes a folder that `read_checkpoint` reads. Raises RunError when the disk is full or not writable."""
     tensors = dict(checkpoint.weights)
+    if tensors.get("model") is tensors.get("ema"):  # one set of weights under both names
+        tensors.pop("model", None)
     for name in ("teacher", "discriminator"):
         if getattr(checkpoint, name):
             tensors[name] = getattr(checkpoint, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ class Given:
 
     num_heads: int | None = None  # attention heads
     num_tokens: int | None = None  # tokens an image
+    image_size: int | None = None  # pixels along one side, of a network that takes several sizes
+    similarity: str | None = None  # how latents are compared with codes: "l2", "cosine" or "dot"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Layout(Protocol):
     """A way in which other people's files hold models of one family."""
 
     name: str  # as a person would call it: "released RAR generator"
-    marks: str  # what it is recognised by: "target_aware_pos_embed"
+    marks: tuple[str, ...]  # keys that it is recognised by: ("target_aware_pos_embed",)
 
     def recognises(self, keys: Collection[str]) -> bool:
         """Whether a state dict with these keys has this layout."""
@@ -53,17 +55,38 @@ class Layout(Protocol):
         Raises: UserError for tensors that are missing, and for what neither the file nor the caller says.
         """
 
+    def holds(self, config: Any) -> bool:
+        """Whether a file of this layout can hold a model of such a config, of the layout's family."""
+
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The content of a file of this layout. Raises UserError where the checkpoint lacks what its readers need."""
 
 
 def described(layout: Layout) -> str:
     """A layout in words, with what it was recognised by."""
-    return f"{layout.name} (it has {layout.marks})"
+    return f"{layout.name} (it has {' and '.join(layout.marks)})"
+
+
+def nearest_layout(layouts: Iterable[Layout], keys: Collection[str]) -> str:
+    """In words: the layout that most of a state dict's keys are marks of, and which marks are missing."""
+    shares = {layout: sum(mark in keys for mark in layout.marks) / len(layout.marks) for layout in layouts}
+    nearest = max(shares, key=shares.__getitem__)
+    if shares[nearest] == 0:
+        return "expected " + " or ".join(f"{' and '.join(layout.marks)} ({layout.name})" for layout in shares)
+    missing = [mark for mark in nearest.marks if mark not in keys]
+    return f"nearest is the {nearest.name}, but it has no {' and no '.join(missing)}"
+
+
+def under_both_names(weights: dict[str, State]) -> dict[str, State]:
+    """Sets of weights by name; where there is one alone, it is "ema" (for use) and "model" alike."""
+    if len(weights) > 1:
+        return weights
+    (only,) = weights.values()
+    return {"ema": only, "model": only}
 
 
 def open_published(path: Path) -> PublishedFile:
-    """Opens a file of weights: a state dict, or a dict that holds some under "ema" and "model".
+    """Opens a file of weights: a state dict, or a dict that holds some under "ema" and "model" or "state_dict".
 
     Raises: UserError for a file that is damaged or holds something else; UnsafeFileError for a pickle that would run
     code.
@@ -72,6 +95,8 @@ def open_published(path: Path) -> PublishedFile:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
     weights = {name: content[name] for name in WEIGHTS if isinstance(content.get(name), dict) and content[name]}
+    if isinstance(content.get("state_dict"), dict):  # of Lightning
+        weights = {"model": content["state_dict"]}
     weights = weights or {"ema": content}  # a plain state dict: one set of weights, that for use
     if not all(isinstance(tensor, Tensor) for state in weights.values() for tensor in state.values()):
         raise UserError(f"{path}: no known layout: found {some_of(content)}; expected tensors, or 'model' and 'ema'")

@@ -19,7 +19,7 @@ class RARRelease:
     """Our names are the released ones, so tensors are taken as they are."""
 
     name = "released RAR generator"
-    marks = MARK
+    marks = (MARK,)
 
     def recognises(self, keys: Collection[str]) -> bool:
         return MARK in keys
@@ -31,6 +31,9 @@ class RARRelease:
         refuse_other_size("num_heads", given.num_heads, config.heads, where)
         refuse_other_size("num_tokens", given.num_tokens, config.num_tokens, where)
         return Checkpoint(file.path, described(self), config, file.weights)
+
+    def holds(self, config: RARConfig) -> bool:
+        return True
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The averaged weights as a plain state dict."""

@@ -92,7 +92,7 @@ class RobusTokRelease:
     """A training checkpoint of the authors' script, for every quantiser of the family (see xqgan_release)."""
 
     name = "released RobusTok tokenizer"
-    marks = " and ".join(MARKS)
+    marks = MARKS
 
     def recognises(self, keys: Collection[str]) -> bool:
         return set(MARKS) <= set(keys)
@@ -149,6 +149,9 @@ class RobusTokRelease:
             scales=quantisers.scales,
             residual_convs=quantisers.convs,
         )
+
+    def holds(self, config: TokenizerConfig) -> bool:
+        return True
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Raises: UserError for a tokenizer without teacher: the authors' code refuses a file without its weights."""

@@ -9,13 +9,19 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
-from ..formats.layout import Given, described, open_published
+from ..formats.layout import Given, described, nearest_layout, open_published
 from ..formats.tensors import check_state, some_of
 from .interfaces import DiscreteTokenizer, LoadedGenerator, LoadedTokenizer, TokenGenerator
 from .registry import FAMILIES, Role, families, family_of
 
 
-def load_tokenizer(path: str | Path, weights: str = "ema", num_heads: int | None = None) -> LoadedTokenizer:
+def load_tokenizer(
+    path: str | Path,
+    weights: str = "ema",
+    num_heads: int | None = None,
+    image_size: int | None = None,
+    similarity: str | None = None,
+) -> LoadedTokenizer:
     """Load a tokenizer, on the CPU, in float32 and evaluation mode.
 
     Args:
@@ -24,11 +30,15 @@ def load_tokenizer(path: str | Path, weights: str = "ema", num_heads: int | None
             is in the local cache (nothing is downloaded here).
         weights: "ema", the moving average, or "model".
         num_heads: attention heads, only for a published file whose width is no standard ViT: the file cannot say.
+        image_size: pixels along one side, only for a published convolutional tokenizer that is to be used at another
+            size than 256.
+        similarity: "l2", "cosine" or "dot", only for a published file that cannot say how latents and codes compare.
 
     Raises: UserError for a path or file that is missing, damaged, of no known layout or another kind of model, and
     UnsafeFileError (a UserError) for a pickle that would run code, naming what it refers to.
     """
-    return build(open_checkpoint(locate(path), "tokenizer", num_heads=num_heads), weights)
+    given = {"num_heads": num_heads, "image_size": image_size, "similarity": similarity}
+    return build(open_checkpoint(locate(path), "tokenizer", **given), weights)
 
 
 def load_generator(
@@ -65,8 +75,8 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
             if layout.recognises(file.state):
                 _expect(role, family.role, path, described(layout))
                 return layout.read(file, Given(**given))
-    known = " or ".join(f"{layout.marks} ({layout.name})" for family in families() for layout in family.layouts)
-    raise UserError(f"{path}: no known layout: found {some_of(file.state)}; expected {known}")
+    known = nearest_layout((layout for family in families() for layout in family.layouts), file.state)
+    raise UserError(f"{path}: no known layout: found {some_of(file.state)}; {known}")
 
 
 def _expect(expected: Role | None, found: Role, path: Path, layout: str) -> None:

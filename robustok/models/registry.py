@@ -11,11 +11,15 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..config import RARConfig, RunConfig, TokenizerConfig
+from ..config import ConvTokenizerConfig, RARConfig, RunConfig, TokenizerConfig
 from ..formats.layout import Layout
+from ..formats.llamagen_vq import LLAMAGEN_VQ
+from ..formats.maskgit_vqgan import MASKGIT_VQGAN
 from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
+from ..formats.vqgan import VQGAN_RELEASE
 from .generators.rar import RAR, order_schedule
+from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.vit_tokenizer import Tokenizer
 
 Role = Literal["tokenizer", "generator"]
@@ -34,14 +38,16 @@ class Family:
     role: Role
     config: type  # frozen dataclass of its shape, of no other family
     build: Callable[[Any], nn.Module]  # a model with fresh weights of such a config
-    layouts: tuple[Layout, ...] = ()  # published files that hold one; `convert --to upstream` writes the first
+    layouts: tuple[Layout, ...] = ()  # published files that hold one; `convert --to upstream` writes the first that can
     schedule: Callable[[RunConfig, float], dict[str, float]] = no_schedule  # (run, epoch) -> arguments of model.loss
 
 
+CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
 FAMILIES = {
     family.kind: family
     for family in (
         Family("tokenizer", "tokenizer", TokenizerConfig, Tokenizer, (ROBUSTOK_RELEASE,)),
+        Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule),
     )
 }

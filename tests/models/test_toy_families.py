@@ -122,7 +122,7 @@ class BigramDecoder:
 class PatchFile:
     """Somebody else's file of a PatchTokenizer; it does not say how large a patch is."""
 
-    name, marks = "published patch tokenizer", "palette"
+    name, marks = "published patch tokenizer", ("palette",)
 
     def recognises(self, keys) -> bool:
         return "palette" in keys
@@ -130,6 +130,9 @@ class PatchFile:
     def read(self, file, given) -> Checkpoint:
         config = PatchConfig(codebook_size=len(file.state["palette"]), patch=given.num_heads or 4)
         return Checkpoint(file.path, described(self), config, {"ema": {"codebook": file.state["palette"] / 255}})
+
+    def holds(self, config):
+        return True
 
     def write(self, checkpoint) -> dict:
         return {"palette": checkpoint.choose("ema")["codebook"] * 255}

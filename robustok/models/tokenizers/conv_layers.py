@@ -14,6 +14,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compiling import CompiledBlock
+
 Style = Literal["vqgan", "maskgit"]
 GROUPS, EPSILON = 32, 1e-6  # of every group normalisation
 
@@ -108,7 +110,7 @@ def middle(width: int, blocks: int, attention: bool, style: Style) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(CompiledBlock):
     """Images (B, C, H, W) -> features (B, out_channels, H / f, W / f) with f = 2 ** (levels - 1).
 
     Args:
@@ -155,7 +157,7 @@ def _halving(width: int, style: Style) -> nn.Module:
     return nn.AvgPool2d(2) if style == "maskgit" else Downsample(width)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(CompiledBlock):
     """Features (B, in_channels, h, w) -> images (B, C, h * f, w * f), with nothing after the last convolution.
 
     Arguments as `ConvEncoder`: widths and attention are counted from the highest resolution, which comes last here.

@@ -64,6 +64,11 @@ class QuantizedTokenizer(nn.Module):
         return self.quantizer.normalize
 
     @property
+    def similarity(self) -> str:
+        """How latents and codes are compared: "l2" (nearest), "cosine" (nearest of unit vectors), "dot" (product)."""
+        return "cosine" if self.normalize else "l2"
+
+    @property
     def perturbable(self) -> Perturbable:
         return self.quantizer.perturbable
 
