@@ -6,22 +6,20 @@ Exit code 0: training can use it. 1: it cannot (too many bad images, a class wit
 of these layouts.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from .core.cli import run
+from .core.cli import run_verb
+from .core.options import verb_parser
 
 _SHOWN = 20  # entries of a list; --json has them all
 
 
 def main(argv: list[str]) -> int:
     """Prints what PATH holds; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "robustok.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("check_data", __doc__)
     parser.add_argument("path", metavar="PATH", help='images, tar shards, token shards, or "digits"')
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument(
@@ -83,4 +81,4 @@ def _listing(items: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

@@ -8,7 +8,6 @@ The layout of SRC is recognised by what it holds. A converted folder opens faste
 frozen teacher and the discriminator of a released tokenizer.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import torch
 
 from .checkpoints.checkpoint import Checkpoint, write_checkpoint
 from .config import TokenizerConfig
-from .core.cli import run
+from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
+from .core.options import verb_parser
 from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
 from .models.registry import Family, family_of
@@ -26,9 +26,7 @@ from .models.registry import Family, family_of
 
 def main(argv: list[str]) -> int:
     """Parses the options and converts; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "robustok.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
     parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write")
@@ -69,4 +67,4 @@ def _write_upstream(checkpoint: Checkpoint, family: Family, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

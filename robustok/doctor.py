@@ -5,23 +5,21 @@ and why not the others; which decode attention was measured to be fastest on thi
 where only the plain backends can run.
 """
 
-import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import sys
 
-from .core.cli import run
+from .core.cli import run_verb
+from .core.options import verb_parser
 
 _PACKAGES = ("torch", "triton", "numpy", "safetensors", "flash-attn")
 
 
 def main(argv: list[str]) -> int:
     """Prints the report; always returns 0."""
-    parser = argparse.ArgumentParser(
-        "robustok.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     found = examine()
     print(json.dumps(found, indent=1) if parser.parse_args(argv).json else _describe(found))
@@ -96,4 +94,4 @@ def _describe(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

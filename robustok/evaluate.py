@@ -21,10 +21,18 @@ from pathlib import Path
 import torch
 
 from .config import SamplingConfig
-from .core.cli import run
+from .core.cli import run_verb
 from .core.device import resolve_device
-
-SAMPLING = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
+from .core.options import (
+    add_device,
+    add_network,
+    add_output,
+    add_sampling,
+    add_seed,
+    sampling_of,
+    sampling_settings,
+    verb_parser,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +57,7 @@ def generator(options: argparse.Namespace) -> None:
     model = load_generator(options.generator).to(options.device)
     tokenizer = load_tokenizer(options.tokenizer).to(options.device)
     check_codebooks(tokenizer, model)
-    sampling = {name: getattr(options, name) for name in SAMPLING}
+    sampling = sampling_settings(options, sampling_of(SamplingConfig()))
     stream = GeneratedImages(
         model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
     )
@@ -61,7 +69,7 @@ def _judge(stream, options: argparse.Namespace, settings: dict | None = None) ->
     from .evaluation.statistics import collect, load_reference
     from .report.comparison import report_comparison
 
-    network = network_of(options)
+    network = _network(options)
     against = load_reference(options.reference, network, options.size)
     found = collect(stream, network)
     report_comparison(found, against, options.output, sampling=settings, pictures=next(iter(stream))[:32])
@@ -73,7 +81,7 @@ def reference(options: argparse.Namespace) -> None:
     from .evaluation.statistics import collect
     from .evaluation.streams import open_stream
 
-    found = collect(open_stream(options.images, options.size), network_of(options))
+    found = collect(open_stream(options.images, options.size), _network(options))
     found.save(options.save)
     print(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
 
@@ -86,7 +94,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     from .report.results import Results
     from .report.tokenizers import report_tokenizers
 
-    network = network_of(options)
+    network = _network(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     results = Results(options.output, f"Tokenizers on {options.images}")
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
@@ -101,22 +109,25 @@ def tokenizer(options: argparse.Namespace) -> None:
     results.save()
 
 
-def network_of(options: argparse.Namespace) -> Callable:
-    """The network that `add_network_options` asks for."""
+def _network(options: argparse.Namespace) -> Callable:
     from .evaluation.features.networks import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)
 
 
 def _parser() -> argparse.ArgumentParser:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser("robustok.evaluate", description=__doc__, **layout)
+    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
+
+    parser = verb_parser("evaluate", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
 
     def command(function: Callable) -> argparse.ArgumentParser:
         found = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         found.set_defaults(command=function)
-        add_network_options(found)
+        add_network(found, NETWORKS, INCEPTION_WEIGHTS)
+        add_device(found)
+        add_output(found, "evaluation", "metrics.json, report.html and pictures")
+        add_seed(found, "perturbation or sampling")
         return found
 
     judge = command(samples)
@@ -143,30 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     drive.add_argument("--reference", required=True, help="images or saved statistics to judge against")
     drive.add_argument("--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (as stored)")
     drive.add_argument("--per_class", type=int, default=50, help="images of each class (50)")
-    for name in SAMPLING:
-        default = getattr(SamplingConfig, name)
-        drive.add_argument(f"--{name}", type=type(default), default=default, help=f"({default})")
+    add_sampling(drive, sampling_of(SamplingConfig()))
     return parser
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that compares features."""
-    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
-
-    parser.add_argument("--network", choices=NETWORKS, default="inception", help="whose features (inception)")
-    parser.add_argument("--weights", default=INCEPTION_WEIGHTS, help=f"its weights ({INCEPTION_WEIGHTS})")
-    parser.add_argument("--mode", choices=("exact", "fast"), default="exact", help="of inception (exact)")
-    add_common_options(parser)
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command."""
-    parser.add_argument(
-        "--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)"
-    )
-    parser.add_argument("--output", default="evaluation", help="folder for metrics.json, report.html, pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of perturbation or sampling (0)")
-
-
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

@@ -19,10 +19,20 @@ from pathlib import Path
 
 import torch
 
-from .core.cli import run
+from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.errors import UserError
-from .evaluate import add_common_options, add_network_options, network_of
+from .core.options import (
+    add_device,
+    add_network,
+    add_output,
+    add_sampling,
+    add_seed,
+    sampling_settings,
+    verb_parser,
+)
+
+NO_GUIDANCE = {"guidance_scale": 1.0}
 
 
 def main(argv: list[str]) -> None:
@@ -99,7 +109,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     check_codebooks(tokenizer, generator)
     generated = GeneratedImages(
         generator, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator,
-        guidance_scale=options.guidance_scale,
+        **sampling_settings(options, NO_GUIDANCE),
     )  # fmt: skip
     middle = delta_set(tokenizer.codebook.shape[-2])
     deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
@@ -116,10 +126,12 @@ def mmd(options: argparse.Namespace, results) -> None:
 def elbow(options: argparse.Namespace, results) -> None:
     """How many codes pay. K-means of image features over numbers of clusters (table 6)."""
     from .evaluation import latents
+    from .evaluation.features.networks import open_network
     from .evaluation.statistics import collect
     from .report.plots import elbow_figure
 
-    features = collect(_stream(options, options.size), network_of(options)).features
+    network = open_network(options.network, options.weights, options.mode, options.device)
+    features = collect(_stream(options, options.size), network).features
     spread = latents.elbow(features, options.clusters, options.seed)
     results.table(list(spread.items()), ("clusters", "mean squared distance"), f"{len(features)} images")
     results.figure("elbow", elbow_figure(spread), "Where the curve bends, more codes stop to pay.")
@@ -175,8 +187,9 @@ def _first(options: argparse.Namespace, size: int):
 
 
 def _parser() -> argparse.ArgumentParser:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser("robustok.explain", description=__doc__, **layout)
+    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
+
+    parser = verb_parser("explain", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
 
     def command(function: Callable, subject: str, images: bool = True, **form) -> argparse.ArgumentParser:
@@ -186,7 +199,9 @@ def _parser() -> argparse.ArgumentParser:
             found.add_argument(subject, **form)
         if images:
             found.add_argument("--images", required=True, help='folder, tar, shards, .npz or "digits"')
-        (add_network_options if function is elbow else add_common_options)(found)
+        add_device(found)
+        add_output(found, "evaluation", "metrics.json, report.html and pictures")
+        add_seed(found, "perturbation or sampling")
         return found
 
     command(codebook, "tokenizer")
@@ -197,8 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         found.add_argument("--limit", type=int, default=1000, help="images at most (1000)")
     against.add_argument("--generator", required=True, help="whose latents are compared")
     against.add_argument("--per_class", type=int, default=1, help="generated images of each class (1)")
-    against.add_argument("--guidance_scale", type=float, default=1.0, help="of sampling (1: no guidance)")
+    add_sampling(against, NO_GUIDANCE)
     clusters = command(elbow, "")
+    add_network(clusters, NETWORKS, INCEPTION_WEIGHTS)
     clusters.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
     sizes = [512, 1024, 2048, 4096, 8192, 16384]
     clusters.add_argument("--clusters", type=int, nargs="+", default=sizes, help="numbers of clusters (512 ... 16384)")
@@ -207,4 +223,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

@@ -13,15 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from .core.cli import run
+from .core.cli import run_verb
 from .core.errors import UserError
+from .core.options import add_device, verb_parser
 
 
 def main(argv: list[str]) -> int:
     """Parses the options and does the conversion that SRC and DST ask for; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "robustok.pretokenize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("pretokenize", __doc__)
     parser.add_argument("source", metavar="SRC", help='images, "digits", a .jsonl file or token shards')
     parser.add_argument("target", metavar="DST", type=Path, help="folder for the token shards, or a .jsonl file")
     parser.add_argument("--tokenizer", help="our checkpoint folder or a published file; needed for images")
@@ -29,9 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--num_heads", type=int, help="attention heads, for a published file of unusual width")
     parser.add_argument("--augment", choices=("none", "flip", "tencrop"), default="none", help="views an image (none)")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time (64)")
-    parser.add_argument(
-        "--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)"
-    )
+    add_device(parser)
     parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
     parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
     options = parser.parse_args(argv)
@@ -110,4 +107,4 @@ def _tokenize(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

@@ -16,18 +16,26 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from .config import SamplingConfig
-from .core.cli import run
+from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
+from .core.options import (
+    add_device,
+    add_network,
+    add_output,
+    add_sampling,
+    add_seed,
+    sampling_of,
+    sampling_settings,
+    verb_parser,
+)
 from .generation.image_writer import KINDS
 
-SETTINGS = ("guidance_scale", "guidance_power", "temperature", "top_k", "top_p")
 SHARD = 1000  # images a shard, about
 BATCH_SIZE = {"cuda": 256, "cpu": SamplingConfig.batch_size}
 PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
@@ -36,7 +44,7 @@ PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
 def main(argv: list[str]) -> None:
     """Parses the options, then draws a picture or runs a large sample."""
     options = _parser().parse_args(argv)
-    settings = sampling_settings(options)
+    settings = sampling_settings(options, _defaults(options.preset))
     device = options.device = resolve_device(options.device)
     options.batch_size = BATCH_SIZE[device.type] if options.batch_size is None else options.batch_size
     options.precision = options.precision or PRECISION[device.type]
@@ -53,15 +61,15 @@ def main(argv: list[str]) -> None:
         _run(generator, tokenizer, settings, options)
 
 
-def sampling_settings(options: argparse.Namespace) -> dict:
-    """The sampling settings: of the preset, or the defaults, and over them the options given."""
-    settings = {name: getattr(SamplingConfig(), name) for name in SETTINGS}
-    if options.preset:
-        from .presets import preset_path, read_settings
+def _defaults(preset: str | None) -> dict:
+    """The sampling settings where no option gives them: those of the preset, where it has them."""
+    settings = sampling_of(SamplingConfig())
+    if preset is None:
+        return settings
+    from .presets import preset_path, read_settings
 
-        stored = read_settings(preset_path(options.preset)).get("sampling", {})
-        settings |= {name: stored[name] for name in SETTINGS if name in stored}
-    return settings | {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    stored = read_settings(preset_path(preset)).get("sampling", {})
+    return {name: stored.get(name, default) for name, default in settings.items()}
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -173,36 +181,29 @@ def _numbers(kind: type):
 def _parser() -> argparse.ArgumentParser:
     from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
 
-    defaults = asdict(SamplingConfig())
-    parser = argparse.ArgumentParser(
-        "robustok.sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("sample", __doc__)
     add = parser.add_argument
     add("--generator", required=True, help="checkpoint of this package or a released file")
     add("--tokenizer", help="whose tokens they are; without it only tokens are made")
-    add("--preset", help="take the sampling settings of rar-b, rar-l, ...")
+    add("--preset", help="take the sampling settings of rar-b, rar-l, ... (default: none)")
     add("--n", "--images", type=int, default=50_000, help="images, in equal shares of the classes (50000)")
     add("--classes", type=_numbers(int), help="only these, with commas (all)")
     add("--class_weights", type=_numbers(float), help="shares of the classes, with commas (equal)")
-    for name in SETTINGS:
-        kind = type(defaults[name])
-        add(f"--{name}", type=kind, help=f"(of the preset, or {defaults[name]})")
-    add("--seed", type=int, default=0, help="image i is a function of the seed and i (0)")
+    add_sampling(parser, sampling_of(SamplingConfig()), note=", or as the preset says")
+    add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=int, help="images sampled at once (256 on a GPU, 50 on a CPU)")
     add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches ({SHARD})")
     add("--precision", choices=("float32", "bfloat16"),
         help="of weights and caches; logits are always float32 (bfloat16 on a GPU, float32 on a CPU)")  # fmt: skip
     add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")
-    add("--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:N (auto: cuda where there is one)")
-    add("--output", default="samples", help="folder of the run (samples)")
+    add_device(parser)
+    add_output(parser, "samples", "the tokens, the images that are kept, and what is found")
     add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms")
     add("--reference", help="images or saved statistics to judge against; without it nothing is judged")
-    add("--network", choices=NETWORKS, default="inception", help="whose features (inception)")
-    add("--weights", default=INCEPTION_WEIGHTS, help=f"its weights ({INCEPTION_WEIGHTS})")
-    add("--mode", choices=("exact", "fast"), default="exact", help="of inception (exact)")
+    add_network(parser, NETWORKS, INCEPTION_WEIGHTS)
     add("--grid", type=_grid, help="only a picture of ROWSxCOLUMNS images, OUTPUT/grid.png or OUTPUT if that is a .png")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_verb(main))

@@ -11,7 +11,7 @@ import shlex
 import sys
 
 from .config import RunConfig
-from .core.cli import run
+from .core.cli import run_verb
 from .job.options import parse_run_config, run_config_parser
 from .presets import preset_path
 
@@ -82,4 +82,4 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    sys.exit(run_verb(main))

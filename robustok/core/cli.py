@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from .errors import RunError, UserError
 
 
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C. --debug shows tracebacks."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from robustok import check_data, pretokenize
-from robustok.core.cli import run
+from robustok.core.cli import run_verb
 from robustok.data.tokens import open_tokens, write_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -27,7 +27,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def survey(capsys, path) -> tuple[int, dict]:
-    code = run(check_data.main, [str(path), "--json"])
+    code = run_verb(check_data.main, [str(path), "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -59,7 +59,7 @@ def test_check_data_names_what_is_wrong(photos, capsys):
     assert found["ignored_files"] == 1
     assert len(found["bad"]) == 1
     assert "eel/0.png: not a readable image" in found["bad"][0]
-    assert run(check_data.main, [str(photos)]) == 0
+    assert run_verb(check_data.main, [str(photos)]) == 0
     text = capsys.readouterr().out
     assert "eel/0.png" in text
     assert "Dog/same.png = cat/1.png" in text
@@ -70,7 +70,7 @@ def test_check_data_fails_where_training_would(photos, capsys):
         path.write_bytes(b"")
     code, found = survey(capsys, photos)
     assert (code, found["usable"], found["unreadable_classes"]) == (1, False, ["cat"])
-    assert run(check_data.main, [str(photos / "nowhere")]) == 2
+    assert run_verb(check_data.main, [str(photos / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -86,12 +86,12 @@ def test_check_data_reads_token_shards(tmp_path, capsys):
 def test_pretokenize_converts_lines_both_ways(tmp_path, capsys):
     source = tmp_path / "in.jsonl"
     source.write_text('{"class_id": 1, "tokens": [3, 4]}\noops\n{"class_id": 0, "tokens": [5, 6]}\n')
-    assert run(pretokenize.main, [str(source), str(tmp_path / "t")]) == 2
+    assert run_verb(pretokenize.main, [str(source), str(tmp_path / "t")]) == 2
     assert "--codebook_size" in capsys.readouterr().err
     sizes = ["--codebook_size", "64", "--num_classes", "2"]
-    assert run(pretokenize.main, [str(source), str(tmp_path / "t"), *sizes]) == 0
+    assert run_verb(pretokenize.main, [str(source), str(tmp_path / "t"), *sizes]) == 0
     assert "line 2" in capsys.readouterr().err
-    assert run(pretokenize.main, [str(tmp_path / "t"), str(tmp_path / "out.jsonl")]) == 0
+    assert run_verb(pretokenize.main, [str(tmp_path / "t"), str(tmp_path / "out.jsonl")]) == 0
     lines = source.read_text().splitlines(keepends=True)
     assert (tmp_path / "out.jsonl").read_text() == lines[0] + lines[2]
 
@@ -107,7 +107,7 @@ def test_pretokenize_gives_the_tokens_of_the_released_code(tmp_path):
     for number, image in enumerate(recorded["images_u8"]):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
     command = [str(folder), str(tmp_path / "t"), "--tokenizer", str(GOLDEN / "tokenizer_ckpt.pt"), "--weights", "model"]
-    assert run(pretokenize.main, [*command, "--num_heads", "2", "--device", "cpu"]) == 0
+    assert run_verb(pretokenize.main, [*command, "--num_heads", "2", "--device", "cpu"]) == 0
     found = open_tokens(tmp_path / "t")
     safe = recorded["index_margin"] > np.median(recorded["index_margin"])
     assert (found.tokens[:] == recorded["indices"])[safe].mean() > 0.99

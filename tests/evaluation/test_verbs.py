@@ -9,8 +9,8 @@ import torch
 
 from robustok import evaluate, explain
 from robustok.checkpoints import writing as checkpoints
-from robustok.config import RARConfig, TokenizerConfig
-from robustok.core import cli
+from robustok.config import RARConfig, SamplingConfig, TokenizerConfig
+from robustok.core.cli import run_verb
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def run(room, tmp_path, monkeypatch):
 
     def call(verb, arguments: str, code: int = 0) -> dict:
         output = ["--output", str(tmp_path / "out"), "--device", "cpu"]
-        assert cli.run(verb.main, arguments.split() + output) == code
+        assert run_verb(verb.main, arguments.split() + output) == code
         written = tmp_path / "out" / "metrics.json"
         return json.loads(written.read_text()) if written.is_file() else {}
 
@@ -93,7 +93,7 @@ def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_refused(run, capsys):
     arguments = ["samples", "images.npz", "--reference", "others.npz", "--device", "cuda"]
-    assert cli.run(evaluate.main, arguments) == 2
+    assert run_verb(evaluate.main, arguments) == 2
     assert "no usable GPU" in capsys.readouterr().err
 
 
@@ -116,6 +116,12 @@ def test_a_generator_is_driven_class_balanced(run):
     assert found["samples"]["count"] == 24
     assert found["samples"]["sampling"]["guidance_scale"] == 1.5
     assert found["metrics"]["fd"] > 0
+
+
+def test_constant_guidance_can_be_asked_for(run):
+    generator = "generator rar --tokenizer tokenizer --reference images.npz --per_class 2" + CLASSIFIER
+    assert run(evaluate, generator)["samples"]["sampling"]["guidance_power"] == SamplingConfig.guidance_power
+    assert run(evaluate, generator + " --guidance_power none")["samples"]["sampling"]["guidance_power"] is None
 
 
 def test_inception_is_the_default_network(run, inception_path, room):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustok import evaluate, sample
-from robustok.core import cli
+from robustok.core.cli import run_verb
 from robustok.generation import batches
 from robustok.generation.batches import GeneratedImages, generate_batches
 
@@ -26,11 +26,11 @@ class Means:
 @pytest.fixture
 def judge(checkpoint, tmp_path, monkeypatch):
     """judge(options) runs `evaluate generator` on 120 images, and gives its exit code."""
-    monkeypatch.setattr(evaluate, "network_of", lambda options: Means())
+    monkeypatch.setattr("robustok.evaluation.features.networks.open_network", lambda *options: Means())
     np.savez(tmp_path / "images.npz", np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8))
     argv = f"generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --reference {tmp_path}/images.npz"
     argv += f" --per_class 40 --device cpu --output {tmp_path}/out"
-    return lambda *options: cli.run(evaluate.main, [*argv.split(), *options])
+    return lambda *options: run_verb(evaluate.main, [*argv.split(), *options])
 
 
 def test_a_grid_takes_one_sampler(checkpoint, samplers, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from robustok import load_generator, load_tokenizer, sample
 from robustok.checkpoints import writing as checkpoints
-from robustok.core import cli
+from robustok.core.cli import run_verb
 from robustok.data.images import open_source
 from robustok.data.tokens import open_tokens
 from robustok.data.transforms import to_uint8
@@ -169,11 +169,11 @@ def test_out_of_gpu_memory_halves_the_batch_once(argv, monkeypatch, tmp_path, ca
 
     monkeypatch.setattr(AutoregressiveSampler, "generate", generate)
     limit = 1
-    assert cli.run(sample.main, [*argv, "--output", str(tmp_path / "a")]) == 0
+    assert run_verb(sample.main, [*argv, "--output", str(tmp_path / "a")]) == 0
     assert "going on in batches of 1" in capsys.readouterr().err and sizes[:2] == [2, 1]
     assert np.array_equal(open_tokens(tmp_path / "a/tokens").tokens[:], expected[0])
     limit = 0
-    assert cli.run(sample.main, [*argv, "--output", str(tmp_path / "b")]) == 1
+    assert run_verb(sample.main, [*argv, "--output", str(tmp_path / "b")]) == 1
     assert "out of GPU memory in batches of 1" in capsys.readouterr().err
 
 
@@ -189,11 +189,11 @@ def test_no_space_left(argv, one_process, monkeypatch, tmp_path, capsys):
 
     with monkeypatch.context() as full:
         full.setattr(np, "save", save)
-        assert cli.run(sample.main, argv) == 1
+        assert run_verb(sample.main, argv) == 1
     assert "no space left" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*tmp*"))
     assert sorted(p.name for p in (tmp_path / "tokens").glob("shard-*")) == ["shard-00000", "shard-00001"]
-    assert cli.run(sample.main, argv) == 0
+    assert run_verb(sample.main, argv) == 0
     assert digest(tmp_path) == digest(one_process)
 
 
@@ -214,19 +214,42 @@ def test_no_space_left(argv, one_process, monkeypatch, tmp_path, capsys):
 def test_bad_input(argv, one_process, extra, message, tmp_path, capsys):
     folder = [] if "RUN" in extra else ["--output", str(tmp_path)]
     extra = [str(one_process) if part == "RUN" else part for part in extra]
-    assert cli.run(sample.main, [*argv, *folder, "--save", "tar", "npy", "npz", "png", *extra]) == 2
+    assert run_verb(sample.main, [*argv, *folder, "--save", "tar", "npy", "npz", "png", *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "extra, power",
+    [
+        ([], 1.2),  # of SETTINGS
+        (["--guidance_power", "none"], None),
+        (["--preset", "digits", "--guidance_power", "none"], None),
+    ],
+)
+def test_guidance_power_of_the_options(argv, extra, power, tmp_path):
+    """Constant guidance is the value None, which no option could give."""
+    assert run_verb(sample.main, [*argv, "--n", "3", "--output", str(tmp_path), *extra]) == 0
+    assert json.loads((tmp_path / "tokens" / "manifest.json").read_text())["guidance_power"] == power
+
+
+def test_a_preset_decides_what_no_option_does(argv, tmp_path):
+    models = argv[: argv.index("--guidance_scale")]
+    preset = ["--preset", "digits", "--temperature", "1.5"]
+    assert run_verb(sample.main, [*models, "--n", "3", "--output", str(tmp_path), *preset]) == 0
+    made = json.loads((tmp_path / "tokens" / "manifest.json").read_text())
+    expected = {"guidance_scale": 2.0, "guidance_power": 1.0, "temperature": 1.5, "top_k": 0, "top_p": 1.0}
+    assert {name: made[name] for name in expected} == expected
 
 
 def test_tokenizer_of_another_codebook(argv, make_model, tmp_path, capsys):
     model = make_model(4, 32, 3)
     weights = {"model": model.state_dict(), "ema": model.state_dict()}
     checkpoints.save(tmp_path / "rar", weights, {"config": {"kind": "rar", "config": asdict(model.config)}})
-    assert cli.run(sample.main, [*argv, "--generator", str(tmp_path / "rar"), "--output", str(tmp_path / "out")]) == 2
+    assert run_verb(sample.main, [*argv, "--generator", str(tmp_path / "rar"), "--output", str(tmp_path / "out")]) == 2
     assert "32 codes" in capsys.readouterr().err
 
 
 def test_folder_with_other_files(argv, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
-    assert cli.run(sample.main, [*argv, "--output", str(tmp_path)]) == 2
+    assert run_verb(sample.main, [*argv, "--output", str(tmp_path)]) == 2
     assert "no sample of ours" in capsys.readouterr().err

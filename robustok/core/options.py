@@ -1,0 +1,97 @@
+"""Command-line options that several verbs share, declared once.
+
+What belongs to the rooms above (settings of a preset, the list of networks) is passed in.
+"""
+
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Collection, Mapping
+
+
+def verb_parser(name: str, description: str | None) -> ArgumentParser:
+    """The parser of `python -m robustok.NAME`; its help begins with `description`, laid out as it is written."""
+    return ArgumentParser(
+        f"robustok.{name}",
+        description=description,
+        epilog="--debug shows where in the code a failure came from.",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """--device, for `core.device.resolve_device`."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where to compute: cpu, cuda (a GPU; under torchrun each process its own), cuda:N (the GPU of number N,"
+        " from 0), or auto: a GPU where there is one (default auto)",
+    )
+
+
+def add_seed(parser: ArgumentParser, of: str) -> None:
+    """--seed, a whole number; `of` says what is drawn with it."""
+    parser.add_argument("--seed", type=int, default=0, help=f"seed of {of}; the same again gives the same (default 0)")
+
+
+def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
+    """--output, a folder; `holds` says what is written there."""
+    parser.add_argument("--output", default=default, help=f"folder for {holds} (default {default})")
+
+
+def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:
+    """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode."""
+    parser.add_argument(
+        "--network",
+        choices=networks,
+        default="inception",
+        help="the network whose features are compared; distances of inception's are called FID (default inception)",
+    )
+    parser.add_argument("--weights", default=weights, help=f"file or folder of its weights (default {weights})")
+    parser.add_argument(
+        "--mode",
+        choices=("exact", "fast"),
+        default="exact",
+        help="how inception is computed: exact, for published figures, or fast, to be compared with fast figures only"
+        " (default exact)",
+    )
+
+
+def _number_or_none(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}, expected a number, or none") from None
+
+
+# Setting -> what its text becomes, and what it means. Ranges are checked by the sampler.
+_SAMPLING = {
+    "guidance_scale": (float, "strength of classifier-free guidance, from 0; 1 is no guidance"),
+    "guidance_power": (
+        _number_or_none,
+        "how late guidance grows from 1 to its scale over the steps, above 0: the larger the later; none: guidance is"
+        " constant",
+    ),
+    "temperature": (float, "divides the logits, above 0: below 1 draws likely tokens more often, above 1 less often"),
+    "top_k": (int, "draws only from the k likeliest tokens; 0: from all"),
+    "top_p": (float, "draws only from the likeliest tokens that together have this probability, above 0; 1: from all"),
+}
+
+
+def sampling_of(config: object) -> dict[str, float | int | None]:
+    """The sampling settings among the attributes of `config`, by name."""
+    return {name: getattr(config, name) for name in _SAMPLING}
+
+
+def add_sampling(parser: ArgumentParser, defaults: Mapping[str, float | int | None], note: str = "") -> None:
+    """An option for each sampling setting in `defaults`; `note` says what else than they may decide.
+
+    An option that is not given is no attribute of what the parser returns: None is a value of its own.
+    """
+    for name, default in defaults.items():
+        kind, meaning = _SAMPLING[name]
+        said = "none" if default is None else default
+        parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=f"{meaning} (default {said}{note})")
+
+
+def sampling_settings(options: Namespace, defaults: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """The sampling settings by name: those given as options, else those of `defaults`."""
+    return {name: getattr(options, name, default) for name, default in defaults.items()}

@@ -1,0 +1,76 @@
+"""Options that verbs share: what they accept, and what holds where they are not given."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from robustok import evaluate, sample
+from robustok.core.options import add_device, add_network, add_sampling, sampling_of, sampling_settings, verb_parser
+
+DEFAULTS = {"guidance_scale": 6.0, "guidance_power": 1.15, "temperature": 1.02, "top_k": 0, "top_p": 1.0}
+
+
+@dataclass
+class Settings:
+    """Sampling settings among others."""
+
+    guidance_scale: float = 6.0
+    guidance_power: float | None = 1.15
+    temperature: float = 1.02
+    top_k: int = 0
+    top_p: float = 1.0
+    batch_size: int = 50
+
+
+def parsed(*argv: str):
+    parser = verb_parser("test", "what it does")
+    add_sampling(parser, sampling_of(Settings()))
+    return parser.parse_args(argv)
+
+
+def test_defaults_hold_where_nothing_is_given():
+    assert sampling_of(Settings()) == DEFAULTS
+    assert sampling_settings(parsed(), DEFAULTS) == DEFAULTS
+    other = DEFAULTS | {"guidance_power": None, "top_k": 7}  # of a preset, known only later
+    assert sampling_settings(parsed(), other) == other
+
+
+def test_constant_guidance_can_be_asked_for():
+    found = sampling_settings(parsed("--guidance_power", "none", "--top_k", "9"), DEFAULTS)
+    assert found == DEFAULTS | {"guidance_power": None, "top_k": 9}
+    assert sampling_settings(parsed("--guidance_power", "2"), DEFAULTS)["guidance_power"] == 2.0
+
+
+@pytest.mark.parametrize("option", ["--guidance_power=never", "--top_k=1.5", "--temperature=none"])
+def test_other_words_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        parsed(option)
+    assert option.split("=")[1] in capsys.readouterr().err
+
+
+def test_only_the_settings_asked_for_become_options():
+    parser = verb_parser("test", None)
+    add_sampling(parser, {"guidance_scale": 1.0})
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--top_k", "1"])
+    assert sampling_settings(parser.parse_args([]), {"guidance_scale": 1.0}) == {"guidance_scale": 1.0}
+
+
+def test_networks_are_those_passed_in():
+    parser = verb_parser("test", None)
+    add_device(parser)
+    add_network(parser, ["inception", "another"], "weights.pth")
+    found = parser.parse_args(["--network", "another"])
+    assert (found.network, found.weights, found.mode, found.device) == ("another", "weights.pth", "exact", "auto")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--network", "dinov2"])
+
+
+@pytest.mark.parametrize("verb, command", [(sample, []), (evaluate, ["generator"])])
+def test_verbs_of_one_option_describe_it_alike(verb, command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        verb.main([*command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for words in ("none: guidance is constant (default 1.15", "auto: a GPU where there is one (default auto)"):
+        assert words in said
