@@ -1,5 +1,6 @@
 // Python bindings: addresses of contiguous float32 / int32 / int64 arrays go in as integers; Python has checked them.
-#include <pybind11/pybind11.h>
+#include "bindings.h"
+
 #include <pybind11/stl.h>
 
 #include "host.h"
@@ -9,11 +10,6 @@ namespace py = pybind11;
 using namespace robustok;
 
 namespace {
-
-template <class T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
 
 void draw_ranks(uintptr_t ids, int64_t images, int64_t tokens, int64_t threshold, int64_t delta, uint64_t seed,
                 uintptr_t out, int threads) {

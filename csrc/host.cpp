@@ -29,8 +29,8 @@ const Scorer*& scorer_in_use() {
 }
 
 // OpenMP, because torch computes with it: its threads stay awake for a while after every operation of torch and take this
-// work too. Threads of our own would share the cores with them and take twice as long. As with torch's operations, a
-// process forked after them must stay with one thread, which is what torch sets in the workers of a DataLoader.
+// work too. Threads of our own would share the cores with them and take twice as long. As with torch's own operations, a
+// process that is forked afterwards must stay with one thread, which is what torch sets in the workers of a DataLoader.
 void parallel(int threads, int64_t count, const std::function<void(int64_t, int)>& task) {
 #pragma omp parallel for schedule(dynamic) num_threads(int(std::max<int64_t>(1, std::min<int64_t>(threads, count))))
     for (int64_t i = 0; i < count; ++i) task(i, omp_get_thread_num());
@@ -39,7 +39,7 @@ void parallel(int threads, int64_t count, const std::function<void(int64_t, int)
 namespace {
 
 constexpr int64_t kBlock = 1024;       // rows of the cheap loops that one task takes
-constexpr int64_t kScratch = 1 << 17;  // scores of a thread, which stay in its cache beside a panel of codes
+constexpr int64_t kScratch = 1 << 17;  // scores that a thread holds: they stay in its cache beside a panel of codes
 constexpr int64_t kAllScratch = 1 << 23;  // of all threads: 32 MB
 
 void parallel_blocks(int threads, int64_t rows, const std::function<void(int64_t, int64_t)>& task) {
@@ -48,12 +48,12 @@ void parallel_blocks(int threads, int64_t rows, const std::function<void(int64_t
 }
 
 // A codebook packed for the scorer in use, and scratch for tiles of tokens; owns both.
-class Packed {
+class PackedCodebook {
 public:
     const Scorer& scorer = *scorer_in_use();
     Codebook book;
 
-    Packed(const float* codes, int K, int D, int threads) : book{codes, nullptr, K, D, 0.0}, threads(threads) {
+    PackedCodebook(const float* codes, int K, int D, int threads) : book{codes, nullptr, K, D, 0.0}, threads(threads) {
         const int count = scorer.panels(K);
         panels.reset(new float[size_t(count) * (D + 1) * scorer.width]);
         book.panels = panels.get();
@@ -94,7 +94,7 @@ void unit_rows(const float* in, float* out, int64_t rows, int D, int threads) {
 
 void select(const float* u, int64_t N, const float* codes, int K, int D, const int32_t* ranks, int64_t* nearest,
             int64_t* chosen, int threads) {
-    const Packed packed(codes, K, D, threads);
+    const PackedCodebook packed(codes, K, D, threads);
     int64_t ranked = ranks ? N : 0;  // the tokens before the last rank that is not 0
     while (ranked && !ranks[ranked - 1]) --ranked;
     packed.for_tiles(0, ranked, false, [&](int64_t first, int count, float* scratch) {
@@ -108,7 +108,7 @@ void select(const float* u, int64_t N, const float* codes, int K, int D, const i
 }
 
 void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int delta, int64_t* out, int threads) {
-    const Packed packed(codes, K, D, threads);
+    const PackedCodebook packed(codes, K, D, threads);
     packed.for_tiles(0, N, false, [&](int64_t first, int count, float* scratch) {
         packed.scorer.neighbors(packed.book, u + first * D, count, delta, out + first * delta, scratch);
     });
@@ -116,7 +116,7 @@ void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int 
 
 double straight_through(const float* u, int64_t N, int D, const float* codes, const int64_t* indices, float* out,
                         int threads) {
-    std::vector<double> sums((N + kBlock - 1) / kBlock, 0.0);  // one a block: the total does not depend on the threads
+    std::vector<double> sums((N + kBlock - 1) / kBlock, 0.0);  // one for each block: the total does not depend on the threads
     parallel_blocks(threads, N, [&](int64_t first, int64_t last) {
         double sum = 0;
         for (int64_t i = first; i < last; ++i) {

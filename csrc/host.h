@@ -9,7 +9,7 @@ namespace robustok {
 
 // A codebook laid out for scoring: panels of `width` codes, each (D + 1, width): -|e|^2 / 2, then e transposed.
 struct Codebook {
-    const float* rows;  // (K, D), as compared
+    const float* rows;  // (K, D), normalised
     float* panels;      // (panels, D + 1, width)
     int K;
     int D;
@@ -55,7 +55,7 @@ const Scorer*& scorer_in_use();        // the first of them, until a test sets a
 // Runs task(i, thread) for i in [0, count) on up to `threads` threads, the caller's included, each with its number.
 void parallel(int threads, int64_t count, const std::function<void(int64_t, int)>& task);
 
-// Rows as compared: out (rows, D) = in / |in|.
+// Normalised rows: out (rows, D) = in / |in|, divided in float64 and rounded.
 void unit_rows(const float* in, float* out, int64_t rows, int D, int threads);
 
 // Nearest codes and codes at `ranks` of rows u (N, D). Without ranks (null) nothing is written to `chosen`.

@@ -19,6 +19,7 @@
 #include "select.h"
 
 #define ISA avx2
+#define SCORER kAvx2Scorer
 
 namespace robustok {
 namespace ISA {
@@ -42,13 +43,6 @@ constexpr int kRows = 6, kVectors = 2;  // 12 of 16 registers hold sums
 }  // namespace robustok
 
 #include "host_scores.inc"
-
-namespace robustok {
-const Scorer kAvx2Scorer = {
-    "avx2",     ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
-    ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile,
-};
-}
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -19,6 +19,7 @@
 #include "select.h"
 
 #define ISA avx512
+#define SCORER kAvx512Scorer
 
 namespace robustok {
 namespace ISA {
@@ -42,13 +43,6 @@ constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers hold sums
 }  // namespace robustok
 
 #include "host_scores.inc"
-
-namespace robustok {
-const Scorer kAvx512Scorer = {
-    "avx512",     ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
-    ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile,
-};
-}
 
 #if defined(__clang__)
 #pragma clang attribute pop

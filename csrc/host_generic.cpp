@@ -7,6 +7,7 @@
 #include "select.h"
 
 #define ISA generic
+#define SCORER kGenericScorer
 
 namespace robustok {
 namespace ISA {
@@ -38,10 +39,3 @@ constexpr int kRows = 4, kVectors = 2;  // 8 of 16 registers hold sums
 }  // namespace robustok
 
 #include "host_scores.inc"
-
-namespace robustok {
-const Scorer kGenericScorer = {
-    "generic",     ISA::kRows,        ISA::kVectors,    ISA::kWidth, ISA::unit_rows,
-    ISA::pack, ISA::nearest_tile, ISA::ranked_tile, ISA::neighbors_tile,
-};
-}

@@ -1,4 +1,5 @@
-// Philox 4x32-10 and the perturbation draw (robustok/ops/philox.py and reference.py say what the words mean).
+// Philox 4x32-10 and the perturbation draw. robustok/core/random.py says what the words of the counter mean,
+// robustok/ops/vq/draws.py what a draw is.
 #pragma once
 
 #include "shared.h"

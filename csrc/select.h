@@ -1,15 +1,16 @@
 // The code of a given rank in the order (distance, index) of one token, from its scores.
 //
-// A score is the true one up to `error`. So the score at a rank, found among the computed ones, is within `error` of the
+// A computed score differs from the true one by at most `error`. So the computed score at a rank is within `error` of the
 // true score at that rank, and the code wanted has a computed score within 2 * error of it. The scores are bisected
 // until few remain; those are ordered by the definition. Nothing is sorted and no list of neighbours is kept.
 //
-// A Team is who works on the token: one host thread, or one warp. It has kEnough, the number of candidates from which on
-// one more pass of bisection costs more than ordering them; lane(), size(), sync(); reductions sum, least,
-// most over its lanes; before(flag), how many lower lanes have the flag; and passes over a row of scores:
-// at_least(scores, K, x), how many are >= x; range(scores, K, low, high), their least and greatest;
-// collect(scores, K, low, high, list), which puts the first kListed indices with a score in [low, high] in ascending
-// order in the list and returns how many there are and how many lie above.
+// A Team is who works on the token: one host thread, or one warp. It has
+//   kFew: so few candidates are ordered for less than one more pass of bisection costs;
+//   lane(), size(), sync(), and over its lanes sum, min, max and lanes_before(flag), how many lower lanes have the flag;
+//   at_least(scores, K, x): how many scores of a row are >= x;
+//   range(scores, K, low, high): the least and the greatest score;
+//   collect(scores, K, low, high, list): puts the first kListed indices with a score in [low, high], ascending, in the
+//   list and returns how many such scores there are and how many lie above.
 #pragma once
 
 #include "definition.h"
@@ -20,8 +21,8 @@ constexpr int kListed = 32;  // candidates that are ordered directly, one for ea
 
 template <class Score>
 struct Token {
-    const float* row;     // (D), as compared
-    const float* codes;   // (K, D), as compared
+    const float* row;     // (D), normalised
+    const float* codes;   // (K, D), normalised
     const Score* scores;  // (K)
     int D;
     int K;
@@ -38,7 +39,7 @@ struct Counts {
     int above;
 };
 
-ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // ordered as the distances are, for these are not negative
+ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // in the order of the distances, which are not negative
     uint64_t bits;
     memcpy(&bits, &distance, sizeof bits);
     return bits;
@@ -46,7 +47,7 @@ ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // ordered as the distances
 
 // The listed candidate that `rank` others precede.
 template <class Team, class Score>
-ROBUSTOK_SHARED int rank_listed(const Team& team, const Token<Score>& token, int listed, int rank, Candidates& list) {
+ROBUSTOK_SHARED int listed_at_rank(const Team& team, const Token<Score>& token, int listed, int rank, Candidates& list) {
     for (int i = team.lane(); i < listed; i += team.size())
         list.distance[i] = squared_distance(token.row, token.codes + int64_t(list.code[i]) * token.D, token.D);
     team.sync();
@@ -58,12 +59,12 @@ ROBUSTOK_SHARED int rank_listed(const Team& team, const Token<Score>& token, int
         if (preceding == rank) winner = list.code[i];
     }
     team.sync();
-    return team.most(winner);
+    return team.max(winner);
 }
 
 // The same for any number of candidates: bisects the distances, which are computed again in each pass.
 template <class Team, class Score>
-struct Crowd {
+struct ManyCandidates {
     const Team& team;
     const Token<Score>& token;
     float low, high;
@@ -91,8 +92,8 @@ struct Crowd {
             least = d < least ? d : least;
             most = d > most ? d : most;
         }
-        least = team.least(least), most = team.most(most);
-        if (up_to(least) > rank) return least;  // duplicates of the nearest are the common crowd
+        least = team.min(least), most = team.max(most);
+        if (up_to(least) > rank) return least;  // many are near mostly because codes are duplicates of the nearest
         while (least < most) {
             const uint64_t middle = least + (most - least) / 2;
             if (up_to(middle) > rank)
@@ -110,8 +111,8 @@ struct Crowd {
             const int k = base + team.lane();
             const bool equal = k < token.K && inside(k) && distance(k) == wanted;
             const int found = team.sum(int(equal));
-            const int lower = team.before(equal);  // by every lane: the lanes of a warp vote together
-            if (left < found) return team.most(equal && lower == left ? k : -1);
+            const int lower = team.lanes_before(equal);  // every lane calls it: the lanes of a warp vote together
+            if (left < found) return team.max(equal && lower == left ? k : -1);
             left -= found;
         }
         return -1;  // not reached: there are more candidates than the rank
@@ -124,7 +125,7 @@ ROBUSTOK_SHARED void bracket(const Team& team, const Token<Score>& token, int ra
     team.range(token.scores, token.K, low, high);
     if (rank == 0) low = high;
     int at_least_low = token.K, at_least_high = 0;
-    while (at_least_low - at_least_high > Team::kEnough) {
+    while (at_least_low - at_least_high > Team::kFew) {
         const float middle = low + (high - low) / 2;
         if (!(low < middle && middle < high)) break;
         const int count = team.at_least(token.scores, token.K, middle);
@@ -139,14 +140,14 @@ ROBUSTOK_SHARED void bracket(const Team& team, const Token<Score>& token, int ra
 template <class Team, class Score>
 ROBUSTOK_SHARED int select_rank(const Team& team, const Token<Score>& token, int rank, Candidates& list) {
     if (token.error != token.error) return rank;  // no distance is finite: the order is by index
-    if (token.error == INFINITY) return Crowd<Team, Score>{team, token, -INFINITY, INFINITY}.code_at(rank);
+    if (token.error == INFINITY) return ManyCandidates<Team, Score>{team, token, -INFINITY, INFINITY}.code_at(rank);
     float low, high;
     bracket(team, token, rank, low, high);
     low -= 2 * token.error, high += 2 * token.error;
     const Counts counts = team.collect(token.scores, token.K, low, high, list.code);
     if (counts.inside == 1) return list.code[0];
-    if (counts.inside > kListed) return Crowd<Team, Score>{team, token, low, high}.code_at(rank - counts.above);
-    return rank_listed(team, token, counts.inside, rank - counts.above, list);
+    if (counts.inside > kListed) return ManyCandidates<Team, Score>{team, token, low, high}.code_at(rank - counts.above);
+    return listed_at_rank(team, token, counts.inside, rank - counts.above, list);
 }
 
 }  // namespace robustok

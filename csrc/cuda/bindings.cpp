@@ -1,19 +1,10 @@
 // Python bindings of the CUDA side: device addresses and the current stream go in as integers; Python has checked them.
-#include <pybind11/pybind11.h>
+#include "../bindings.h"
 
 #include "kernels.h"
 
 namespace py = pybind11;
 using namespace robustok;
-
-namespace {
-
-template <class T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-}  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
     const auto released = py::call_guard<py::gil_scoped_release>();

@@ -1,4 +1,4 @@
-// The warp as a Team of select.h, and how kernels are launched.
+// The warp as a Team of select.h, and the codebook and tokens that the tensor cores read.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -16,12 +16,12 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kTile = 16;  // side of the blocks that the tensor cores multiply
 
 struct WarpTeam {
-    static constexpr int kEnough = 8;
+    static constexpr int kFew = 8;
 
     __device__ int lane() const { return threadIdx.x % kWarp; }
     __device__ int size() const { return kWarp; }
     __device__ void sync() const { __syncwarp(); }
-    __device__ int before(bool flag) const { return __popc(__ballot_sync(kAllLanes, flag) & ((1u << lane()) - 1)); }
+    __device__ int lanes_before(bool flag) const { return __popc(__ballot_sync(kAllLanes, flag) & ((1u << lane()) - 1)); }
 
     __device__ int sum(int x) const {
         for (int offset = kWarp / 2; offset; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
@@ -29,7 +29,7 @@ struct WarpTeam {
     }
 
     template <class T>
-    __device__ T most(T x) const {
+    __device__ T max(T x) const {
         for (int offset = kWarp / 2; offset; offset /= 2) {
             const T other = __shfl_xor_sync(kAllLanes, x, offset);
             x = other > x ? other : x;
@@ -38,7 +38,7 @@ struct WarpTeam {
     }
 
     template <class T>
-    __device__ T least(T x) const {
+    __device__ T min(T x) const {
         for (int offset = kWarp / 2; offset; offset /= 2) {
             const T other = __shfl_xor_sync(kAllLanes, x, offset);
             x = other < x ? other : x;
@@ -59,7 +59,7 @@ struct WarpTeam {
             smallest = score < smallest ? score : smallest;
             greatest = score > greatest ? score : greatest;
         }
-        low = least(smallest), high = most(greatest);
+        low = min(smallest), high = max(greatest);
     }
 
     __device__ Counts collect(const __half* scores, int K, float low, float high, int* list) const {
@@ -68,7 +68,7 @@ struct WarpTeam {
             const int k = base + lane();
             const float score = k < K ? float(scores[k]) : -INFINITY;
             const bool is_above = score > high, is_inside = k < K && score >= low && !is_above;
-            const int place = counts.inside + before(is_inside);
+            const int place = counts.inside + lanes_before(is_inside);
             if (is_inside && place < kListed) list[place] = k;
             counts.inside += __popc(__ballot_sync(kAllLanes, is_inside));
             counts.above += __popc(__ballot_sync(kAllLanes, is_above));
@@ -78,17 +78,18 @@ struct WarpTeam {
     }
 };
 
-// Codes for the tensor cores: rows of unit length as float16, and a column (1 - |e|^2) / 2 that meets a 1 in the token.
+// Codes for the tensor cores: rows of unit length as float16, and a column (1 - |e|^2) / 2 that the product multiplies by
+// a 1 in the token.
 struct HalfCodes {
     const __half* tiles;  // (K padded to kTile, width), rows beyond K lose against all others
-    const float* rows;    // (K, D), as compared
+    const float* rows;    // (K, D), normalised
     int K;
     int D;
     int width;       // D + 1 padded to kTile
     double longest;  // bound on |e|
 };
 
-// Puts tokens first to first + count of u (N, D) in shared memory as float16, with the 1 that meets the last column.
+// Puts tokens first to first + count of u (N, D) in shared memory as float16, with a 1 for the last column of the codes.
 __device__ inline void load_tokens(const float* u, int64_t N, int64_t first, int count, const HalfCodes& codes,
                                    __half* tokens) {
     for (int i = threadIdx.x; i < count * codes.width; i += blockDim.x) {

@@ -1,8 +1,9 @@
 // Nearest code on float16 tensor cores, exact: scores decide where only one code is within their error of the best.
 //
 // A warp owns kTile tokens and meets the codebook tile by tile; no score leaves the registers. Each place of the tile
-// keeps its two best scores and the tile of the best. Where several places reach, their codes are ordered by the
-// definition; where one place has two that reach, the token is listed, and settle_kernel tries every code for it.
+// keeps its two best scores and the tile of the best. A score is near when it is within twice the error of the best.
+// Where several places have one near score, their codes are ordered by the definition; where one place has two, the token
+// is listed, and resolve_ties_kernel tries every code for it.
 #include "device.cuh"
 #include "kernels.h"
 
@@ -12,7 +13,7 @@ namespace {
 namespace wmma = nvcuda::wmma;
 using Sums = wmma::fragment<wmma::accumulator, kTile, kTile, kTile, float>;
 
-constexpr int kSettlers = 1024;  // warps that share the list, whose length only the device knows
+constexpr int kTieWarps = 1024;  // warps that share the list, whose length only the device knows
 
 struct Staging {  // of one warp: [place in the tile][token]
     float best[kTile * kTile];
@@ -52,7 +53,7 @@ __device__ void best_places(const HalfCodes& codes, const __half* tokens, Stagin
     __syncwarp();
 }
 
-// The nearest code of one token by its staged places, or -1 where they do not tell.
+// The nearest code of one token by its staged places, or -1 where they do not tell it.
 __device__ int decide(const HalfCodes& codes, const float* row, const Staging& staging, int token) {
     const WarpTeam team;
     const int place = team.lane();
@@ -60,17 +61,17 @@ __device__ int decide(const HalfCodes& codes, const float* row, const Staging& s
     const int at = (has_place ? place : 0) * kTile + token;
     const float best = has_place ? staging.best[at] : -INFINITY;
     const float error = score_error(row_norm(row, codes.D), codes.longest, codes.D, 0x1p-11);
-    const float reach = team.most(best) - 2 * error;
-    const bool is_near = has_place && !(best < reach);  // negated, so that a NaN reaches
-    const bool is_crowded = has_place && !(staging.second[at] < reach);
-    if (__ballot_sync(kAllLanes, is_crowded)) return -1;
+    const float reach = team.max(best) - 2 * error;
+    const bool is_near = has_place && !(best < reach);  // negated, so that NaN counts as near
+    const bool is_ambiguous = has_place && !(staging.second[at] < reach);
+    if (__ballot_sync(kAllLanes, is_ambiguous)) return -1;
     const int code = int(staging.tile[at]) * kTile + place;
-    if (__popc(__ballot_sync(kAllLanes, is_near)) == 1) return team.most(is_near ? code : -1);
+    if (__popc(__ballot_sync(kAllLanes, is_near)) == 1) return team.max(is_near ? code : -1);
     const bool is_code = is_near && code < codes.K;
     const uint64_t bits =
         is_code ? bits_of(squared_distance(row, codes.rows + int64_t(code) * codes.D, codes.D)) : UINT64_MAX;
-    const uint64_t least = team.least(bits);
-    return team.least(is_code && bits == least ? code : codes.K);
+    const uint64_t least = team.min(bits);
+    return team.min(is_code && bits == least ? code : codes.K);
 }
 
 __global__ void nearest_kernel(const float* u, int64_t N, HalfCodes codes, int64_t* out, int* tied, int* tied_count) {
@@ -94,7 +95,7 @@ __global__ void nearest_kernel(const float* u, int64_t N, HalfCodes codes, int64
     }
 }
 
-__global__ void settle_kernel(const float* u, HalfCodes codes, int64_t* out, const int* tied, const int* tied_count) {
+__global__ void resolve_ties_kernel(const float* u, HalfCodes codes, int64_t* out, const int* tied, const int* tied_count) {
     const WarpTeam team;
     for (int i = blockIdx.x; i < *tied_count; i += gridDim.x) {
         const float* row = u + int64_t(tied[i]) * codes.D;
@@ -104,8 +105,8 @@ __global__ void settle_kernel(const float* u, HalfCodes codes, int64_t* out, con
             const uint64_t bits = bits_of(squared_distance(row, codes.rows + int64_t(k) * codes.D, codes.D));
             if (bits < least) least = bits, winner = k;
         }
-        const uint64_t nearest = team.least(least);
-        const int code = team.least(least == nearest ? winner : codes.K);
+        const uint64_t nearest = team.min(least);
+        const int code = team.min(least == nearest ? winner : codes.K);
         if (team.lane() == 0) out[tied[i]] = code;
     }
 }
@@ -120,7 +121,7 @@ void nearest(const float* u, int64_t N, const void* tiles, const float* rows, in
     const int64_t blocks = (N + warps * kTile - 1) / (warps * kTile);
     const auto queue = static_cast<cudaStream_t>(stream);
     nearest_kernel<<<unsigned(blocks), warps * kWarp, warps * per_warp, queue>>>(u, N, codes, out, tied, tied_count);
-    settle_kernel<<<kSettlers, kWarp, 0, queue>>>(u, codes, out, tied, tied_count);
+    resolve_ties_kernel<<<kTieWarps, kWarp, 0, queue>>>(u, codes, out, tied, tied_count);
     check(cudaGetLastError());
 }
 
