@@ -46,7 +46,7 @@ def samples(options: argparse.Namespace) -> None:
     """FID, sFID, Inception Score, KID, precision and recall of images."""
     from .evaluation.streams import open_stream
 
-    _judge(open_stream(options.images, options.size), options)
+    _compare(open_stream(options.images, options.size), options)
 
 
 def generator(options: argparse.Namespace) -> None:
@@ -61,11 +61,11 @@ def generator(options: argparse.Namespace) -> None:
     stream = GeneratedImages(
         model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
     )
-    _judge(stream, options, settings=sampling | {"seed": options.seed, "per_class": options.per_class})
+    _compare(stream, options, settings=sampling | {"seed": options.seed, "per_class": options.per_class})
 
 
-def _judge(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
-    """Judges a stream against the reference and reports."""
+def _compare(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
+    """Compares a stream with the reference and reports."""
     from .evaluation.statistics import collect, load_reference
     from .report.comparison import report_comparison
 
@@ -88,7 +88,7 @@ def reference(options: argparse.Namespace) -> None:
 
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
-    from .evaluation.tokenizers import judge_tokenizer
+    from .evaluation.tokenizers import evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
     from .report.results import Results
@@ -98,12 +98,12 @@ def tokenizer(options: argparse.Namespace) -> None:
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     results = Results(options.output, f"Tokenizers on {options.images}")
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
-    judged = []
+    evaluated = []
     for path in options.tokenizers:
         model = load_tokenizer(path).to(options.device)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            judged.append(judge_tokenizer(model, path, options.images, network, **settings))
-    report_tokenizers(results, judged, network.protocol)
+            evaluated.append(evaluate_tokenizer(model, path, options.images, network, **settings))
+    report_tokenizers(results, evaluated, network.protocol)
     protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
     results.add("protocol", protocol | {"tokenizer_precision": options.precision})
     results.save()

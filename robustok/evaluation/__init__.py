@@ -1,4 +1,4 @@
-"""Judging images and tokenizers: features, streaming moments, distances, pFID and what explains it."""
+"""Evaluation of images and tokenizers: features, streaming moments, distances, pFID and what explains it."""
 
 from .features.inception import InceptionFeatures
 from .metrics.frechet import frechet_distance

@@ -28,7 +28,7 @@ class Usage(NamedTuple):
 
 @torch.inference_mode()
 def codebook_usage(tokenizer, batches: Iterable[Tensor]) -> Usage:
-    """Usage over all tokens of uint8 batches (B, 3, H, W); one figure for the whole set, as small batches mislead."""
+    """Usage over all tokens of uint8 batches (B, 3, H, W). Means over small batches would underestimate it."""
     batches = (batch.to(device_of(tokenizer)) for batch in batches)
     return usage_of(sum(code_counts(tokenizer, tokenizer.tokenize(from_uint8(batch))) for batch in batches))
 
@@ -57,7 +57,7 @@ def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tenso
     from sklearn.manifold import TSNE
 
     codes = normalize_rows(tokenizer.codebook, tokenizer.normalize).flatten(0, -2)
-    perplexity = min(perplexity, (len(codes) - 1) / 3)  # what few codes allow
+    perplexity = min(perplexity, (len(codes) - 1) / 3)  # t-SNE takes no larger one for so few codes
     return torch.from_numpy(TSNE(perplexity=perplexity, random_state=seed).fit_transform(codes.float().cpu().numpy()))
 
 
@@ -69,9 +69,7 @@ def elbow(features: Tensor, clusters: Sequence[int], seed: int = 0) -> dict[int,
     from sklearn.cluster import MiniBatchKMeans
 
     if max(clusters) > len(features):
-        raise ValueError(
-            f"elbow: {max(clusters)} clusters of {len(features)} rows; expected no more clusters than rows"
-        )
+        raise UserError(f"elbow: {max(clusters)} clusters of {len(features)} rows; expected no more clusters than rows")
     rows, spread = features.float().cpu().numpy(), {}
     for k in clusters:
         means = MiniBatchKMeans(k, n_init=3, batch_size=max(1024, 2 * k), random_state=seed).fit(rows)
@@ -101,8 +99,9 @@ class Lipschitz(NamedTuple):
 def lipschitz(tokenizer, batches: Iterable[Tensor], setting: Setting, seed: int = 0) -> Lipschitz:
     """|decode(z') - decode(z)| / |z' - z| for the codes z of each image and their perturbation z' (Euclidean norms).
 
-    Section 3 of the paper: a decoder that stands wrong tokens has a small constant. Images in [-1, 1], uint8 batches
-    (B, 3, H, W). Images in which the perturbation changed nothing are left out.
+    Section 3 of the paper: a decoder that tolerates wrong tokens has a small constant. Batches are uint8
+    (B, 3, H, W), pixels are measured in [-1, 1]. Images in which the perturbation changed nothing are left out;
+    raises UserError where none is left.
     """
     ratios, done = [], 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""pFID: how well a tokenizer's decoder stands wrong tokens, before any generator is trained (METHOD.md section 4).
+"""pFID: how well a tokenizer's decoder tolerates wrong tokens, before a generator is trained (METHOD.md section 4).
 
 Every image is reconstructed with a share alpha of its tokens replaced by one of the delta nearest codes; pFID is the
 mean FID against the input images over five alphas and three deltas.
@@ -57,7 +57,8 @@ def pfid(
 
     Args:
         tokenizer: any object with `encode` (images in [-1, 1] -> z (B, L, D)), `decode` (codes (B, L, D) -> images),
-            `codebook` (K, D) and `normalize`, the meaning of README's tokenizer protocol.
+            `codebook` (K, D) and `normalize`, whether unit vectors are compared. One that is not perturbed code by code
+            says so in `perturbable` (models/interfaces.py).
         images: uint8 (N, 3, H, W), or an iterable of uint8 batches (B, 3, H, W). Image i of the stream has sample id i.
         features: uint8 (B, 3, H, W) -> object whose `.features` are (B, F); `InceptionFeatures` as published.
         alphas, deltas: the settings are all pairs; deltas None: `delta_set(K)`.
@@ -70,7 +71,7 @@ def pfid(
     """
     deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
     settings = [(alpha, delta) for alpha in alphas for delta in deltas]
-    return _judge(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, progress)
+    return _measure(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, progress)
 
 
 def quick_pfid(
@@ -90,11 +91,11 @@ def quick_pfid(
     """
     batches = _first(_batches(images, batch_size), max_images)
     settings = quick_settings(_codebook_size(tokenizer))
-    return _judge(tokenizer, batches, features, settings, seed, neighbors, progress)
+    return _measure(tokenizer, batches, features, settings, seed, neighbors, progress)
 
 
 @torch.inference_mode()
-def _judge(tokenizer, batches, features, settings, seed, neighbors, progress) -> PFID:
+def _measure(tokenizer, batches, features, settings, seed, neighbors, progress) -> PFID:
     reference, statistics, done = None, {}, 0
     for batch in batches:
         batch = batch.to(device_of(tokenizer))

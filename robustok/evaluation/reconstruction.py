@@ -19,7 +19,7 @@ from .streams import ImageStream
 
 
 class Reconstruction(NamedTuple):
-    """Result of `judge_reconstruction`; means over the images."""
+    """Result of `evaluate_reconstruction`; means over the images."""
 
     rfid: float
     psnr: float  # dB; images given back exactly are left out of the mean
@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.inference_mode()
-def judge_reconstruction(
+def evaluate_reconstruction(
     tokenizer, stream: ImageStream, network: Callable, perceptual: Callable | None = None
 ) -> Reconstruction:
     """rFID and image quality of a tokenizer's plain reconstructions.

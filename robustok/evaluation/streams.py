@@ -30,7 +30,7 @@ BAD_SHARE = 0.001  # unreadable images are left out up to this share
 class ImageStream(Protocol):
     """uint8 batches (B, 3, H, W) of one size, in a fixed order."""
 
-    name: str  # what is judged, for people
+    name: str  # of the images, for people
     transform: str  # what was done to the stored pixels
     labels: np.ndarray | None  # (N,) class of each image, where known
 

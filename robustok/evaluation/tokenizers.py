@@ -13,7 +13,7 @@ from .features.measuring import distance_name
 from .latents import perturbed_reconstructions
 from .perturbing import CLEAN, Setting, how_perturbable
 from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
-from .reconstruction import Reconstruction, judge_reconstruction
+from .reconstruction import Reconstruction, evaluate_reconstruction
 from .streams import open_stream
 
 STRIP = 6  # images shown
@@ -38,7 +38,7 @@ class TokenizerFigures:
         return self.plain.count
 
 
-def judge_tokenizer(
+def evaluate_tokenizer(
     tokenizer,
     name: str,
     images: str,
@@ -51,9 +51,9 @@ def judge_tokenizer(
     """One row: reconstruction of `images` (a path, see `open_stream`) and pFID ("full", "quick" or "none")."""
     perturbable = how_perturbable(tokenizer) != "none"
     if pfid != "none" and not perturbable:
-        raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; judge it with --pfid none")
+        raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")
     stream = open_stream(images, tokenizer.image_size)
-    plain = judge_reconstruction(tokenizer, stream, network, perceptual)
+    plain = evaluate_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
     originals = next(iter(stream))[:STRIP]
     codes = tokenizer.codebook.shape[-2]
@@ -73,6 +73,6 @@ def judge_tokenizer(
 
 
 def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:
-    judge = quick_pfid if quick else pfid
+    measure = quick_pfid if quick else pfid
     with Progress(f"perturbing {stream.name}", min(len(stream), 5000) if quick else len(stream)) as progress:
-        return judge(tokenizer, stream, network, seed=seed, progress=progress.show)
+        return measure(tokenizer, stream, network, seed=seed, progress=progress.show)

@@ -1,1 +1,1 @@
-"""Sampling at scale: images shared out in shards over any number of processes, to tokens, images and features."""
+"""Sampling a generator: in batches, at scale in shards shared by processes, and as pairs for post-training."""

@@ -1,4 +1,4 @@
-"""Which image is of which class. Images are sorted by class: a batch then needs few modulation tables."""
+"""Which image of a large sample is of which class, and what tells one sample from another."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,12 +10,18 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 
 
-def class_list(count: int, num_classes: int, classes: Sequence[int] | None = None,
-               weights: Sequence[float] | None = None) -> Tensor:  # fmt: skip
-    """The class of each of `count` images, int64 (count,), sorted by the place of the class in `classes`.
+def class_list(
+    count: int, num_classes: int, classes: Sequence[int] | None = None, weights: Sequence[float] | None = None
+) -> Tensor:
+    """The class of each of `count` images, int64 (count,), in the order of `classes`.
 
-    classes: those wanted, None: all. weights: the share of each, None: equal shares. Shares are met to within one image
-    (largest remainder). Raises UserError for a count below 1, a class out of range, or unusable weights.
+    Images of one class follow each other: what a generator computes for a class is then needed by few batches.
+
+    Args:
+        classes: those wanted; None: all.
+        weights: the share of each class; None: equal shares. Shares are met to within one image (largest remainder).
+
+    Raises UserError for a count below 1, a class out of range, or unusable weights.
     """
     if count < 1:
         raise UserError(f"n: found {count}, expected a positive number of images")
@@ -45,7 +51,7 @@ def _shares(count: int, weights: list[float]) -> list[int]:
 
 
 def about_run(generator: nn.Module, tokenizer: nn.Module | None, classes: Tensor, settings: dict) -> dict:
-    """What tells one sample from another, in the words of TokenWriter: weights, classes and settings."""
+    """What tells one sample from another, as TokenWriter takes it: weights, classes and settings."""
     return {
         "tokenizer": "none" if tokenizer is None else weights_hash(tokenizer),
         "generator": weights_hash(generator),

@@ -1,4 +1,4 @@
-"""Features of generated images, shard by shard, and what they add up to."""
+"""Features of generated images on disk, shard by shard, and the statistics of all of them."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class FeatureWriter:
         self.folder = folder / "features"
 
     def write(self, number: int, outputs: list) -> None:
-        """`outputs` of the network for the batches of shard `number`."""
+        """Writes shard `number`; `outputs` are the network's for the batches of the shard, in order."""
         arrays = {
             name: torch.cat([getattr(output, name) for output in outputs]).cpu().numpy()
             for name in FIELDS
@@ -30,10 +30,10 @@ class FeatureWriter:
             np.savez(file, **arrays)
 
     def collect(self, shards: int, network, tokens: np.ndarray, classes: Tensor, name: str) -> ImageStatistics:
-        """The statistics of all shards, added up in their order, so that the figures do not depend on who did what.
-        Features and logits are kept of at most 50,000 images, evenly spaced.
+        """The statistics of all shards. They are added in order, so the figures do not depend on who wrote which shard.
 
-        `tokens` (N, L) count the duplicates: images of the same tokens are the same.
+        Features and logits are kept of at most 50,000 images, evenly spaced. Duplicates are counted among the rows of
+        `tokens` (N, L): images of the same tokens are the same.
         """
         moments: dict[str, FeatureStatistics] = {}
         kept: dict[str, RowBuffer] = {}

@@ -27,7 +27,7 @@ class ImageWriter:
         self.folder, self.kinds, self.count = folder, kinds, count
 
     def write(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:
-        """Shard `number`: images uint8 (n, H, W, 3) with their ids and classes (n,)."""
+        """Writes shard `number`: images uint8 (n, H, W, 3) with their ids and classes (n,)."""
         if "npy" in self.kinds or "npz" in self.kinds:
             self._array(images.shape[1:])[ids] = images
         if "tar" in self.kinds:
@@ -38,7 +38,7 @@ class ImageWriter:
                 write_bytes(self.folder / f"png/{label}/{i:08d}.png", _png(image), sync=False)
 
     def finish(self, classes: np.ndarray) -> None:
-        """What needs all shards: the .npz, streamed out of the .npy. Nobody else writes any more."""
+        """Makes the .npz out of the .npy, piece by piece. All shards are written, and nobody writes any more."""
         for folder in (self.folder, *self.folder.glob("png/*")):
             remove_leftovers(folder)
         if "npz" not in self.kinds:
@@ -51,13 +51,13 @@ class ImageWriter:
             (self.folder / ARRAY).unlink()
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The .npy file, made at its full size, still empty, by the first process that comes."""
+        """The .npy file. The first process that comes makes it at its full size, still empty."""
         header, path = io.BytesIO(), self.folder / ARRAY
         about = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *shape)}
         np.lib.format.write_array_header_1_0(header, about)
         size = header.tell() + self.count * int(np.prod(shape))
         with hold(self.folder / "claims/images"), open(path, "ab") as file:
-            if file.tell() != size:  # new, or of a process that was killed right here
+            if file.tell() != size:  # new, or left by a process that was killed right here
                 file.truncate(0)
                 file.write(header.getvalue())
                 file.truncate(size)

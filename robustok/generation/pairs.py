@@ -20,10 +20,10 @@ from .batches import generate_batches
 PAIRS_PER_SHARD = 4096
 
 
-class PairMaker:
-    """Writes folder/direct, and folder/reencode if asked for, shard by shard and shared out over the processes.
+class PairWriter:
+    """Writes folder/direct, and folder/reencode if asked for, in shards that the processes share.
 
-    Pair p belongs to training image p mod N and is sample p of `sampler` under `seed`. Processes share the shards.
+    Pair p belongs to image p mod N of the split, and is sample p of `sampler` under `seed`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PairMaker:
 
     @torch.inference_mode()
     def _generated(self, rows: Tensor) -> Tensor:
-        """Sequences under each image's class in which a share sigma of the image's own tokens is kept."""
+        """Tokens sampled under each image's class, in which a share sigma of the image's own tokens is kept."""
         numbers = rows % len(self.split)
         images = prefetch(self.split.load, numbers.split(self.batch_size))
         batches = generate_batches(
@@ -67,7 +67,7 @@ class PairMaker:
 
     @torch.inference_mode()
     def _reencode(self, tokens: Tensor) -> Tensor:
-        """What the frozen encoder sees of the images that the main-trained decoder makes of generated tokens."""
+        """The tokens that the encoder finds in the images which the decoder makes of generated tokens."""
         seen = []
         for part in tokens.split(self.batch_size):
             images = to_uint8(self.tokenizer.detokenize(part.to(self.tokenizer.device)))
@@ -77,7 +77,7 @@ class PairMaker:
     def _write(self, folder: Path, about: dict, tokens_of: Callable[[Tensor], Tensor]) -> None:
         about = {
             "tokenizer": tokenizer_hash(self.tokenizer),
-            "codebook_size": len(self.tokenizer.codebook),
+            "codebook_size": self.tokenizer.codebook.shape[-2],
             "class_names": self.split.source.class_names,
             **about,
         }

@@ -1,8 +1,8 @@
-"""A large sample in shards: each is claimed, sampled, decoded and judged by one process, and renamed when it is whole.
+"""A large sample in shards: one process claims a shard, samples and decodes it, takes its features and writes it.
 
 Any number of processes may run the same command, at once or after each other, on machines that share the folder. Image
-i has sample id i and goes through in a batch of fixed shape (the last is filled up), so its tokens are the same however
-the work was shared and whatever was killed meanwhile. A killed process loses the shards it had not finished.
+i has sample id i and all batches have one shape, so its tokens are the same however the work was shared and whatever
+was killed meanwhile. A killed process loses the shards it had not finished.
 """
 
 from __future__ import annotations
@@ -23,25 +23,42 @@ from ..core.files import remove_leftovers
 from ..core.locks import claim
 from ..data.tokens import TokenSet, TokenWriter, open_tokens
 from ..data.transforms import to_uint8
-from ..models.interfaces import Sampler
+from ..models.interfaces import DiscreteTokenizer, Sampler
 from .batches import generate_batches
 from .feature_writer import FeatureWriter
 from .image_writer import ImageWriter
 
 POLL_SECONDS = 0.5  # between looks at shards that others work on
-DECODE_BATCH = 64  # images decoded and judged at a time
+DECODE_BATCH = 64  # images decoded at a time
 
 
 class ShardedRun:
     """Samples images of `classes` (N,) into `folder`: tokens, and on request images and features.
 
-    make_sampler: () -> Sampler. tokenizer: decodes, None: tokens only. network: takes features of the images, or None.
-    about: what tells this run from another, as TokenWriter takes it. Raises UserError for a folder of another run.
+    Args:
+        make_sampler: called once, and again where GPU memory is out and the batch size is halved.
+        about: what tells this run from another, as TokenWriter takes it.
+        tokenizer: decodes the tokens; None: only tokens are written.
+        network: whose features of the images are written; None: no features.
+        image_kinds: the forms in which images are kept, some of image_writer.KINDS.
+
+    Raises UserError for a folder of another run.
     """
 
-    def __init__(self, folder: Path, classes: Tensor, make_sampler: Callable[[], Sampler], *, about: dict, seed: int,
-                 batch_size: int, shard_rows: int, tokenizer=None, network: Callable | None = None,
-                 image_kinds: tuple[str, ...] = ()):  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        classes: Tensor,
+        make_sampler: Callable[[], Sampler],
+        *,
+        about: dict,
+        seed: int,
+        batch_size: int,
+        shard_rows: int,
+        tokenizer: DiscreteTokenizer | None = None,
+        network: Callable | None = None,
+        image_kinds: tuple[str, ...] = (),
+    ):
         self.folder, self.classes, self.seed = folder, classes, seed
         self.batch_size, self.halved = batch_size, False
         self.make_sampler, self.sampler = make_sampler, make_sampler()
@@ -54,9 +71,9 @@ class ShardedRun:
 
     @torch.inference_mode()
     def work(self, show: Callable[[int], None]) -> int:
-        """Samples until every shard is there; the number of images made here. `show` takes how many there are in all.
+        """Samples until every shard is there. Returns the number of images made by this process.
 
-        On a GPU, a shard is decoded and judged while the next one is sampled.
+        `show` is told how many images there are in all. On a GPU a shard is decoded while the next one is sampled.
         """
         made, pending = 0, None
         with ThreadPoolExecutor(1) as beside:
@@ -78,7 +95,7 @@ class ShardedRun:
         return made
 
     def finish(self) -> TokenSet | None:
-        """What needs all shards, done by one of the processes: its tokens; None for the others."""
+        """Does what needs all shards. One process does it and gets the tokens, the others get None."""
         held = claim(self.folder / "claims/finish")
         if held is None:
             return None
@@ -95,7 +112,7 @@ class ShardedRun:
         return (self.writer.folder / "manifest.json").is_file()
 
     def _claim_one(self, missing: list[int]) -> tuple[int, TextIO | None]:
-        """The first of the missing shards that nobody works on, and the claim to it."""
+        """(number, claim) of the first missing shard that nobody works on; the claim is None where there is no such."""
         for number in missing:
             held = claim(self.folder / f"claims/{number:05d}")
             if held and number in self.writer.missing(len(self.classes)):
@@ -106,7 +123,7 @@ class ShardedRun:
         return -1, None
 
     def _sample(self, number: int) -> Tensor:
-        """Tokens of a shard, on the host; half the batch size is tried once where GPU memory is out."""
+        """Tokens of a shard, on the CPU. Where GPU memory is out, the batch size is halved, once in a run."""
         rows = self.writer.shard_range(number, len(self.classes))
         ids = torch.arange(rows.start, rows.stop)
         try:
@@ -126,12 +143,12 @@ class ShardedRun:
 
     @torch.inference_mode()
     def _complete_beside(self, number: int, tokens: Tensor, held: TextIO) -> None:
-        """On a stream of its own: decoding computes while sampling waits for memory."""
+        """`_complete` on a stream of its own: decoding computes while sampling waits for memory."""
         with torch.cuda.stream(torch.cuda.Stream(self.sampler.device)):
             self._complete(number, tokens, held)
 
     def _complete(self, number: int, tokens: Tensor, held: TextIO) -> None:
-        """Decodes, judges and writes a shard; what is written of one that fails is removed."""
+        """Decodes a shard, takes its features and writes it. Where that fails, what was written of it is removed."""
         rows = self.writer.shard_range(number, len(self.classes))
         ids, classes = torch.arange(rows.start, rows.stop), self.classes[rows.start : rows.stop]
         with held:

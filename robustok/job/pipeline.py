@@ -25,7 +25,7 @@ from ..data.transforms import to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
 from ..generation.batches import generate_batches
-from ..generation.pairs import PairMaker
+from ..generation.pairs import PairWriter
 from ..models.frozen.classifier import Classifier
 from ..models.frozen.dino import load_backbone, load_teacher
 from ..models.frozen.lpips import load_lpips
@@ -126,7 +126,7 @@ class Pipeline:
         tokenizer, c = self.load_tokenizer("tokenizer"), self.config
         seed, size = derive_seed(c.seed, "pairs"), c.sampling.batch_size
         with self.run.finishing("pairs"):
-            maker = PairMaker(c.pairs, self.images.train, tokenizer, self._sampler(), seed, size)
+            maker = PairWriter(c.pairs, self.images.train, tokenizer, self._sampler(), seed, size)
             maker.write(self.run.folder / "pairs", {"settings": self.run.settings("pairs")})
 
     def post(self) -> None:

@@ -13,18 +13,18 @@ from .results import Results, table_record
 FULL_COUNT = 50_000  # images that published rFID and pFID are of
 
 
-def report_tokenizers(results: Results, judged: Sequence[TokenizerFigures], protocol: str) -> None:
+def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], protocol: str) -> None:
     """Adds the table of all tokenizers, their records and notes, and for each its pFID cells and reconstructions.
 
     `protocol` names the features that the distances are of.
     """
-    first = judged[0]
+    first = evaluated[0]
     header = ("tokenizer", "K", f"r{first.distance}", f"p{first.distance}")
     header += ("PSNR", "SSIM", "LPIPS", "used", "perplexity")
-    results.table([_cells(figures) for figures in judged], header, f"{protocol}, {first.count} images")
-    results.add("tokenizers", [_record(figures) for figures in judged])
-    results.notes(_notes(judged))
-    for number, figures in enumerate(judged):
+    results.table([_cells(figures) for figures in evaluated], header, f"{protocol}, {first.count} images")
+    results.add("tokenizers", [_record(figures) for figures in evaluated])
+    results.notes(_notes(evaluated))
+    for number, figures in enumerate(evaluated):
         results.page.heading(figures.name)
         if figures.perturbed is not None:
             _add_settings(results, figures, f"pfid-{number}")
@@ -82,13 +82,13 @@ def _add_reconstructions(results: Results, figures: TokenizerFigures) -> None:
     results.images(shown, f"Rows: {rows}.", columns=len(figures.originals))
 
 
-def _notes(judged: Sequence[TokenizerFigures]) -> list[str]:
+def _notes(evaluated: Sequence[TokenizerFigures]) -> list[str]:
     """What a reader must know before comparing the rows."""
-    first = judged[0]
+    first = evaluated[0]
     notes = ["rFID compares with the images that were encoded, gFID with a reference set: the two are not comparable"]
     if first.count < FULL_COUNT:
         notes.append(f"{first.count} images; published rFID and pFID use 50,000, and FID falls with their number")
-    if len({(figures.transform, figures.count) for figures in judged}) > 1:
+    if len({(figures.transform, figures.count) for figures in evaluated}) > 1:
         notes.append("the tokenizers saw different transforms or numbers of images: their rows are not comparable")
     if first.distance != "FID":
         notes.append("these distances are not FID: they are of other features than Inception's")

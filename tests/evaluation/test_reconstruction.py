@@ -10,7 +10,7 @@ from robustok.evaluation import pfid, psnr, ssim
 from robustok.evaluation.features.classifier import ClassifierFeatures
 from robustok.evaluation.features.dino import DinoFeatures
 from robustok.evaluation.features.measuring import distance_name
-from robustok.evaluation.reconstruction import judge_reconstruction
+from robustok.evaluation.reconstruction import evaluate_reconstruction
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.tokenizers.vit_tokenizer import Tokenizer
 from robustok.models.vit import ViT
@@ -33,7 +33,7 @@ def test_figures_are_means_over_images_of_one_pass(pixels):
     shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4)
     tokenizer = Tokenizer(shape).eval()
     images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    found = judge_reconstruction(
+    found = evaluate_reconstruction(
         tokenizer, Batches(images.split(15)), pixels, lambda x, y: (x - y).abs().mean((1, 2, 3))
     )
     restored = to_uint8(tokenizer.reconstruct(from_uint8(images)))

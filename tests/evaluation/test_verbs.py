@@ -160,6 +160,11 @@ def test_elbow_of_features(run):
     assert spread["1"] > spread["4"] > spread["16"]
 
 
+def test_more_clusters_than_images_are_refused(run, capsys):
+    run(explain, "elbow --images images.npz --clusters 71" + CLASSIFIER, code=2)
+    assert "71 clusters of 70 rows" in capsys.readouterr().err
+
+
 def test_correlation_of_a_benchmark(run, tmp_path):
     rows = [{"name": f"t{i}", "codebook_size": 8, "rfid": -i, "pfid": i, "gfid": 10 + i} for i in range(5)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

@@ -1,0 +1,82 @@
+"""The page of a training run, made from figures alone: no run and no model is needed."""
+
+import re
+
+import pytest
+import torch
+
+from robustok.config import PairsConfig, RunConfig
+from robustok.report.training_run import FinishedRun, summary_rows, verdicts, write_report
+
+
+def decoder(gfd: float, best_step: int | None = None) -> dict:
+    return {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "best_step": best_step}
+
+
+@pytest.fixture
+def metrics() -> dict:
+    return {
+        "distance": "FD-shapes",
+        "modes": ["reencode", "direct"],
+        "images": {"train": 100, "val": 20, "test": 30, "samples": 40},
+        "real_fd": 0.5,
+        "classifier": {"accuracy": 0.9},
+        "tokenizer": {
+            "psnr": 21.234,
+            "codebook_usage": 0.25,
+            "rfd": 3.0,
+            "pfd": 6.0,
+            "pfd_table": [[alpha, delta, 10 * alpha + delta] for alpha in (0.9, 0.5) for delta in (1, 2)],
+        },
+        "generator": decoder(8.0),
+        "post": decoder(6.0, best_step=12),
+        "post_direct": decoder(9.0, best_step=4),
+        "seconds": {"tokenizer": 12.5, "evaluation": 2.5},
+        "peak_memory_bytes": 3 * 2**30,
+    }
+
+
+@pytest.fixture
+def page(metrics, tmp_path) -> str:
+    names = ("originals", "reconstructed", "perturbed", "generator", "post", "post-direct")
+    log = [{"stage": "tokenizer", "step": step, "psnr": 10.0 + step} for step in range(3)]
+    log += [{"stage": stage, "step": 1, "score": 1.0, "loss": 1.0} for stage in ("generator", "post", "post-direct")]
+    run = FinishedRun(
+        config=RunConfig(name="shapes", pairs=PairsConfig(sigma=0.625)),
+        class_names=["circle", "square"],
+        post_stages=["post", "post-direct"],
+        metrics=metrics,
+        pictures={name: torch.zeros(4, 3, 8, 8, dtype=torch.uint8) for name in names},
+        log=log,
+    )
+    write_report(tmp_path / "report.html", run)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_sentences_say_by_how_much_post_training_helped(metrics):
+    better, worse = verdicts(metrics)
+    assert better == "Post-trained on reencode pairs: lowers gFD on this data, 8 -> 6 (-25.0%)."
+    assert worse == "Post-trained on direct pairs: does not lower gFD on this data, 8 -> 9 (+12.5%)."
+    metrics["post"] = decoder(8.0, best_step=0)
+    assert "the decoder stays as it was, gFD 8." in verdicts(metrics)[0]
+
+
+def test_the_summary_has_a_row_for_every_decoder(metrics):
+    rows = {name: value for name, value, _ in summary_rows(metrics)}
+    assert rows["PSNR"] == "21.23 dB" and rows["codebook usage"] == "25.0%" and rows["pFD"] == 6.0
+    assert rows["gFD, before post-training"] == 8.0
+    assert rows["gFD, post-trained on reencode pairs"] == 6.0
+    assert rows["gFD, post-trained on direct pairs"] == 9.0
+
+
+def test_the_page_shows_everything_of_the_run(page):
+    assert "<title>RobusTok: shapes</title>" in page
+    assert "2 classes: 100 images to train on" in page
+    assert "<td>alpha 0.9</td><td>10</td><td>11</td>" in page  # 10 alpha + delta
+    assert "classes circle, square" in page
+    assert "<td>pairs.sigma</td><td>0.625</td>" in page
+    assert "<td>total</td><td>15</td>" in page and "3.00 GiB" in page
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    for stage in ("tokenizer", "generator", "post", "post-direct"):
+        assert f"{stage}: values of the log against optimiser steps" in captions
+    assert page.count('class="pixels"') == 6
