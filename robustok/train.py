@@ -12,7 +12,7 @@ import sys
 
 from .config import RunConfig
 from .core.cli import run_verb
-from .job.options import parse_run_config, run_config_parser
+from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
 STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")

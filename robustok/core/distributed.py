@@ -9,31 +9,37 @@ from torch import Tensor
 
 
 def start(device: torch.device) -> None:
-    """Joins the process group that torchrun's environment describes; does nothing for a single process."""
+    """Joins the process group that torchrun's environment describes; does nothing for a single process.
+
+    device: where this process computes, as `core.device.resolve_device` chose it and made it the current one.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
 
 
 def stop() -> None:
+    """Leaves the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
+    """The number of this process, 0 for the main one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """True for the process that writes and speaks."""
     return rank() == 0
 
 
 def barrier() -> None:
+    """Waits until every process has come here."""
     if world() > 1:
         dist.barrier()
 

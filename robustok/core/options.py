@@ -4,7 +4,7 @@ What belongs to the rooms above (settings of a preset, the list of networks) is 
 """
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 
 def verb_parser(name: str, description: str | None) -> ArgumentParser:
@@ -63,7 +63,7 @@ def _number_or_none(text: str) -> float | None:
 
 
 # Setting -> what its text becomes, and what it means. Ranges are checked by the sampler.
-_SAMPLING = {
+_SAMPLING: dict[str, tuple[Callable[[str], float | int | None], str]] = {
     "guidance_scale": (float, "strength of classifier-free guidance, from 0; 1 is no guidance"),
     "guidance_power": (
         _number_or_none,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from robustok.config import RENAMED
 from robustok.core.errors import UserError
-from robustok.job.options import parse_run_config, run_config_parser, setting_names
+from robustok.job.command_line import parse_run_config, run_config_parser, setting_names
 from robustok.presets import read_settings
 
 

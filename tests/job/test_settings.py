@@ -10,7 +10,7 @@ import yaml
 
 from robustok.config import RunConfig, TokenizerConfig
 from robustok.core.errors import UserError
-from robustok.job.options import setting_names
+from robustok.job.command_line import setting_names
 from robustok.job.pipeline import _shape
 from robustok.models.load import open_checkpoint
 from robustok.presets import preset_path

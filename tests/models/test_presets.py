@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustok.job.options import parse_run_config, run_config_parser
+from robustok.job.command_line import parse_run_config, run_config_parser
 from robustok.models.registry import FAMILIES
 from robustok.presets import FOLDER, preset_path, read_settings
 

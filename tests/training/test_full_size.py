@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustok.data.images import open_images
-from robustok.job.options import parse_run_config, run_config_parser
+from robustok.job.command_line import parse_run_config, run_config_parser
 from robustok.models.frozen.dino import DINOBackbone, DINOTeacher
 from robustok.models.frozen.lpips import LPIPS
 from robustok.models.frozen.networks import FrozenNetworks

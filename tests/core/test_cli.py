@@ -1,0 +1,48 @@
+"""How every verb ends: exit codes and one message."""
+
+import pytest
+
+from robustok.core.cli import run_verb
+from robustok.core.errors import RunError, UserError
+
+
+def verb(error: BaseException | None, result=None):
+    def main(argv):
+        if error is not None:
+            raise error
+        return result
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (UserError("x: found 1, expected 2"), 2, "robustok: x: found 1, expected 2\n"),
+        (RunError("the loss is NaN"), 1, "robustok: the loss is NaN\n"),
+        (FileNotFoundError(2, "No such file", "a.pt"), 1, "robustok: [Errno 2] No such file: 'a.pt'\n"),
+        (KeyboardInterrupt("saved at step 3"), 130, "saved at step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (None, 0, ""),
+    ],
+)
+def test_exit_code_and_message(capsys, error, code, said):
+    assert run_verb(verb(error), []) == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_verb_may_return_its_own_code():
+    assert run_verb(verb(None, 1), []) == 1
+
+
+def test_debug_shows_the_traceback_and_is_no_argument_of_the_verb():
+    with pytest.raises(UserError):
+        run_verb(verb(UserError("x")), ["--debug"])
+    seen = []
+    run_verb(seen.extend, ["a", "--debug", "--b"])
+    assert seen == ["a", "--b"]
+
+
+def test_a_bug_is_no_message():
+    with pytest.raises(ZeroDivisionError):
+        run_verb(verb(ZeroDivisionError()), [])
