@@ -1,4 +1,4 @@
-r"""Judge images, a tokenizer or a generator: python -m robustok.evaluate WHAT ... [options]
+r"""Evaluate images, a tokenizer or a generator: python -m robustok.evaluate WHAT ... [options]
 
     python -m robustok.evaluate samples samples.npz --reference VIRTUAL_imagenet256_labeled.npz
     python -m robustok.evaluate samples pictures/ --reference photos/ --size 256
@@ -130,10 +130,10 @@ def _parser() -> argparse.ArgumentParser:
         add_seed(found, "perturbation or sampling")
         return found
 
-    judge = command(samples)
-    judge.add_argument("images", help="what to judge")
-    judge.add_argument("--reference", required=True, help="images or saved statistics to judge against")
-    judge.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (as stored)")
+    given = command(samples)
+    given.add_argument("images", help="what to evaluate")
+    given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
+    given.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (as stored)")
     save = command(reference)
     save.add_argument("images", help="the images of the reference")
     save.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens it makes")
-    drive.add_argument("--reference", required=True, help="images or saved statistics to judge against")
+    drive.add_argument("--reference", required=True, help="images or saved statistics to compare with")
     drive.add_argument("--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (as stored)")
     drive.add_argument("--per_class", type=int, default=50, help="images of each class (50)")
     add_sampling(drive, sampling_of(SamplingConfig()))

@@ -108,9 +108,13 @@ def mmd(options: argparse.Namespace, results) -> None:
     generator = load_generator(options.generator).to(options.device)
     check_codebooks(tokenizer, generator)
     generated = GeneratedImages(
-        generator, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator,
+        generator,
+        tokenizer,
+        per_class=options.per_class,
+        seed=options.seed,
+        name=options.generator,
         **sampling_settings(options, NO_GUIDANCE),
-    )  # fmt: skip
+    )
     middle = delta_set(tokenizer.codebook.shape[-2])
     deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
     settings = [(alpha, delta) for alpha in (0.1, 0.3, *sorted(ALPHAS), 1.0) for delta in deltas]

@@ -95,18 +95,26 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
 
     network = _network(options) if options.reference else None
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
-    about = about_run(generator, tokenizer, classes, settings | {
-        "seed": options.seed, "batch_size": options.batch_size, "precision": options.precision,
-        "images": list(options.save), "features": getattr(network, "protocol", None),
-    })  # fmt: skip
+    run_settings = {
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "precision": options.precision,
+        "images": list(options.save),
+        "features": getattr(network, "protocol", None),
+    }
     folder = Path(options.output)
     sharded = ShardedRun(
-        folder, classes,
+        folder,
+        classes,
         lambda: generator.sampler(**settings, compile=options.compile, choices=folder / "attention.json"),
-        about=about, seed=options.seed,
-        batch_size=min(options.batch_size, len(classes)), tokenizer=tokenizer, network=network,
-        shard_rows=-(-options.shard // options.batch_size) * options.batch_size, image_kinds=tuple(options.save),
-    )  # fmt: skip
+        about=about_run(generator, tokenizer, classes, settings | run_settings),
+        seed=options.seed,
+        batch_size=min(options.batch_size, len(classes)),
+        shard_rows=-(-options.shard // options.batch_size) * options.batch_size,
+        tokenizer=tokenizer,
+        network=network,
+        image_kinds=tuple(options.save),
+    )
     begin = time.perf_counter()
     with Progress("sampling", len(classes), shown=os.environ.get("RANK", "0") == "0") as progress:
         made = sharded.work(progress.show)
@@ -193,13 +201,13 @@ def _parser() -> argparse.ArgumentParser:
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=int, help="images sampled at once (256 on a GPU, 50 on a CPU)")
     add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches ({SHARD})")
-    add("--precision", choices=("float32", "bfloat16"),
-        help="of weights and caches; logits are always float32 (bfloat16 on a GPU, float32 on a CPU)")  # fmt: skip
+    precision = "of weights and caches; logits are always float32 (bfloat16 on a GPU, float32 on a CPU)"
+    add("--precision", choices=("float32", "bfloat16"), help=precision)
     add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")
     add_device(parser)
     add_output(parser, "samples", "the tokens, the images that are kept, and what is found")
     add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms")
-    add("--reference", help="images or saved statistics to judge against; without it nothing is judged")
+    add("--reference", help="images or saved statistics to compare with; without it there are no figures")
     add_network(parser, NETWORKS, INCEPTION_WEIGHTS)
     add("--grid", type=_grid, help="only a picture of ROWSxCOLUMNS images, OUTPUT/grid.png or OUTPUT if that is a .png")
     return parser

@@ -78,8 +78,11 @@ def test_features_do_not_depend_on_the_batch(peers, inception, inception_path):
 def test_the_wrappers_layout_has_the_same_features_and_no_logits(peers, inception, inception_path, tmp_path):
     names = json.loads((peers / "inception" / "weights_recipe_keys.json").read_text())
     weights = torch.load(inception_path)
-    wrapped = {ours: weights[theirs] for ours, theirs in names["layout_pytorch_fid_wrapper_InceptionV3_blocks"].items()
-               if theirs in weights}  # fmt: skip
+    wrapped = {
+        ours: weights[theirs]
+        for ours, theirs in names["layout_pytorch_fid_wrapper_InceptionV3_blocks"].items()
+        if theirs in weights
+    }
     torch.save(wrapped, tmp_path / "wrapper.pth")
     images = recording(peers, "64x64")[1][:1]
     found = InceptionFeatures(tmp_path / "wrapper.pth", device="cpu")(images)

@@ -46,9 +46,16 @@ def test_indices_are_those_of_vq_perturb_at_every_setting(tokenizer, images, nei
     assert list(found) == settings
     for (alpha, delta), indices in found.items():
         same = vq_perturb(
-            latents, tokenizer.codebook, alpha=alpha, beta=1.0, delta=delta, seed=7, sample_ids=ids,
-            neighbors=neighbors, normalize=normalize,
-        )  # fmt: skip
+            latents,
+            tokenizer.codebook,
+            alpha=alpha,
+            beta=1.0,
+            delta=delta,
+            seed=7,
+            sample_ids=ids,
+            neighbors=neighbors,
+            normalize=normalize,
+        )
         assert torch.equal(indices, same.indices), (alpha, delta)
     assert not torch.equal(found[0.9, 3], found[0.0, 1])
 

@@ -72,8 +72,17 @@ def test_tokenizers_get_one_row_each_and_a_report(run, tmp_path, capsys):
 
 
 def test_a_tokenizer_that_cannot_be_perturbed_is_judged_without_pfid(run, room, capsys):
-    shape = TokenizerConfig(image_size=SIZE, patch_size=4, width=32, depth=1, heads=2, codebook_size=32, code_width=4,
-                            scales=(1, 2, 4), residual_convs=2)  # fmt: skip
+    shape = TokenizerConfig(
+        image_size=SIZE,
+        patch_size=4,
+        width=32,
+        depth=1,
+        heads=2,
+        codebook_size=32,
+        code_width=4,
+        scales=(1, 2, 4),
+        residual_convs=2,
+    )
     weights = {name: Tokenizer(shape).state_dict() for name in ("model", "ema")}
     checkpoints.save(room / "scales" / "step-1", weights, {"config": {"kind": "tokenizer", "config": asdict(shape)}})
     run(evaluate, "tokenizer scales --images images.npz" + CLASSIFIER, code=2)

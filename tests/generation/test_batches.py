@@ -88,9 +88,13 @@ def test_all_batches_have_one_shape(make_model, monkeypatch):
 def test_kept_tokens_must_be_as_many_as_the_batches(make_model):
     kept = [torch.zeros(2, 4, dtype=torch.int64)]
     batches = generate_batches(
-        make_model(4, 16, 3).sampler(**SETTINGS), torch.zeros(3, dtype=torch.int64), seed=0, batch_size=2,
-        keep_tokens=kept, keep_ratio=0.5,
-    )  # fmt: skip
+        make_model(4, 16, 3).sampler(**SETTINGS),
+        torch.zeros(3, dtype=torch.int64),
+        seed=0,
+        batch_size=2,
+        keep_tokens=kept,
+        keep_ratio=0.5,
+    )
     with pytest.raises(ValueError, match="shorter"):
         list(batches)
 
