@@ -82,37 +82,57 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     `network` is `InceptionFeatures` or any callable with uint8 (B, 3, H, W) -> object with `.features` (B, F), and
     optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
     """
-    rows = evenly(len(stream), keep)
-    pool = spatial = None
-    kept: dict[str, RowBuffer] = {}
-    digests, done = set(), 0
+    collector, digests = StatisticsCollector(len(stream), keep), set()
     for batch in Progress(stream.name, len(stream)).track(stream):
-        output = network(batch)
-        pool = pool or FeatureStatistics(output.features.shape[1], output.features.device)
-        pool.update(output.features)
-        if getattr(output, "spatial", None) is not None:
-            spatial = spatial or FeatureStatistics(output.spatial.shape[1], output.spatial.device)
-            spatial.update(output.spatial)
-        here = rows[(rows >= done) & (rows < done + len(batch))] - done
+        collector.add(network(batch))
+        digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
+    if collector.count < 2:
+        raise UserError(
+            f"{stream.name}: found {collector.count} image, expected at least two (thousands for a figure to report)"
+        )
+    return collector.statistics(
+        network,
+        name=stream.name,
+        transform=stream.transform,
+        duplicates=collector.count - len(digests),
+        class_counts=None if stream.labels is None else np.bincount(stream.labels).tolist(),
+    )
+
+
+class StatisticsCollector:
+    """Moments of what a network gives for `count` images, and evenly spaced rows, at most `keep`, of it."""
+
+    def __init__(self, count: int, keep: int = KEPT):
+        self.rows, self.count = evenly(count, keep), 0
+        self.moments: dict[str, FeatureStatistics] = {}
+        self.kept: dict[str, RowBuffer] = {}
+
+    def add(self, output) -> None:
+        """Takes in the next images: `.features` (B, F), and `.spatial` and `.logits` where they are there."""
+        for name in ("features", "spatial"):
+            if (values := getattr(output, name, None)) is not None:
+                if name not in self.moments:
+                    self.moments[name] = FeatureStatistics(values.shape[1], values.device)
+                self.moments[name].update(values)
+        count = len(output.features)
+        here = self.rows[(self.rows >= self.count) & (self.rows < self.count + count)] - self.count
         for name in ("features", "logits"):
             if (values := getattr(output, name, None)) is not None:
-                kept.setdefault(name, RowBuffer(len(rows), values)).add(values[here.to(values.device)])
-        digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
-        done += len(batch)
-    if done < 2:
-        raise UserError(f"{stream.name}: found {done} image, expected at least two (thousands for a figure to report)")
-    counts = None if stream.labels is None else np.bincount(stream.labels).tolist()
-    return ImageStatistics(
-        name=stream.name,
-        protocol=getattr(network, "protocol", type(network).__name__),
-        weights=getattr(network, "sha256", None),
-        transform=stream.transform,
-        pool=pool,
-        spatial=spatial,
-        duplicates=done - len(digests),
-        class_counts=counts,
-        **{name: parts.filled() for name, parts in kept.items()},
-    )
+                if name not in self.kept:
+                    self.kept[name] = RowBuffer(len(self.rows), values)
+                self.kept[name].add(values[here.to(values.device)])
+        self.count += count
+
+    def statistics(self, network: Callable, **about) -> ImageStatistics:
+        """Of all images taken in. `about`: the other fields of ImageStatistics."""
+        return ImageStatistics(
+            protocol=getattr(network, "protocol", type(network).__name__),
+            weights=getattr(network, "sha256", None),
+            pool=self.moments["features"],
+            spatial=self.moments.get("spatial"),
+            **{name: rows.filled() for name, rows in self.kept.items()},
+            **about,
+        )
 
 
 class RowBuffer:

@@ -1,14 +1,14 @@
 """Features of generated images on disk, shard by shard, and the statistics of all of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.files import written_whole
-from ..evaluation.metrics.moments import FeatureStatistics
-from ..evaluation.statistics import KEPT, ImageStatistics, RowBuffer, evenly
+from ..evaluation.statistics import ImageStatistics, StatisticsCollector
 
 FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
 
@@ -35,29 +35,16 @@ class FeatureWriter:
         Features and logits are kept of at most 50,000 images, evenly spaced. Duplicates are counted among the rows of
         `tokens` (N, L): images of the same tokens are the same.
         """
-        moments: dict[str, FeatureStatistics] = {}
-        kept: dict[str, RowBuffer] = {}
-        rows, done = evenly(len(classes), KEPT), 0
+        collector = StatisticsCollector(len(classes))
         for number in range(shards):
             with np.load(self._path(number), allow_pickle=False) as file:
-                arrays = {field: torch.from_numpy(file[field]) for field in file.files}
-            for field in arrays.keys() - {"logits"}:
-                moments.setdefault(field, FeatureStatistics(arrays[field].shape[1])).update(arrays[field])
-            count = len(arrays["features"])
-            here = rows[(rows >= done) & (rows < done + count)] - done
-            for field in arrays.keys() & {"features", "logits"}:
-                kept.setdefault(field, RowBuffer(len(rows), arrays[field])).add(arrays[field][here])
-            done += count
-        return ImageStatistics(
+                collector.add(SimpleNamespace(**{field: torch.from_numpy(file[field]) for field in file.files}))
+        return collector.statistics(
+            network,
             name=name,
-            protocol=network.protocol,
-            weights=getattr(network, "sha256", None),
             transform="as generated",
-            pool=moments["features"],
-            spatial=moments.get("spatial"),
             duplicates=len(tokens) - len(np.unique(tokens, axis=0)),
             class_counts=classes.bincount().tolist(),
-            **{field: parts.filled() for field, parts in kept.items()},
         )
 
     def _path(self, number: int) -> Path:
