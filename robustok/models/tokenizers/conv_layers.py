@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
         return y + self.shortcut(y if self.loses_input else x)
 
 
-class Attention(nn.Module):
+class SpatialAttention(nn.Module):
     """Single-head attention between all positions of (B, C, H, W), added to its input."""
 
     def __init__(self, width: int):
@@ -91,7 +91,7 @@ class Level(nn.Module):
         super().__init__()
         widths = [width_in, *[width] * blocks]
         self.blocks = nn.ModuleList(ResidualBlock(*widths[i : i + 2], style) for i in range(blocks))
-        self.attention = nn.ModuleList(Attention(width) for _ in range(blocks if attention else 0))
+        self.attention = nn.ModuleList(SpatialAttention(width) for _ in range(blocks if attention else 0))
         self.resample = resample or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def middle(width: int, blocks: int, attention: bool, style: Style) -> nn.Sequent
     """Residual blocks at the lowest resolution, with attention after the first of them."""
     layers: list[nn.Module] = [ResidualBlock(width, width, style) for _ in range(blocks)]
     if attention:
-        layers.insert(1, Attention(width))
+        layers.insert(1, SpatialAttention(width))
     return nn.Sequential(*layers)
 
 
