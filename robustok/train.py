@@ -15,15 +15,18 @@ from .core.cli import run_verb
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
-STAGES = ("tokenizer", "generator", "pairs", "post", "evaluate")
-
 
 def main(argv: list[str]) -> int:
     """Parses the settings and runs the stages asked for; returns the exit code."""
+    from .job.registry import STAGES
+
     named = any(argument.split("=")[0] == "--config" for argument in argv)
     parser = run_config_parser("robustok.train", None if named else str(preset_path("digits")))
     parser.add_argument(
-        "--stage", choices=("all", *STAGES), default="all", help="run this stage alone, or all in order"
+        "--stage",
+        choices=("all", *STAGES),
+        default="all",
+        help="run this stage (and the classifier and the tokens that it needs), or all in order",
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="check the settings and the data, say what would be done, and end"
@@ -32,7 +35,7 @@ def main(argv: list[str]) -> int:
     from .job import preflight
 
     preflight.check_settings(config)
-    stages = STAGES if options["stage"] == "all" else (options["stage"],)
+    stages = tuple(STAGES) if options["stage"] == "all" else (options["stage"],)
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
 
@@ -42,8 +45,8 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .core import distributed
     from .core.device import resolve_device
     from .job import preflight
-    from .job.judge import evaluate
     from .job.pipeline import Pipeline
+    from .job.registry import STAGES
     from .training.run import Run, set_aside
 
     distributed.start(resolve_device(config.device))
@@ -51,15 +54,10 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
         set_aside(Path(config.runs) / config.name)
     opened = Run(config)
     try:
-        pipeline = Pipeline(opened)
+        pipeline = Pipeline(opened, STAGES)
         preflight.check_data(config, pipeline.images, distributed.world())
         for stage in stages:
-            if stage != "evaluate":
-                getattr(pipeline, stage)()
-            else:
-                pipeline.prepare_evaluation()
-                if distributed.is_main():
-                    evaluate(pipeline)
+            STAGES[stage].run(pipeline)
     except KeyboardInterrupt as stop:
         command = "python -m robustok.train " + shlex.join([*sys.argv[1:], "--resume", "auto"])
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None

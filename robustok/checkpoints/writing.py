@@ -88,22 +88,6 @@ def refuse_other_settings(found: Mapping[str, Any], expected: Mapping[str, Any],
         )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimiser's state as flat tensors `prefix.INDEX.NAME`; the groups' settings come from the config."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{prefix}.{index}.{name}": torch.as_tensor(value) for index, s in state.items() for name, value in s.items()
-    }
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in under(tensors, f"{prefix}.").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}

@@ -92,7 +92,7 @@ def judge(pipeline: Pipeline) -> tuple[dict, dict[str, Tensor]]:
             "rfd": frechet_distance(pipeline.statistics(again), reference),
         }
     for folder in (pipeline.post_folder(mode) for mode in modes):
-        best = pipeline.run.stage_state(folder)["best"]
+        best = pipeline.run.stage_record(folder)["best"]
         metrics[folder.replace("-", "_")]["best_step"] = int(best.removeprefix("step-"))
     return metrics, pictures
 
@@ -133,6 +133,6 @@ def _pictured_samples(pipeline: Pipeline) -> Iterator[int]:
 def _costs(pipeline: Pipeline, evaluating: float) -> dict:
     """Seconds of every stage, and the most memory that this process has held."""
     stages = [*TIMED, *(pipeline.post_folder(mode) for mode in pipeline.config.pairs.modes)]
-    seconds = {stage: pipeline.run.stage_state(stage).get("seconds", 0.0) for stage in stages}
+    seconds = {stage: pipeline.run.stage_record(stage).get("seconds", 0.0) for stage in stages}
     peak = peak_memory_bytes(torch.device("cpu"))
     return {"seconds": seconds | {"evaluation": round(evaluating, 2)}, "peak_memory_bytes": peak}

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from ..config import DiscriminatorConfig, LossConfig
 from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
+from ..models.interfaces import Terms
 from .losses import ADVERSARIAL, LeCAM, adaptive_weight
+from .optimizers import with_adamw
 from .run import Run
 from .schedules import cosine_rate
-from .stage import Player, Terms, When, bare
-from .stages.generator import make_player
+from .stages.base import StepPosition
 
 
 class Adversary:
@@ -20,12 +21,21 @@ class Adversary:
     decoded pixels, where the adaptive weight is found, and go through the decoder together.
     """
 
-    def __init__(self, run: Run, backbone: nn.Module, losses: LossConfig, settings: DiscriminatorConfig, *,
-                 start: float, epochs: float, steps_per_epoch: int):  # fmt: skip
+    def __init__(
+        self,
+        run: Run,
+        backbone: nn.Module,
+        losses: LossConfig,
+        settings: DiscriminatorConfig,
+        *,
+        start: float,
+        epochs: float,
+        steps_per_epoch: int,
+    ):
         self.losses, self.start = losses, start
         self._discriminator_loss, self._decoder_loss = ADVERSARIAL[losses.adversarial_kind]
         torch.manual_seed(run.config.seed + 1)
-        self.discriminator = Discriminator(backbone.to(run.device)).to(run.device)
+        discriminator = Discriminator(backbone.to(run.device)).to(run.device)
         self.lecam = LeCAM(run.device)
 
         def rate(step: int) -> float:
@@ -38,48 +48,63 @@ class Adversary:
                 first=settings.warmup_lr,
             )
 
-        self.player: Player = make_player("discriminator", self.discriminator, settings, run, rate)
+        self.trained = with_adamw("discriminator", discriminator, settings, rate, run)
         self._seed = derive_seed(run.config.seed, "diff_augment")
-        self._seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        # fake images, real images and ids of the micro-batches whose decoder step is done and the discriminator's not
+        self._decoded: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def is_active(self, epoch: float) -> bool:
         return self.losses.adversarial > 0 and epoch >= self.start
 
-    def join(self, pixel_loss: Tensor, decoded: Tensor, images: Tensor, last_layer: Tensor, ids: Tensor, when: When):
-        """The objective of `pixel_loss` plus the weighted adversarial term, and the terms to log.
+    def decoder_objective(
+        self,
+        image_loss: Tensor,
+        decoded: Tensor,
+        images: Tensor,
+        last_layer: Tensor,
+        ids: Tensor,
+        position: StepPosition,
+    ) -> tuple[Tensor, Terms]:
+        """The objective of `image_loss` plus the weighted adversarial term, and the terms to log.
 
-        Args: pixel_loss: scalar, a function of `decoded` (b, 3, H, W); images: the real ones, their ids (b,);
-        last_layer: the decoder's; when: the micro-batch, kept under its offset for the discriminator's own step.
+        Args:
+            image_loss: scalar, a function of `decoded` (b, 3, H, W).
+            images: the real ones, (b, 3, H, W) in [-1, 1], with their ids int64 (b,).
+            last_layer: of the decoder, where the adaptive weight compares gradients.
+            position: of the micro-batch, which is kept for the discriminator's own step.
         """
-        self._seen[when.offset] = (decoded.detach(), images, ids)
-        self.discriminator.requires_grad_(False)
-        adversarial = self._decoder_loss(self._logits(bare(self.player.module), decoded, ids, when, 0))
-        self.discriminator.requires_grad_(True)
-        (pixel_grad,) = torch.autograd.grad(pixel_loss, decoded)
+        self._decoded[position.offset] = (decoded.detach(), images, ids)
+        discriminator = self.trained.network
+        discriminator.requires_grad_(False)
+        adversarial = self._decoder_loss(self._logits(discriminator, decoded, ids, position, 0))
+        discriminator.requires_grad_(True)
+        (image_grad,) = torch.autograd.grad(image_loss, decoded)
         (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
         at_last_layer = [
             torch.autograd.grad(decoded, last_layer, grad, retain_graph=True)[0].float()
-            for grad in (pixel_grad, adversarial_grad)
+            for grad in (image_grad, adversarial_grad)
         ]
         adaptive = adaptive_weight(*at_last_layer)
         weight = self.losses.adversarial * adaptive
-        objective = (decoded * (pixel_grad + weight.to(pixel_grad.dtype) * adversarial_grad)).sum()
+        objective = (decoded * (image_grad + weight.to(image_grad.dtype) * adversarial_grad)).sum()
         return objective, {"adversarial": adversarial, "adaptive_weight": adaptive}
 
-    def objective(self, player: Player, when: When) -> tuple[Tensor, Terms]:
-        """The discriminator's loss on the micro-batch that `join` saw last at this offset, fake images first."""
-        fake, real, ids = self._seen.pop(when.offset)
-        fake_logits = self._logits(player.module, fake, ids, when, 1)
-        real_logits = self._logits(player.module, real, ids, when, 2)
+    def discriminator_objective(self, position: StepPosition) -> tuple[Tensor, Terms]:
+        """The discriminator's loss on the micro-batch that `decoder_objective` saw at this position, and its terms."""
+        fake, real, ids = self._decoded.pop(position.offset)
+        fake_logits = self._logits(self.trained.module, fake, ids, position, 1)
+        real_logits = self._logits(self.trained.module, real, ids, position, 2)
         loss = self._discriminator_loss(real_logits, fake_logits)
         loss = self.losses.adversarial * (loss + self.losses.lecam * self.lecam(real_logits, fake_logits))
         return loss, {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
 
-    def _logits(self, discriminator: nn.Module, images: Tensor, ids: Tensor, when: When, use: int) -> Tensor:
+    def _logits(
+        self, discriminator: nn.Module, images: Tensor, ids: Tensor, position: StepPosition, use: int
+    ) -> Tensor:
         """Logits of augmented images; an image's augmentation depends on (seed, step, use, its id) alone."""
         pair = torch.arange(2, device=ids.device)[:, None]
-        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * when.step + use, pair))
+        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * position.step + use, pair))
         images = diff_augment(images, to_uniform(words[:7]))
         if self.losses.blur_epochs:
-            images = warmup_blur(images, max(0.0, 1.0 - (when.epoch - self.start) / self.losses.blur_epochs))
+            images = warmup_blur(images, max(0.0, 1.0 - (position.epoch - self.start) / self.losses.blur_epochs))
         return discriminator(images).float()

@@ -12,19 +12,20 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoints import writing as checkpoints
 from ..core import distributed
 from ..core.progress import Progress
 from ..core.random import derive_seed
 from ..data.loader import Batch, batches
-from . import resuming as stage_state
+from ..models.interfaces import Terms
+from . import resuming
 from .ema import EMA
 from .guard import FiniteGuard, InterruptGuard
+from .optimizers import TrainedModule
+from .parallel import without_averaging
 from .run import Run
-from .stage import Player, Stage, Terms, When
+from .stages.base import Stage, StepPosition
 
 # Figures of the log that are shown while a stage trains, where it has them.
 SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
@@ -44,10 +45,10 @@ class Fit:
 
     def __init__(self, stage: Stage, run: Run):
         self.stage, self.run = stage, run
-        self.steps_per_epoch = len(stage.split) // stage.training.batch_size
+        self.steps_per_epoch = len(stage.dataset) // stage.training.batch_size
         self.total = max(1, round(stage.training.epochs * self.steps_per_epoch))
         self.ema = EMA(stage.model, stage.training.ema)
-        self.state = stage_state.resume(stage, self.ema, run)
+        self.state = resuming.resume(stage, self.ema, run)
         self.guard = FiniteGuard(stage.name)
         self.last_time = time.monotonic()
         run.forget_log_after(stage.name, self.state.step)
@@ -81,7 +82,7 @@ class Fit:
         while self.state.step < self.total and not self.state.stopped:
             epoch, start = divmod(self.state.step, self.steps_per_epoch)
             for batch in batches(
-                self.stage.split,
+                self.stage.dataset,
                 batch_size=self.stage.training.batch_size,
                 seed=derive_seed(self.run.config.seed, self.stage.name, "order"),
                 epoch=epoch,
@@ -95,45 +96,42 @@ class Fit:
                     return
 
     def _take_step(self, batch: Batch) -> Terms:
-        """One optimiser step of every active player; returns the terms, averaged over micro-batches."""
+        """One optimiser step of every active module; returns the terms, averaged over micro-batches."""
         stage, step = self.stage, self.state.step
         torch.manual_seed(derive_seed(self.run.config.seed, stage.name, step, distributed.rank()))
         micro_batches = self._micro_batches(batch)
-        when = micro_batches[0][1]
+        position = micro_batches[0][1]
         stage.model.train()
-        self.ema.restart(stage.model, stage.begin_step(when))
+        self.ema.restart(stage.model, stage.begin_step(position))
         terms: Terms = {}
-        for player in stage.active(when):
-            for group in player.optimizer.param_groups:
-                group["lr"] = player.rate(step)
-            player.optimizer.zero_grad(set_to_none=True)
-            self._accumulate(player, micro_batches, terms)
-            parameters = [p for group in player.optimizer.param_groups for p in group["params"]]
-            terms[f"{player.name}_grad_norm"] = nn.utils.clip_grad_norm_(parameters, player.clip_norm or float("inf"))
-            player.optimizer.step()
+        for trained in stage.active(position):
+            trained.optimizer.zero_grad(set_to_none=True)
+            self._accumulate(trained, micro_batches, terms)
+            terms[f"{trained.name}_grad_norm"] = trained.step(step)
         self.ema.update()
         return terms
 
-    def _micro_batches(self, batch: Batch) -> list[tuple[Batch, When]]:
+    def _micro_batches(self, batch: Batch) -> list[tuple[Batch, StepPosition]]:
         step, count = self.state.step, self.stage.training.accumulate
         size = len(batch.ids) // count
         first = distributed.rank() * len(batch.ids)
         return [
             (
                 batch.part(m * size, (m + 1) * size).to(self.run.device),
-                When(step, step / self.steps_per_epoch, first + m * size),
+                StepPosition(step, step / self.steps_per_epoch, first + m * size),
             )
             for m in range(count)
         ]
 
-    def _accumulate(self, player: Player, micro_batches: list[tuple[Batch, When]], terms: Terms) -> None:
+    def _accumulate(
+        self, trained: TrainedModule, micro_batches: list[tuple[Batch, StepPosition]], terms: Terms
+    ) -> None:
         """Gradients of the mean objective over the micro-batches; its terms are added to `terms`."""
         count = len(micro_batches)
-        for m, (batch, when) in enumerate(micro_batches):
-            wait = m + 1 < count and isinstance(player.module, DistributedDataParallel)
-            with player.module.no_sync() if wait else nullcontext():
+        for m, (batch, position) in enumerate(micro_batches):
+            with without_averaging(trained.module) if m + 1 < count else nullcontext():
                 with self.run.autocast():
-                    objective, found = self.stage.objective(player, batch, when)
+                    objective, found = self.stage.objective(trained, batch, position)
                 (objective / count).backward()
             for name, value in found.items():
                 terms[name] = terms.get(name, 0.0) + value.detach().float() / count
@@ -143,7 +141,7 @@ class Fit:
         values = distributed.mean(torch.stack([value.double() for value in terms.values()])).tolist()
         record = dict(zip(terms, values, strict=True))
         record |= self.stage.statistics(record)
-        record["lr"] = self.stage.players[0].optimizer.param_groups[0]["lr"]
+        record["lr"] = self.stage.trained[0].optimizer.param_groups[0]["lr"]
         record["epoch"] = self.state.step / self.steps_per_epoch
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
         self.run.log(self.stage.name, self.state.step, record)
@@ -170,7 +168,7 @@ class Fit:
     def _save(self) -> None:
         self.guard.check()
         self._count_seconds()
-        stage_state.save(self.stage, self.ema, self.state, self.run)
+        resuming.save(self.stage, self.ema, self.state, self.run)
 
     def _finish(self) -> Path:
         self._count_seconds()

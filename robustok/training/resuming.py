@@ -11,8 +11,10 @@ from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers
 from .ema import EMA
+from .optimizers import load_optimizer_state, optimizer_state
+from .parallel import whole
 from .run import Run
-from .stage import Stage, bare
+from .stages.base import Stage
 
 
 @dataclass
@@ -27,16 +29,21 @@ class StageState:
 
 
 def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
-    """Writes the checkpoint step-N of the stage; keeps the newest two and the best one (main process only)."""
+    """Writes the checkpoint step-N of the stage; keeps the newest two and the best one.
+
+    All processes must call this: each gathers what may be sharded, the main one writes.
+    """
+    training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
+    for trained in stage.trained:
+        training |= optimizer_state(trained)
+    tensors = {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training}
+    tensors |= {trained.name: trained.network.state_dict() for trained in stage.trained[1:]}
+    tensors = {stem: {name: whole(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
     if distributed.is_main():
-        training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
-        for player in stage.players:
-            training |= checkpoints.optimizer_tensors(player.optimizer, f"optimizer.{player.name}")
-        others = {player.name: bare(player.module).state_dict() for player in stage.players[1:]}
         folder = run.folder / stage.name
         checkpoints.save(
             folder / f"step-{state.step}",
-            {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training, **others},
+            tensors,
             {
                 "config": {"kind": stage.kind, "config": stage.model_config()},
                 "state": {**asdict(state), "settings": run.settings(stage.sections)},
@@ -63,10 +70,10 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     model, average, training = checkpoints.load(newest, "model", "ema", "training")
     stage.model.load_state_dict(model)
     ema.load(average)
-    for player in stage.players:
-        checkpoints.load_optimizer_tensors(player.optimizer, training, f"optimizer.{player.name}")
-    for player in stage.players[1:]:
-        bare(player.module).load_state_dict(checkpoints.load(newest, player.name)[0])
+    for trained in stage.trained:
+        load_optimizer_state(trained, training)
+    for trained in stage.trained[1:]:
+        trained.network.load_state_dict(checkpoints.load(newest, trained.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
     return StageState(**state)

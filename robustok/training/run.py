@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +20,6 @@ from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
-
-# What a stage's result depends on. A stored stage is reused only where these sections are the same.
-_IMAGES = ("seed", "data", "precision")
-_MODELS = ("start", "frozen", "classifier", "tokenizer", "codebook")
-_TOKENIZER = (*_IMAGES, *_MODELS, "perturbation", "losses", "tokenizer_training", "discriminator")
-_GENERATOR = (*_TOKENIZER, "generator", "generator_training", "order")
-_PAIRS = (*_GENERATOR, "sampling", "pairs")
-_POST = (*_PAIRS, "post_training", "post_discriminator", "stopping", "evaluation")
-SECTIONS = {"classifier": (*_IMAGES, "classifier"), "tokenizer": _TOKENIZER, "tokens": _TOKENIZER,
-            "generator": _GENERATOR, "pairs": _PAIRS, "post": _POST}  # fmt: skip
 
 
 class Run:
@@ -64,10 +54,10 @@ class Run:
         use = wanted == "bfloat16" or (wanted == "auto" and fast)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
 
-    def settings(self, stage: str) -> dict[str, Any]:
-        """What the stage's result depends on: its sections of the config, and which images there are."""
-        sections = {name: _plain(value) for name, value in asdict(self.config).items() if name in SECTIONS[stage]}
-        return {**sections, "images": self.images_fingerprint}
+    def settings(self, sections: Collection[str]) -> dict[str, Any]:
+        """What a stage's result depends on: these sections of the config, and which images there are."""
+        values = {name: _plain(value) for name, value in asdict(self.config).items() if name in sections}
+        return {**values, "images": self.images_fingerprint}
 
     def write_config(self) -> None:
         """config.yaml, the resolved settings: once a stage has accepted them."""
@@ -75,35 +65,33 @@ class Run:
             text = yaml.safe_dump(_plain(asdict(self.config)), sort_keys=False)
             (self.folder / "config.yaml").write_text(text)
 
-    def stage_state(self, folder: str) -> dict[str, Any]:
+    def stage_record(self, folder: str) -> dict[str, Any]:
+        """What stage.json says of the stage in this folder of the run; empty before it has ended once."""
         path = self.folder / folder / "stage.json"
         return read_json(path) if path.is_file() else {}
 
-    def is_finished(self, sections: str, folder: str | None = None) -> bool:
-        """True for a stage that ended under these settings. Raises UserError if it ended under others.
-
-        `sections` names what the stage depends on, `folder` its place if that has another name.
-        """
-        folder = folder or sections
-        state = self.stage_state(folder)
-        if not state.get("finished"):
+    def is_finished(self, folder: str, sections: Collection[str]) -> bool:
+        """True for a stage that ended under these settings. Raises UserError if it ended under others."""
+        record = self.stage_record(folder)
+        if not record.get("finished"):
             return False
-        checkpoints.refuse_other_settings(state["settings"], self.settings(sections), self.folder / folder)
+        checkpoints.refuse_other_settings(record["settings"], self.settings(sections), self.folder / folder)
         return True
 
     def update_stage(self, folder: str, **values: Any) -> None:
+        """Changes these values of the stage's record (main process only)."""
         if distributed.is_main():
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / folder / "stage.json", {**self.stage_state(folder), **values})
+            write_json(self.folder / folder / "stage.json", {**self.stage_record(folder), **values})
 
     @contextmanager
-    def finishing(self, stage: str):
+    def finishing(self, folder: str, sections: Collection[str]):
         """Times a stage without checkpoints of its own, and marks it finished if its body raises nothing."""
         self.write_config()
         start = time.monotonic()
         yield
         seconds = round(time.monotonic() - start, 2)
-        self.update_stage(stage, finished=True, seconds=seconds, settings=self.settings(stage))
+        self.update_stage(folder, finished=True, seconds=seconds, settings=self.settings(sections))
         distributed.barrier()
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:

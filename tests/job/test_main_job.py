@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 from robustok import load_tokenizer
 from robustok.core.errors import RunError, UserError
 from robustok.training.run import Run, read_log
-from robustok.training.stages import generator as stages
-from robustok.training.stages import tokenizer as tokenizer_stages
+from robustok.training.stages import decoder
+from robustok.training.stages.classifier import ClassifierStage
+from robustok.training.stages.generator import GeneratorStage
+from robustok.training.stages.post_training import PostTrainingStage
+from robustok.training.stages.tokenizer import TokenizerStage
 
 STAGES = ("classifier", "tokenizer", "generator", "post", "post-direct")
 
@@ -58,7 +61,7 @@ def test_a_finished_stage_is_not_run_again(job, monkeypatch):
     def never(*_):
         raise AssertionError("a finished stage was trained again")
 
-    monkeypatch.setattr(tokenizer_stages.TokenizerStage, "objective", never)
+    monkeypatch.setattr(TokenizerStage, "objective", never)
     job("tokenizer")
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("tokenizer/step-*/*")}
 
@@ -70,19 +73,19 @@ def test_interrupted_in_every_stage_and_resumed_equals_uninterrupted(job, monkey
     def interrupt_once(cls, step):
         objective = cls.objective
 
-        def wrapped(self, player, batch, when):
-            if self.name not in interrupted and when.step == step:
+        def wrapped(self, trained, batch, position):
+            if self.name not in interrupted and position.step == step:
                 interrupted.add(self.name)
                 os.kill(os.getpid(), signal.SIGINT)
-            return objective(self, player, batch, when)
+            return objective(self, trained, batch, position)
 
         monkeypatch.setattr(cls, "objective", wrapped)
 
     for cls, step in (
-        (stages.ClassifierStage, 4),
-        (tokenizer_stages.TokenizerStage, 5),
-        (stages.GeneratorStage, 3),
-        (tokenizer_stages.PostStage, 2),
+        (ClassifierStage, 4),
+        (TokenizerStage, 5),
+        (GeneratorStage, 3),
+        (PostTrainingStage, 2),
     ):
         interrupt_once(cls, step)
     for _ in STAGES:
@@ -96,15 +99,15 @@ def test_interrupted_in_every_stage_and_resumed_equals_uninterrupted(job, monkey
 
 
 def test_the_log_of_a_resumed_run_has_no_step_twice(job, monkeypatch):
-    objective = tokenizer_stages.TokenizerStage.objective
+    objective = TokenizerStage.objective
 
-    def stop_at_five(self, player, batch, when):
-        if when.step == 5:
+    def stop_at_five(self, trained, batch, position):
+        if position.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return objective(self, player, batch, when)
+        return objective(self, trained, batch, position)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tokenizer_stages.TokenizerStage, "objective", stop_at_five)
+        patch.setattr(TokenizerStage, "objective", stop_at_five)
         job("tokenizer")
     records = [json.loads(line) for line in (job("tokenizer") / "log.jsonl").read_text().splitlines()]
     steps = [record["step"] for record in records if record["stage"] == "tokenizer"]
@@ -112,13 +115,13 @@ def test_the_log_of_a_resumed_run_has_no_step_twice(job, monkeypatch):
 
 
 def test_a_nan_stops_before_a_checkpoint_and_names_its_term(job, monkeypatch):
-    monkeypatch.setattr(tokenizer_stages, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
+    monkeypatch.setattr(decoder, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
     with pytest.raises(RunError, match=r"tokenizer: reconstruction.* not finite at step 0"):
         job("tokenizer")
 
 
 def test_no_checkpoint_holds_a_nan(job, monkeypatch, tmp_path):
-    monkeypatch.setattr(tokenizer_stages, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
+    monkeypatch.setattr(decoder, "reconstruction_loss", lambda x, y: ((x - y) ** 2).mean() * float("nan"))
     with pytest.raises(RunError):
         job("tokenizer", tokenizer_training__save_every=1)
     assert list((tmp_path / "runs/x/tokenizer").glob("step-*")) == []

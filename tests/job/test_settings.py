@@ -11,7 +11,7 @@ import yaml
 from robustok.config import RunConfig, TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.job.command_line import setting_names
-from robustok.job.pipeline import _shape
+from robustok.job.registry import shape_settings
 from robustok.models.load import open_checkpoint
 from robustok.presets import preset_path
 from robustok.train import main
@@ -92,5 +92,5 @@ def test_a_released_tokenizer_has_the_shape_of_its_settings():
     """Settings that leave the decoder and the number of latents to their defaults still fit a released file."""
     released = open_checkpoint(GOLDEN / "tokenizer_ckpt.pt", num_heads=2).config
     shape = {"image_size": 256, "patch_size": 16, "width": 64, "depth": 2, "heads": 2}
-    assert _shape(TokenizerConfig(**shape, codebook_size=512, code_width=16)) == _shape(released)
-    assert _shape(TokenizerConfig(**shape, codebook_size=512, code_width=8)) != _shape(released)
+    assert shape_settings(TokenizerConfig(**shape, codebook_size=512, code_width=16)) == shape_settings(released)
+    assert shape_settings(TokenizerConfig(**shape, codebook_size=512, code_width=8)) != shape_settings(released)

@@ -7,18 +7,17 @@ import torch.distributed as dist
 
 from robustok.train import main
 from robustok.training.loop import Fit
-from robustok.training.stage import bare
 
 take_step = Fit._take_step
 
 
 def compared(self, batch):
     terms = take_step(self, batch)
-    for player in self.stage.players:
-        weights = torch.cat([p.detach().flatten() for p in bare(player.module).parameters()])
+    for trained in self.stage.trained:
+        weights = torch.cat([p.detach().flatten() for p in trained.network.parameters()])
         others = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
         dist.all_gather(others, weights)
-        assert all(torch.equal(weights, other) for other in others), f"{player.name} differs at step {self.state.step}"
+        assert all(torch.equal(weights, other) for other in others), f"{trained.name} differs at step {self.state.step}"
     return terms
 
 

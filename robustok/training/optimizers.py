@@ -1,0 +1,120 @@
+"""The networks that a stage trains: parameters in groups of one weight decay, learning rates, optimiser state by name.
+
+In a checkpoint the state of a parameter is `optimizer.MODULE.PARAMETER.ENTRY`, with the network's own parameter names.
+Version 0.1 wrote the parameter's number instead of its name; such checkpoints are still read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.writing import under
+from ..config import DiscriminatorConfig, TrainingConfig
+from ..models.parameters import decayed_parameters
+from .parallel import parallelize
+from .run import Run
+from .schedules import cosine_rate
+
+# Version 0.1 put a matrix first unless its path had one of these in it. Checkpoints of that version number the
+# parameters in that order, and the norm of the gradients adds up in it: kept, so that both stay the same to the bit.
+_LATER = ("embed", "token", "codebook", "level")
+
+
+@dataclass
+class TrainedModule:
+    """A network with the optimiser that trains it."""
+
+    name: str  # in the log and in checkpoints
+    network: nn.Module  # what is trained and saved
+    module: nn.Module  # what is called in training: the network, or a module around it
+    parameters: dict[str, nn.Parameter]  # of the network, by name: those that learn
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]  # of an optimiser step
+    clip_norm: float | None = None  # largest norm of the gradients; None: no clipping
+
+    def step(self, number: int) -> Tensor:
+        """Takes an optimiser step at the rate of step `number`; returns the norm of the gradients before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(number)
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm or float("inf"))
+        self.optimizer.step()
+        return norm
+
+
+def with_adamw(
+    name: str,
+    network: nn.Module,
+    settings: TrainingConfig | DiscriminatorConfig,
+    learning_rate: Callable[[int], float],
+    run: Run,
+    *,
+    module: nn.Module | None = None,
+) -> TrainedModule:
+    """The network with AdamW over the parameters that learn: weight decay on matrices only, fused on a GPU.
+
+    module: what is called in training if that is not the network itself; the network must be inside.
+    """
+    module = network if module is None else module
+    parameters = _learning_parameters(network, module)
+    matrices = {id(parameter) for parameter in decayed_parameters(network)}
+    decayed = [p for p in parameters.values() if id(p) in matrices]
+    others = [p for p in parameters.values() if id(p) not in matrices]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = run.device.type == "cuda"
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=tuple(settings.betas), fused=fused)
+    module = parallelize(module, compile=run.config.compile)
+    clip_norm = getattr(settings, "clip_norm", None)
+    return TrainedModule(name, network, module, parameters, optimizer, learning_rate, clip_norm)
+
+
+def _learning_parameters(network: nn.Module, module: nn.Module) -> dict[str, nn.Parameter]:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    learning = [(path, parameter) for path, parameter in module.named_parameters() if parameter.requires_grad]
+    learning.sort(key=lambda item: item[1].ndim < 2 or any(part in item[0] for part in _LATER))
+    return {names[id(parameter)]: parameter for _, parameter in learning}
+
+
+def learning_rate(settings: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """step -> learning rate of a stage. The first step is taken at the second's rate: RAR's warm-up starts at 0."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    return lambda step: cosine_rate(
+        max(step, 1),
+        total=settings.epochs * steps_per_epoch,
+        warmup=warmup,
+        peak=settings.lr,
+        floor=settings.min_lr,
+        first=settings.warmup_lr,
+        decay_from=warmup if settings.decay_after_warmup else 0.0,
+    )
+
+
+def optimizer_state(trained: TrainedModule) -> dict[str, Tensor]:
+    """The optimiser's state as tensors `optimizer.MODULE.PARAMETER.ENTRY`, as they are.
+
+    Settings of the groups are not in it: they come from the config.
+    """
+    return {
+        f"optimizer.{trained.name}.{name}.{entry}": torch.as_tensor(value)
+        for name, parameter in trained.parameters.items()
+        for entry, value in trained.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) -> None:
+    """Sets the optimiser's state from `optimizer_state`'s tensors, or from those of version 0.1; others are ignored."""
+    names = list(trained.parameters)
+    states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in under(tensors, f"optimizer.{trained.name}.").items():
+        name, _, entry = key.rpartition(".")
+        if name not in trained.parameters:
+            name = names[int(name)]
+        states[name][entry] = value
+    number = {id(p): i for i, p in enumerate(p for g in trained.optimizer.param_groups for p in g["params"])}
+    numbered = {number[id(trained.parameters[name])]: state for name, state in states.items()}
+    groups = trained.optimizer.state_dict()["param_groups"]
+    trained.optimizer.load_state_dict({"state": numbered, "param_groups": groups})

@@ -1,0 +1,65 @@
+"""What a stage is to the training loop: a model, the modules that learn, their data and their losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ...config import StoppingConfig, TrainingConfig
+from ...data.loader import Batch, Dataset
+from ...models.interfaces import Terms
+from ..optimizers import TrainedModule
+
+
+@dataclass(frozen=True)
+class StepPosition:
+    """Where a micro-batch stands in the training of its stage."""
+
+    step: int  # optimiser steps before this one
+    epoch: float  # the same in passes over the data
+    offset: int  # images of the global batch before this micro-batch
+
+
+class Stage(ABC):
+    """A stage of training. The weights of the first trained module are (in) the model."""
+
+    name: str  # folder of the run and name in the log
+    sections: ClassVar[tuple[str, ...]]  # of the config: what the stage's result depends on
+    kind: str  # of the model that a checkpoint holds: tokenizer, rar, classifier
+    model: nn.Module
+    training: TrainingConfig
+    dataset: Dataset
+    trained: list[TrainedModule]
+    augment: bool = True  # the images
+    stopping: StoppingConfig | None = None
+
+    @abstractmethod
+    def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
+        """(scalar to differentiate, terms to watch and log) of one micro-batch for one of the trained modules."""
+
+    @abstractmethod
+    def model_config(self) -> dict:
+        """Settings from which `load_*` rebuilds the model."""
+
+    def active(self, position: StepPosition) -> list[TrainedModule]:
+        """The modules that take this step, in order."""
+        return self.trained
+
+    def begin_step(self, position: StepPosition) -> list[str]:
+        """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
+        return []
+
+    def statistics(self, terms: dict[str, float]) -> dict[str, float]:
+        """Figures for the log beside the terms, which are averaged over the processes already."""
+        return {}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors beside networks and optimisers that a resumed run needs; they are loaded in place."""
+        return {}
+
+    def score(self) -> float:
+        """Validation score of the model as it stands, lower is better; called where `stopping` is set."""
+        raise NotImplementedError

@@ -1,0 +1,53 @@
+"""What main training and post-training share: pixel losses on decoded images, and the discriminator beside them."""
+
+import math
+from dataclasses import asdict
+
+from torch import Tensor
+
+from ...data.loader import Batch
+from ...models.frozen.networks import FrozenNetworks
+from ...models.interfaces import Terms
+from ..adversary import Adversary
+from ..losses import reconstruction_loss
+from ..optimizers import TrainedModule
+from ..run import Run
+from .base import Stage, StepPosition
+
+
+class DecoderStage(Stage):
+    """A stage that trains a tokenizer's decoder, at the least, against real images."""
+
+    kind = "tokenizer"
+    run: Run
+    frozen: FrozenNetworks
+    adversary: Adversary
+
+    def model_config(self) -> dict:
+        return asdict(self.model.config)
+
+    def active(self, position: StepPosition) -> list[TrainedModule]:
+        return self.trained if self.adversary.is_active(position.epoch) else self.trained[:1]
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"lecam": self.adversary.lecam.state}
+
+    def statistics(self, terms: dict[str, float]) -> dict[str, float]:
+        return {"psnr": 10.0 * math.log10(4.0 / terms["reconstruction"])}  # peak to peak is 2
+
+    def image_losses(
+        self, decoded: Tensor, images: Tensor, batch: Batch, position: StepPosition
+    ) -> tuple[Tensor, Terms]:
+        """Objective and terms of reconstruction, perceptual and, once it is on, adversarial loss against `images`."""
+        weights = self.run.config.losses
+        terms = {"reconstruction": reconstruction_loss(decoded.float(), images)}
+        objective = weights.reconstruction * terms["reconstruction"]
+        if weights.perceptual:
+            terms["perceptual"] = self.frozen.perceptual(decoded.float(), images).mean()
+            objective = objective + weights.perceptual * terms["perceptual"]
+        if not self.adversary.is_active(position.epoch):
+            return objective, terms
+        objective, adversarial_terms = self.adversary.decoder_objective(
+            objective, decoded, images, self.model.last_layer, batch.ids, position
+        )
+        return objective, terms | adversarial_terms
