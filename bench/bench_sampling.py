@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from robustok.config import RARConfig
 from robustok.models.generators.rar import RAR
-from robustok.ops.decoding.attention import decode_attention
-from robustok.ops.decoding.guided_sample import gumbel_noise
+from robustok.ops.decoding import decode_attention
+from robustok.ops.decoding.reference import gumbel_noise
 
 from . import recording
 from .sampling_peers import CompiledStaticCache, GrowingCache, multinomial

@@ -31,8 +31,8 @@ def examine() -> dict:
     import torch
 
     from .core.version import __version__
-    from .ops.decoding.attention import machine_file
-    from .ops.decoding.measured_choice import read
+    from .ops.decoding.attention import choices_file
+    from .ops.decoding.measured_choice import read_choices
     from .ops.vq.backends import registry
     from .ops.vq.backends.cpp_backend import CppBackend
 
@@ -51,7 +51,7 @@ def examine() -> dict:
             | {name: reason or "can run" for name, reason in registry.reasons(torch.device(device)).items()}
             for device in devices
         },
-        "attention": read(machine_file()),
+        "attention": read_choices(choices_file()),
     }
 
 

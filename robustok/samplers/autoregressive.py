@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..ops.decoding.guided_sample import guide, guided_sample
+from ..ops.decoding import guide, guided_sample
 from .interfaces import TokenNetwork, take
 from .known_tokens import keep_mask, rounds
 from .settings import SamplingSettings, check, guidance_ramp

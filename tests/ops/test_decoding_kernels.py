@@ -1,7 +1,10 @@
-"""The Triton kernels of sampling against plain PyTorch: on a GPU where there is one, else in Triton's interpreter."""
+"""The Triton kernels of decoding against their definitions: on a GPU where there is one, else in the interpreter."""
 
 import pytest
 import torch
+
+from robustok.core.random import SAMPLE
+from robustok.ops.decoding import reference
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,10 +22,7 @@ def test_decode_attention(queries, width):
     query = torch.randn(streams, queries, heads, width, device=DEVICE).transpose(1, 2)
     last = torch.randint(0, 200, (streams, queries), device=DEVICE)
     last[0, 0], last[1, 0] = 0, 199
-    found = decode_attention(query, *caches, last)
-    score = query.double() @ caches[0, :, :, :200].double().mT / width**0.5
-    hidden = torch.arange(200, device=DEVICE) > last[:, None, :, None]
-    expected = score.masked_fill(hidden, -torch.inf).softmax(-1) @ caches[1, :, :, :200].double()
+    found, expected = decode_attention(query, *caches, last), reference.decode_attention(query, *caches, last)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
 
 
@@ -31,18 +31,15 @@ def test_decode_attention(queries, width):
 def test_guided_sample(top_k, top_p, guided):
     from robustok.kernels.sampling import guided_sample as kernel
 
-    from robustok.core.random import SAMPLE
-    from robustok.ops.decoding.guided_sample import guide, gumbel_noise, keep_likely
-
     torch.manual_seed(0)
     count, size = 64, 37  # a vocabulary that fills neither a power of two nor the last Philox block
     logits = 2 * torch.randn(count * (1 + guided), size)
     scale, steps = 1 + 3 * torch.rand(count), torch.randint(0, 256, (count,))
     ids, seed = torch.randint(-(2**62), 2**62, (count,)), torch.tensor(-(2**40) + 7)
-    likely = keep_likely(guide(logits, count, scale[:, None], 1.1), top_k, top_p)
-    noisy = likely + gumbel_noise(seed, ids, steps[:, None], size)
+    expected = reference.guided_sample(logits, scale, 1.1, top_k, top_p, seed, ids, steps)
     arguments = [x.to(DEVICE) for x in (logits, scale, seed, ids, steps)]
     found = kernel(*arguments[:2], 1.1, top_k, top_p, *arguments[2:], SAMPLE).cpu()
-    assert torch.equal(found, noisy.argmax(-1))
+    assert torch.equal(found, expected)
     if top_k or top_p < 1:
+        likely = reference.keep_likely(reference.guide(logits, count, scale[:, None], 1.1), top_k, top_p)
         assert (likely == -torch.inf).any()

@@ -67,9 +67,9 @@ def test_batch_splits_draw_the_same(name, parts):
 def test_backends_draw_alike(name):
     z, codebook = make((4, 5, 7, 200, 50), seed=4)
     arguments = {"alpha": 0.37, "beta": 0.75, "delta": 50, "seed": 99}
-    for around in ("latent", "code"):
-        ours = ops.vq_perturb(z, codebook, neighbors=around, backend=name, **arguments)
-        reference = ops.vq_perturb(z, codebook, neighbors=around, backend="reference", **arguments)
+    for neighbors in ("latent", "code"):
+        ours = ops.vq_perturb(z, codebook, neighbors=neighbors, backend=name, **arguments)
+        reference = ops.vq_perturb(z, codebook, neighbors=neighbors, backend="reference", **arguments)
         assert torch.equal(ours.indices, reference.indices)
 
 

@@ -36,14 +36,14 @@ def ranks_of(perturbed, orders) -> np.ndarray:
 
 
 @shapes
-@pytest.mark.parametrize("around", ["latent", "code"])
-def test_perturbed_codes_stand_at_the_rank_drawn(name, shape, around):
+@pytest.mark.parametrize("neighbors", ["latent", "code"])
+def test_perturbed_codes_stand_at_the_rank_drawn(name, shape, neighbors):
     z, codebook = make(shape)
     B, L, _, _, delta = shape
-    result = ops.vq_perturb(z, codebook, delta=delta, neighbors=around, backend=name, **PERTURB_ALL)
+    result = ops.vq_perturb(z, codebook, delta=delta, neighbors=neighbors, backend=name, **PERTURB_ALL)
     w1 = keyed_words(3, PERTURB, torch.arange(B)[:, None], torch.arange(L))[1].flatten().tolist()
     expected = [int(w) * delta // 2**32 for w in w1]
-    query = z if around == "latent" else codebook[result.nearest]
+    query = z if neighbors == "latent" else codebook[result.nearest]
     assert ranks_of(result, order(query, codebook, True)).tolist() == expected
 
 

@@ -29,10 +29,10 @@ def device_backend(request) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("around", ["latent", "code"])
-def test_the_device_answers_as_the_cpu(device_backend, shape, dtype, around):
+@pytest.mark.parametrize("neighbors", ["latent", "code"])
+def test_the_device_answers_as_the_cpu(device_backend, shape, dtype, neighbors):
     z, codebook = make(shape, dtype)
-    given = {"delta": shape[-1], "neighbors": around, **SETTINGS}
+    given = {"delta": shape[-1], "neighbors": neighbors, **SETTINGS}
     expected = ops.vq_quantize(z, codebook, backend="reference", **given)
     found = ops.vq_quantize(z.cuda(), codebook.cuda(), backend=device_backend, **given)
     for name, value in expected._asdict().items():

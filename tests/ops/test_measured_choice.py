@@ -9,8 +9,8 @@ import torch
 
 from robustok import doctor
 from robustok.models.generators import rar_decoding
-from robustok.ops.decoding import attention as seam
-from robustok.ops.decoding.measured_choice import fastest
+from robustok.ops.decoding import attention
+from robustok.ops.decoding.measured_choice import choose_fastest
 
 
 def missing():
@@ -20,7 +20,7 @@ def missing():
 def choose(file, times, key="a GPU", **more):
     """The choice between functions that give their own name, by a timer that looks it up in `times`."""
     runs = {name: lambda name=name: name for name in times} | more
-    return fastest(key, runs, file, lambda run: times[run()])
+    return choose_fastest(key, runs, file, lambda run: times[run()])
 
 
 def test_the_fastest_that_can_run_wins(tmp_path):
@@ -54,7 +54,7 @@ def test_nothing_can_run_or_memory_is_out(tmp_path):
 
 def test_the_doctor_says_what_was_taken(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    choose(seam.machine_file(), {"triton": 0.25, "sdpa": 0.5}, **{"flash-attn": missing})
+    choose(attention.choices_file(), {"triton": 0.25, "sdpa": 0.5}, **{"flash-attn": missing})
     doctor.main([])
     text = capsys.readouterr().out
     assert "decode attention on a GPU: triton" in text and "0.2500 ms" in text and "No module" in text
@@ -79,7 +79,7 @@ def test_ways_compute_the_same(way, places, monkeypatch):
     query, caches = torch.randn(3, 2, 1, 48).half(), torch.randn(2, 3, 2, 9, 48).half()
     places = None if places is None else torch.tensor(places)
     length = 7 if places is None else 9
-    found = seam.CANDIDATES[way](query, *caches, length, places)
+    found = attention.CANDIDATES[way](query, *caches, length, places)
     last = torch.tensor([length - 1]) if places is None else places[:, 0]
     score = (query.double() @ caches[0].double().mT / 48**0.5)[:, :, 0]
     hidden = torch.arange(9) > last.expand(3)[:, None, None]
@@ -90,17 +90,17 @@ def test_ways_compute_the_same(way, places, monkeypatch):
 def test_flash_attn_can_be_compiled_around(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_with_kvcache=fake_kvcache))
     arguments = torch.randn(3, 2, 1, 48), *torch.randn(2, 3, 2, 9, 48), torch.tensor([1, 9, 4], dtype=torch.int32)
-    torch.library.opcheck(seam._flash, arguments, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(attention._flash, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_flash_attn_refuses_what_it_does_not_take():
     query, caches = torch.zeros(1, 1, 1, 8), torch.zeros(2, 1, 1, 4, 8)
     with pytest.raises(TypeError, match=r"found torch\.float32"):
-        seam.by_flash(query, *caches, 4)
+        attention.flash_attention(query, *caches, 4)
 
 
 def test_on_a_cpu_nothing_is_measured(tmp_path):
-    assert seam.fastest_attention(torch.zeros(1, 1, 4, 8), tmp_path / "attention.json") is seam.by_sdpa
+    assert attention.fastest_attention(torch.zeros(1, 1, 4, 8), tmp_path / "attention.json") is attention.sdpa_attention
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +109,7 @@ def test_the_sampler_takes_every_step_the_chosen_way(make_model, monkeypatch, tm
 
     def way(*arguments):
         calls.append(arguments[0].shape)
-        return seam.by_sdpa(*arguments)
+        return attention.sdpa_attention(*arguments)
 
     def choice(keys, file):
         asked.append((keys.shape, file))

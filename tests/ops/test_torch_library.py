@@ -16,11 +16,11 @@ SHAPE = (2, 9, 5, 30, 10)
 DRAW = (torch.tensor(0.5, dtype=torch.float64), torch.tensor(10), torch.tensor(3), torch.arange(2), 2)
 
 
-@pytest.mark.parametrize("around", ["latent", "code"])
-def test_opcheck(name, around):
+@pytest.mark.parametrize("neighbors", ["latent", "code"])
+def test_opcheck(name, neighbors):
     z, codebook = (x.requires_grad_() for x in make(SHAPE))
-    torch.library.opcheck(perturb._perturb, (z, codebook, *DRAW, around, True, name))
-    torch.library.opcheck(quantize._quantize, (z, codebook, *DRAW, around, True, name))
+    torch.library.opcheck(perturb._perturb, (z, codebook, *DRAW, neighbors, True, name))
+    torch.library.opcheck(quantize._quantize, (z, codebook, *DRAW, neighbors, True, name))
 
 
 def test_opcheck_of_operators_without_gradient(name):

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from robustok.models.generators import rar_modulation
-from robustok.ops.decoding.guided_sample import gumbel_noise, keep_likely
+from robustok.ops.decoding.reference import gumbel_noise, keep_likely
 from robustok.samplers.known_tokens import keep_mask
 from robustok.samplers.settings import guidance_ramp
 

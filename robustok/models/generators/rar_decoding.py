@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops.decoding.attention import decode_attention, fastest_attention
+from ...ops.decoding import decode_attention, fastest_attention
 from ...ops.linear import ready_linear
 from ...samplers.interfaces import take
 from ...samplers.known_tokens import KnownRuns

@@ -1,4 +1,8 @@
-"""Attention of the newest places of many short sequences over their static key/value cache: three ways, one seam."""
+"""Attention of the newest places of many short sequences over their static key/value cache.
+
+There are three implementations (Triton, torch's scaled_dot_product_attention, flash-attn). `decode_attention` takes the
+usual one for the device; `fastest_attention` measures which is fastest on this GPU.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,27 +13,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .measured_choice import fastest, graph_milliseconds
+from .measured_choice import choose_fastest, graph_milliseconds
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(width)) v over the places that each query sees. No gradient.
+    """softmax(q k^T / sqrt(width)) v over the places of the cache that each query sees. No gradient.
 
     Args:
-        query: (S, H, n, width), n new places of S streams.
+        query: (S, H, n, width), n new places of S sequences.
         keys, values: (S, H, T, width), the caches, of equal strides.
         length: how many places of the caches are filled at most, 1..T.
         places: int64 (S, n), the last place each query sees, below `length`; None: every query sees `length` places.
 
     Returns: (S, H, n, width) in query's dtype.
 
-    On a GPU a Triton kernel, elsewhere scaled_dot_product_attention; `fastest_attention` measures.
+    On a GPU a Triton kernel, elsewhere scaled_dot_product_attention.
     """
-    return (by_triton if query.is_cuda else by_sdpa)(query, keys, values, length, places)
+    return (triton_attention if query.is_cuda else sdpa_attention)(query, keys, values, length, places)
 
 
-def by_triton(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
-    """Reads each key once and stops at the last place seen, known on the device alone."""
+def triton_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
+    """`decode_attention` in Triton: reads each key once and stops at the last place seen, known on the device alone.
+
+    Raises ImportError without Triton.
+    """
     from ...kernels.attention import decode_attention as kernel
 
     if places is None:
@@ -37,14 +44,17 @@ def by_triton(query: Tensor, keys: Tensor, values: Tensor, length: int, places: 
     return kernel(query, keys, values, places.expand(query.shape[0], query.shape[2]))
 
 
-def by_sdpa(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
-    """Reads all of the first `length` places and masks those not seen."""
+def sdpa_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
+    """`decode_attention` by torch: reads all of the first `length` places and masks those not seen."""
     mask = None if places is None else (torch.arange(length, device=query.device) <= places[..., None])[:, None]
     return F.scaled_dot_product_attention(query, keys[:, :, :length], values[:, :, :length], mask)
 
 
-def by_flash(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
-    """flash-attn, for one query a stream. Raises ImportError without it, TypeError for a dtype it does not take."""
+def flash_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
+    """`decode_attention` by flash-attn, for one query a sequence.
+
+    Raises ImportError without the package, TypeError for a dtype that it does not take.
+    """
     if query.dtype not in (torch.float16, torch.bfloat16):
         raise TypeError(f"flash-attn takes float16 and bfloat16, found {query.dtype}")
     seen = torch.full((1,), length, device=query.device) if places is None else places[:, 0] + 1
@@ -64,26 +74,30 @@ def _(query, keys, values, seen):
     return query.new_empty(query.shape)
 
 
-CANDIDATES: dict[str, Callable[..., Tensor]] = {"triton": by_triton, "sdpa": by_sdpa, "flash-attn": by_flash}
+CANDIDATES: dict[str, Callable[..., Tensor]] = {
+    "triton": triton_attention,
+    "sdpa": sdpa_attention,
+    "flash-attn": flash_attention,
+}
 
 
-def machine_file() -> Path:
+def choices_file() -> Path:
     """Where the choices of this machine are kept: beside torch's own cache (TORCH_HOME)."""
     return Path(torch.hub.get_dir()).parent / "robustok-attention.json"
 
 
 def fastest_attention(keys: Tensor, file: Path | None = None) -> Callable[..., Tensor]:
-    """The candidate that is fastest for one query a stream on half-filled caches like `keys` (S, H, T, width).
+    """The implementation that is fastest for one query a sequence on half-filled caches like `keys` (S, H, T, width).
 
-    On a GPU measured once for each shape, dtype and device, and kept in `file` (None: `machine_file()`); elsewhere
-    scaled_dot_product_attention.
+    On a GPU it is measured once for each shape, dtype and device, and kept in `file` (None: `choices_file()`).
+    Elsewhere it is scaled_dot_product_attention.
     """
     if not keys.is_cuda:
-        return by_sdpa
+        return sdpa_attention
     length = keys.shape[2]
     arguments = keys[:, :, :1].contiguous(), keys, keys, length, torch.full((1, 1), length // 2, device=keys.device)
     flash = "with flash-attn" if find_spec("flash_attn") else "without flash-attn"
     name = torch.cuda.get_device_name(keys.device)
     key = f"{name}, {tuple(keys.shape)}, {keys.dtype}, torch {torch.__version__}, {flash}"
     runs = {name: partial(run, *arguments) for name, run in CANDIDATES.items()}
-    return CANDIDATES[fastest(key, runs, file or machine_file(), graph_milliseconds)]
+    return CANDIDATES[choose_fastest(key, runs, file or choices_file(), graph_milliseconds)]

@@ -1,10 +1,10 @@
 """Which of several functions that compute the same is fastest: measured once, then kept in a file.
 
-They differ in rounding, so what draws tokens must take the same one in every process and after every restart: that is
-why the choice is kept on disk and made under a lock.
+They differ in rounding, so a sampler must take the same one in every process and after every restart. That is why the
+choice is kept on disk and made under a lock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,48 +12,49 @@ import torch
 from ...core.files import read_json, remove_leftovers, write_json
 from ...core.locks import hold
 
-CALLS, REPLAYS = 20, 3  # calls a captured graph holds; replays of it, of which the fastest counts
+CALLS, REPLAYS = 20, 3  # calls in a captured graph; replays of it, of which the fastest counts
 
-Measured = dict[str, float | str]  # "taken" and, for every candidate, its milliseconds or why it cannot run
+Run = Callable[[], object]
+Choice = dict[str, float | str]  # "taken", a name; for every candidate its milliseconds or why it cannot run
 
 
-def fastest(key: str, candidates: dict[str, Callable[[], object]], file: Path,
-            milliseconds: Callable[[Callable[[], object]], float]) -> str:  # fmt: skip
+def choose_fastest(key: str, candidates: Mapping[str, Run], file: Path, milliseconds: Callable[[Run], float]) -> str:
     """The name of the fastest candidate that can run, from `file` where `key` is known there, else measured.
 
+    key: all that the choice depends on; milliseconds: measures one call of a candidate.
     Raises RuntimeError where none can run.
     """
     with hold(file.with_suffix(".lock")):
-        known = read(file)
+        known = read_choices(file)
         if key not in known:
             known[key] = _measure(candidates, milliseconds)
             remove_leftovers(file.parent, file.name)
             write_json(file, known)
-    return known[key]["taken"]
+    return str(known[key]["taken"])
 
 
-def read(file: Path) -> dict[str, Measured]:
+def read_choices(file: Path) -> dict[str, Choice]:
     """What was measured so far, by key."""
     return read_json(file) if file.exists() else {}
 
 
-def _measure(candidates: dict[str, Callable[[], object]], milliseconds: Callable) -> Measured:
-    found: Measured = {}
+def _measure(candidates: Mapping[str, Run], milliseconds: Callable[[Run], float]) -> Choice:
+    found: Choice = {}
     for name, run in candidates.items():
         try:
             found[name] = milliseconds(run)
-        except torch.OutOfMemoryError:  # says nothing of the candidate: the caller takes a smaller batch
+        except torch.OutOfMemoryError:  # no fault of the candidate: the caller takes a smaller batch
             raise
         except (ImportError, TypeError, RuntimeError) as error:
             found[name] = f"cannot run: {error}"
     able = {name: value for name, value in found.items() if isinstance(value, float)}
     if not able:
         raise RuntimeError(f"no candidate can run: {found}")
-    return {"taken": min(able, key=able.get)} | found
+    return {"taken": min(able, key=able.__getitem__), **found}
 
 
-def graph_milliseconds(run: Callable[[], object]) -> float:
-    """Of one call on the GPU inside a replayed graph, where launching it costs the host nothing."""
+def graph_milliseconds(run: Run) -> float:
+    """Milliseconds of one call on the GPU inside a replayed graph, where launching it costs the host nothing."""
     run()  # builds its kernel
     torch.cuda.synchronize()
     graph, begin, end = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(2))
