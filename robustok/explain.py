@@ -11,7 +11,6 @@ Each command prints a table, saves its pictures as PNG, and writes metrics.json 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -22,6 +21,7 @@ import torch
 from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.errors import UserError
+from .core.files import read_json
 from .core.options import (
     add_device,
     add_network,
@@ -160,10 +160,7 @@ def correlation(options: argparse.Namespace, results) -> None:
 
 def read_benchmark(path: Path) -> list[dict]:
     """Rows of a benchmark: a JSON list of {"name", "codebook_size", "rfid", "pfid", "gfid"}. Raises UserError."""
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    rows = read_json(path)
     needed = {"name", "codebook_size", "rfid", "pfid", "gfid"}
     for number, row in enumerate(rows if isinstance(rows, list) else [{}]):
         if missing := sorted(needed - row.keys()):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import sha256
+from ..core.files import sha256, written_whole
 from ..core.progress import Progress
 from .metrics.moments import FeatureStatistics
 from .streams import ImageStream, NpzImages, npz_header, npz_names, open_stream
@@ -58,7 +58,7 @@ class ImageStatistics:
             arrays |= {"mu_s": self.spatial.mean.cpu().numpy(), "sigma_s": self.spatial.covariance.cpu().numpy()}
         if self.features is not None:
             arrays["features"] = self.thinned_features().cpu().numpy()
-        with open(path, "wb") as file:
+        with written_whole(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez(file, count=np.int64(self.count), about=json.dumps(self.describe()), **arrays)
 
     @classmethod

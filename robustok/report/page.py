@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core.files import write_bytes
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -85,8 +87,7 @@ class Page:
         digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
         policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
         title, parts = escape(self.title), "\n".join(self.parts)
-        Path(path).write_text(
-            f"""<!DOCTYPE html>
+        text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -100,9 +101,8 @@ class Page:
 {parts}
 </body>
 </html>
-""",
-            encoding="utf-8",
-        )
+"""
+        write_bytes(Path(path), text.encode())
 
     def _add(self, part: str) -> Page:
         self.parts.append(part)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..core.files import write_bytes
 from ..core.version import __version__
 from .page import Page
 
@@ -64,7 +65,7 @@ class Results:
     def save(self) -> None:
         """Writes metrics.json and report.html."""
         text = json.dumps(self.record, indent=2, default=_plain)
-        (self.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        write_bytes(self.folder / "metrics.json", f"{text}\n".encode())
         self.page.save(self.folder / "report.html")
         print(f"written: {self.folder / 'metrics.json'}, {self.folder / 'report.html'}")
 

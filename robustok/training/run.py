@@ -63,7 +63,7 @@ class Run:
         """config.yaml, the resolved settings: once a stage has accepted them."""
         if distributed.is_main():
             text = yaml.safe_dump(_plain(asdict(self.config)), sort_keys=False)
-            (self.folder / "config.yaml").write_text(text)
+            write_bytes(self.folder / "config.yaml", text.encode())
 
     def stage_record(self, folder: str) -> dict[str, Any]:
         """What stage.json says of the stage in this folder of the run; empty before it has ended once."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.files import written_whole
 
 
 class FeatureStatistics:
@@ -149,7 +150,8 @@ class FeatureStatistics:
         arrays = {"mu": self.mean.cpu().numpy(), "sigma": self.covariance.cpu().numpy()}
         if self.count is not None:
             arrays["count"] = np.int64(self.count)
-        with open(path, "wb") as file:  # numpy would append .npz to a bare name
+        # given a file, as numpy would append .npz to a bare name
+        with written_whole(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
