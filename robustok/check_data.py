@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("path", metavar="PATH", help='images, tar shards, token shards, or "digits"')
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument(
-        "--sheet", type=Path, default="data-sheet.png", help="PNG for 16 of the images (data-sheet.png)"
+        "--sheet", type=Path, default="data-sheet.png", help="PNG for 16 of the images (default data-sheet.png)"
     )
     options = parser.parse_args(argv)
     found = {"path": options.path, **_survey(options.path, options.sheet)}

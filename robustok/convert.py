@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     parser = verb_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
     parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
-    parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write")
+    parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
     parser.add_argument("--num_heads", type=int, help="attention heads of a released tokenizer of unusual width")
     parser.add_argument("--image_size", type=int, help="pixels along one side, of a convolutional tokenizer")
     parser.add_argument("--similarity", choices=("l2", "cosine", "dot"), help="of latents and codes, if SRC cannot say")

@@ -133,27 +133,35 @@ def _parser() -> argparse.ArgumentParser:
     given = command(samples)
     given.add_argument("images", help="what to evaluate")
     given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    given.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (as stored)")
+    given.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
     save = command(reference)
     save.add_argument("images", help="the images of the reference")
-    save.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
+    save.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (default: as stored)")
     save.add_argument("--save", required=True, type=Path, help=".npz to write")
     many = command(tokenizer)
     many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
     many.add_argument("--images", required=True, help="images to give back, cut to the tokenizer's size")
     many.add_argument(
-        "--pfid", choices=("full", "quick", "none"), default="full", help="15 settings, 3, or none (full)"
+        "--pfid",
+        choices=("full", "quick", "none"),
+        default="full",
+        help="pFID of 15 settings, of 3, or none (default full)",
     )
     many.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the tokenizer (float32)"
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="in which the tokenizer computes (default float32)",
     )
-    many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16")
+    many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16 (default: no LPIPS)")
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens it makes")
     drive.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    drive.add_argument("--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (as stored)")
-    drive.add_argument("--per_class", type=int, default=50, help="images of each class (50)")
+    drive.add_argument(
+        "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
+    )
+    drive.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
     add_sampling(drive, sampling_of(SamplingConfig()))
     return parser
 

@@ -206,19 +206,21 @@ def _parser() -> argparse.ArgumentParser:
         return found
 
     command(codebook, "tokenizer")
-    command(strips, "tokenizer").add_argument("--count", type=int, default=6, help="images a strip (6)")
+    command(strips, "tokenizer").add_argument("--count", type=int, default=6, help="images a strip (default 6)")
     several = command(lipschitz, "tokenizers", nargs="+")
     against = command(mmd, "tokenizer")
     for found in (several, against):
-        found.add_argument("--limit", type=int, default=1000, help="images at most (1000)")
+        found.add_argument("--limit", type=int, default=1000, help="images at most, about (default 1000)")
     against.add_argument("--generator", required=True, help="whose latents are compared")
-    against.add_argument("--per_class", type=int, default=1, help="generated images of each class (1)")
+    against.add_argument("--per_class", type=int, default=1, help="generated images of each class (default 1)")
     add_sampling(against, NO_GUIDANCE)
     clusters = command(elbow, "")
     add_network(clusters, NETWORKS, INCEPTION_WEIGHTS)
-    clusters.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (as stored)")
+    clusters.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (default: as stored)")
     sizes = [512, 1024, 2048, 4096, 8192, 16384]
-    clusters.add_argument("--clusters", type=int, nargs="+", default=sizes, help="numbers of clusters (512 ... 16384)")
+    clusters.add_argument(
+        "--clusters", type=int, nargs="+", default=sizes, help="numbers of clusters (default 512 ... 16384)"
+    )
     command(correlation, "benchmark", images=False, type=Path, help="JSON list of tokenizers with rfid, pfid, gfid")
     return parser
 

@@ -24,10 +24,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", metavar="SRC", help='images, "digits", a .jsonl file or token shards')
     parser.add_argument("target", metavar="DST", type=Path, help="folder for the token shards, or a .jsonl file")
     parser.add_argument("--tokenizer", help="our checkpoint folder or a published file; needed for images")
-    parser.add_argument("--weights", choices=("ema", "model"), default="ema", help="which of its weights (ema)")
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "model"),
+        default="ema",
+        help="which of its weights: their moving average, or the last (default ema)",
+    )
     parser.add_argument("--num_heads", type=int, help="attention heads, for a published file of unusual width")
-    parser.add_argument("--augment", choices=("none", "flip", "tencrop"), default="none", help="views an image (none)")
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time (64)")
+    parser.add_argument(
+        "--augment",
+        choices=("none", "flip", "tencrop"),
+        default="none",
+        help="views of an image: itself, mirrored too, or ten crops (default none)",
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="images at a time (default 64)")
     add_device(parser)
     parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
     parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
