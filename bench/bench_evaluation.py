@@ -160,10 +160,10 @@ class Autocast:
 def test_pfid(weights, record, needs_gpu):
     needs_gpu("pFID")
     from robustok.config import TokenizerConfig
-    from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+    from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
     shape = TokenizerConfig(256, 16, 768, depth=12, heads=12, num_latents=256, codebook_size=4096, code_width=64)
-    tokenizer = Autocast(Tokenizer(shape).cuda().eval())
+    tokenizer = Autocast(ViTTokenizer(shape).cuda().eval())
     features = InceptionFeatures(weights, "fast", device="cuda")
     few = torch.randint(0, 256, (5120, 3, 256, 256), dtype=torch.uint8, device="cuda").split(256)
     naive = seconds(lambda: naive_pfid(tokenizer, few, features, [(0.7, 70)])) * 15 * 50_000 / 5120

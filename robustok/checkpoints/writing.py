@@ -22,8 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import with_new_names
-from ..core.errors import RunError, UserError
+from ..core.errors import RunError
 from ..core.files import sha256, written_whole
 from .reading import MANIFEST
 
@@ -70,25 +69,3 @@ def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def refuse_other_settings(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
-    """Raises UserError with the first ten settings in which a stored stage and this run differ."""
-    found, expected = _flatten(with_new_names(found)), _flatten(expected)
-    keys = sorted(found.keys() | expected.keys())
-    different = [k for k in keys if found.get(k) != expected.get(k)]
-    if different:
-        lines = [f"  {k}: stored {found.get(k)!r}, now {expected.get(k)!r}" for k in different[:10]]
-        more = f"\n  ... and {len(different) - 10} more" if len(different) > 10 else ""
-        raise UserError(
-            f"{where} belongs to another config:\n"
-            + "\n".join(lines)
-            + more
-            + "\nuse another --name, restore these settings, or start over with --resume never"
-        )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}{name}.").items()}
-    return {prefix.removesuffix("."): list(value) if isinstance(value, tuple) else value}

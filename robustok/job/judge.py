@@ -12,7 +12,7 @@ from ..core.device import peak_memory_bytes
 from ..core.files import write_json
 from ..data.transforms import from_uint8, to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance, pfid, psnr
-from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
 from ..training.run import read_log
 from .pipeline import Pipeline
@@ -112,13 +112,13 @@ def _look(
     return statistics, right / done, torch.stack(kept) if kept else None
 
 
-def _psnr(pipeline: Pipeline, tokenizer: Tokenizer) -> float:
+def _psnr(pipeline: Pipeline, tokenizer: ViTTokenizer) -> float:
     """Mean over the test images."""
     parts = [psnr(_reconstruct(tokenizer, images), images) for images in pipeline.load(pipeline.images.test)]
     return torch.cat(parts).mean().item()
 
 
-def _reconstruct(tokenizer: Tokenizer, images: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
+def _reconstruct(tokenizer: ViTTokenizer, images: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
     """uint8 images -> their reconstructions, uint8, on the CPU."""
     return to_uint8(tokenizer.reconstruct(from_uint8(images.to(tokenizer.codebook.device)), alpha, delta)).cpu()
 

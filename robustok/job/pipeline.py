@@ -27,7 +27,7 @@ from ..models.frozen.lpips import load_lpips
 from ..models.frozen.networks import FrozenNetworks, from_classifier
 from ..models.interfaces import Sampler
 from ..models.load import load_generator, load_tokenizer, locate
-from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..training.run import Run
 
 BATCH = 128  # images a forward pass where nothing is learned
@@ -84,7 +84,7 @@ class Pipeline:
     def post_folder(self, mode: str) -> str:
         return "post" if mode == self.config.pairs.modes[0] else f"post-{mode}"
 
-    def load_tokenizer(self, stage: str) -> Tokenizer:
+    def load_tokenizer(self, stage: str) -> ViTTokenizer:
         heads = self.config.start.num_heads
         return load_tokenizer(self.result(stage), num_heads=heads).to(self.run.device).eval()
 
@@ -114,7 +114,7 @@ class Pipeline:
         return prefetch(split.load, torch.arange(len(split)).split(BATCH))
 
     @torch.inference_mode()
-    def decode(self, tokenizer: Tokenizer, tokens: Tensor) -> Iterator[Tensor]:
+    def decode(self, tokenizer: ViTTokenizer, tokens: Tensor) -> Iterator[Tensor]:
         """Tokens (n, L) -> uint8 batches of images."""
         for part in tokens.split(BATCH):
             yield to_uint8(tokenizer.detokenize(part.to(self.run.device)))
@@ -125,7 +125,7 @@ class Pipeline:
         tokens, _ = self.sample(self.config.evaluation.samples_per_class, "stop")
         return tokens, self.statistics(self.load(self.images.val))
 
-    def stopping_distance(self, tokenizer: Tokenizer) -> float:
+    def stopping_distance(self, tokenizer: ViTTokenizer) -> float:
         """Fréchet distance of the run's samples, decoded by this tokenizer, from the validation images."""
         tokens, reference = self._stopping
         return frechet_distance(self.statistics(self.decode(tokenizer, tokens)), reference)

@@ -11,7 +11,7 @@ from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
 from ..models.generators.rar import RAR
-from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..models.tokenizers.vit_tokenizer import ViTTokenizer
 
 SHARES = (
     "perturbation.alpha",
@@ -67,7 +67,7 @@ def _check_shapes(c: RunConfig) -> None:
     shape = replace(c.generator, codebook_size=c.tokenizer.codebook_size, num_classes=1, num_tokens=1)
     try:
         with torch.device("meta"):
-            Tokenizer(c.tokenizer)
+            ViTTokenizer(c.tokenizer)
             RAR(shape)
     except ValueError as error:
         raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import writing as checkpoints
+from ..checkpoints.settings import refuse_other_settings
 from ..config import TokenizerConfig
 from ..core import distributed
 from ..core.errors import UserError
@@ -21,7 +22,7 @@ from ..generation.pairs import PairWriter
 from ..models.load import check_codebooks, load_generator, load_tokenizer, open_checkpoint
 from ..models.registry import family_of
 from ..models.tokenizers.tuning import start_from_dinov2, tune
-from ..models.tokenizers.vit_tokenizer import Tokenizer
+from ..models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..training.loop import fit
 from ..training.stages.base import Stage
 from ..training.stages.classifier import ClassifierStage
@@ -53,19 +54,19 @@ def make_tokenizer_stage(job: Pipeline) -> TokenizerStage:
     if c.start.tokenizer:
         model = _tokenizer_to_go_on_with(c.start.tokenizer, c.start.num_heads, c.tokenizer)
     else:
-        model = Tokenizer(c.tokenizer)
+        model = ViTTokenizer(c.tokenizer)
         if c.frozen.dinov2:
             start_from_dinov2(model, c.frozen.dinov2)
     tune(model, c.frozen)
     return TokenizerStage(job.run, job.images, job.frozen, model.to(job.run.device))
 
 
-def _tokenizer_to_go_on_with(path: str, num_heads: int | None, config: TokenizerConfig) -> Tokenizer:
+def _tokenizer_to_go_on_with(path: str, num_heads: int | None, config: TokenizerConfig) -> ViTTokenizer:
     """The stored tokenizer under these settings. Raises UserError where its tensors have other shapes."""
     model = load_tokenizer(path, "model", num_heads)
     stored, now = (shape_settings(c) for c in (model.config, config))
-    checkpoints.refuse_other_settings({"tokenizer": stored}, {"tokenizer": now}, Path(path))
-    continued = Tokenizer(config)
+    refuse_other_settings({"tokenizer": stored}, {"tokenizer": now}, Path(path))
+    continued = ViTTokenizer(config)
     continued.load_state_dict(model.state_dict())
     return continued
 
@@ -104,7 +105,7 @@ def make_generator_stage(job: Pipeline) -> GeneratorStage:
     return GeneratorStage(job.run, model.to(job.run.device), tokens)
 
 
-def _new_generator(job: Pipeline, tokenizer: Tokenizer) -> nn.Module:
+def _new_generator(job: Pipeline, tokenizer: ViTTokenizer) -> nn.Module:
     """A generator of the settings and of what tokenizer and data decide; a different given value is refused."""
     decided = {
         "codebook_size": len(tokenizer.codebook),

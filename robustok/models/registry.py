@@ -20,7 +20,7 @@ from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.vqgan import VQGAN_RELEASE
 from .generators.rar import RAR, order_schedule
 from .tokenizers.conv_tokenizer import ConvTokenizer
-from .tokenizers.vit_tokenizer import Tokenizer
+from .tokenizers.vit_tokenizer import ViTTokenizer
 
 Role = Literal["tokenizer", "generator"]
 
@@ -46,7 +46,7 @@ CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
 FAMILIES = {
     family.kind: family
     for family in (
-        Family("tokenizer", "tokenizer", TokenizerConfig, Tokenizer, (ROBUSTOK_RELEASE,)),
+        Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,)),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..checkpoints import writing as checkpoints
 from ..checkpoints.reading import verify
+from ..checkpoints.settings import refuse_other_settings
 from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers
@@ -66,7 +67,7 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     newest = found[-1]
     _verify(newest)
     state = read_json(newest / "state.json")
-    checkpoints.refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
+    refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
     model, average, training = checkpoints.load(newest, "model", "ema", "training")
     stage.model.load_state_dict(model)
     ema.load(average)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 
-from ..checkpoints import writing as checkpoints
+from ..checkpoints.settings import refuse_other_settings
 from ..config import RunConfig
 from ..core import distributed
 from ..core.device import resolve_device
@@ -75,7 +75,7 @@ class Run:
         record = self.stage_record(folder)
         if not record.get("finished"):
             return False
-        checkpoints.refuse_other_settings(record["settings"], self.settings(sections), self.folder / folder)
+        refuse_other_settings(record["settings"], self.settings(sections), self.folder / folder)
         return True
 
     def update_stage(self, folder: str, **values: Any) -> None:

@@ -10,7 +10,7 @@ from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, 
 from robustok.evaluation.latents import codebook_usage
 from robustok.evaluation.perturbing import codes_of, perturbed_indices
 from robustok.evaluation.pfid import ALPHAS, quick_settings
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 
 def distance(restored, images, features) -> float:
@@ -137,7 +137,7 @@ def test_a_users_tokenizer_may_call_a_part_of_it_quantizer(tokenizer, images, pi
 def test_a_tokenizer_with_several_codebooks_reconstructs_by_itself(pixels):
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4, codebooks=2)
-    product = Tokenizer(shape).eval()
+    product = ViTTokenizer(shape).eval()
     images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     found = pfid(product, images, pixels, alphas=(0.8,), deltas=(6,), seed=2, batch_size=15)
     restored = to_uint8(product.reconstruct(from_uint8(images), alpha=0.8, delta=6, seed=2))

@@ -12,7 +12,7 @@ from robustok.evaluation.features.dino import DinoFeatures
 from robustok.evaluation.features.measuring import distance_name
 from robustok.evaluation.reconstruction import evaluate_reconstruction
 from robustok.models.frozen.classifier import Classifier
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.models.vit import ViT
 
 
@@ -31,7 +31,7 @@ def mean_difference(x, y):
 def test_figures_are_means_over_images_of_one_pass(pixels):
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4)
-    tokenizer = Tokenizer(shape).eval()
+    tokenizer = ViTTokenizer(shape).eval()
     images = torch.randint(0, 256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     found = evaluate_reconstruction(
         tokenizer, Batches(images.split(15)), pixels, lambda x, y: (x - y).abs().mean((1, 2, 3))

@@ -13,7 +13,7 @@ from robustok.config import RARConfig, SamplingConfig, TokenizerConfig
 from robustok.core.cli import run_verb
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 SIZE = 16
 
@@ -27,7 +27,7 @@ def room(tmp_path_factory):
     order = RARConfig(width=32, depth=1, heads=2, mlp_width=64, codebook_size=64, num_classes=3, num_tokens=4)
     looks = {"num_classes": 3, "image_size": SIZE}
     for kind, model, config in (
-        ("tokenizer", Tokenizer(shape), asdict(shape)),
+        ("tokenizer", ViTTokenizer(shape), asdict(shape)),
         ("rar", RAR(order), asdict(order)),
         ("classifier", Classifier(**looks), looks),
     ):
@@ -83,7 +83,7 @@ def test_a_tokenizer_that_cannot_be_perturbed_is_judged_without_pfid(run, room, 
         scales=(1, 2, 4),
         residual_convs=2,
     )
-    weights = {name: Tokenizer(shape).state_dict() for name in ("model", "ema")}
+    weights = {name: ViTTokenizer(shape).state_dict() for name in ("model", "ema")}
     checkpoints.save(room / "scales" / "step-1", weights, {"config": {"kind": "tokenizer", "config": asdict(shape)}})
     run(evaluate, "tokenizer scales --images images.npz" + CLASSIFIER, code=2)
     assert "--pfid none" in capsys.readouterr().err

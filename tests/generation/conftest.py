@@ -7,7 +7,7 @@ import torch
 
 from robustok.checkpoints import writing as checkpoints
 from robustok.config import TokenizerConfig
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.samplers.autoregressive import AutoregressiveSampler
 
 
@@ -17,7 +17,7 @@ def checkpoint(make_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2, codebook_size=16, code_width=4)
-    models = {"rar": make_model(4, 16, 3), "tokenizer": Tokenizer(shape)}
+    models = {"rar": make_model(4, 16, 3), "tokenizer": ViTTokenizer(shape)}
     for kind, model in models.items():
         weights = {"model": model.state_dict(), "ema": model.state_dict()}
         checkpoints.save(folder / kind, weights, {"config": {"kind": kind, "config": asdict(model.config)}})

@@ -11,7 +11,7 @@ from robustok.core.errors import UserError
 from robustok.formats.dino import resample_patches
 from robustok.models.frozen.dino import ViTSize, load_backbone, load_teacher
 from robustok.models.tokenizers.tuning import start_from_dinov2
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.models.vit import DropPath, ViT, resample_positions
 
 CONFIG = TokenizerConfig(image_size=64, patch_size=16, width=32, depth=2, heads=2, codebook_size=16, code_width=4)
@@ -105,7 +105,7 @@ def naive_vit(images, state, heads):
 
 
 def test_start_of_encoder_and_decoder(path, dinov2):
-    tokenizer = Tokenizer(CONFIG)
+    tokenizer = ViTTokenizer(CONFIG)
     latents = tokenizer.encoder.latent_tokens.clone()
     start_from_dinov2(tokenizer, path)
     for vit in (tokenizer.encoder.vit, tokenizer.decoder.vit):
@@ -166,7 +166,7 @@ def test_other_networks_are_refused(dinov2, tmp_path, golden_path):
     with pytest.raises(UserError, match=r"no DINO weights: .* found conv"):
         load_teacher(saved({"conv": torch.zeros(1)}), CONFIG)
     with pytest.raises(UserError, match=r"DINOv2 for the encoder.*28 missing: blocks\.2\.") as error:
-        start_from_dinov2(Tokenizer(dataclasses.replace(CONFIG, depth=4)), saved(dinov2))
+        start_from_dinov2(ViTTokenizer(dataclasses.replace(CONFIG, depth=4)), saved(dinov2))
     assert "and 18 more" in str(error.value)
     with pytest.raises(UserError, match="does not exist"):
         load_teacher(tmp_path / "nowhere.pth", CONFIG)

@@ -13,7 +13,7 @@ from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
 from robustok.models.generators.rar import RAR
 from robustok.models.load import check_codebooks, empty_model
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 
 @pytest.mark.parametrize("weights", ["ema", "model"])
@@ -52,7 +52,7 @@ def test_other_sizes_are_read_off_the_tensors(tmp_path):
         codebook_size=40,
         code_width=6,
     )
-    source = Tokenizer(config).eval()
+    source = ViTTokenizer(config).eval()
     from robustok.formats.robustok_release import to_released
 
     torch.save(

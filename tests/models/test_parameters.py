@@ -13,7 +13,7 @@ from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
 from robustok.models.parameters import decayed_parameters
 from robustok.models.tokenizers.tuning import tune
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 SHAPE = TokenizerConfig(width=32, depth=2, heads=2, codebook_size=64, code_width=4)
 
@@ -39,14 +39,14 @@ TOKENIZER = {
 
 
 def test_tokenizer():
-    assert names(Tokenizer(SHAPE)) == TOKENIZER
+    assert names(ViTTokenizer(SHAPE)) == TOKENIZER
     scales = dataclasses.replace(SHAPE, scales=(1, 4), residual_convs=2)
-    assert names(Tokenizer(scales)) == TOKENIZER | {f"quantizer.convs.{i}.weight" for i in range(2)}
+    assert names(ViTTokenizer(scales)) == TOKENIZER | {f"quantizer.convs.{i}.weight" for i in range(2)}
 
 
 def test_a_wrapper_changes_nothing():
     """Post-training calls the tokenizer as a part named `tokenizer`, and only its decoder learns."""
-    tokenizer = Tokenizer(SHAPE)
+    tokenizer = ViTTokenizer(SHAPE)
     wrapper = nn.Sequential()
     wrapper.add_module("tokenizer", tokenizer)
     assert names(wrapper) == {f"tokenizer.{name}" for name in TOKENIZER}
@@ -71,7 +71,7 @@ def test_other_networks():
 
 def test_adapters_decay_and_what_they_adapt_does_not():
     pytest.importorskip("peft")
-    tokenizer = Tokenizer(SHAPE)
+    tokenizer = ViTTokenizer(SHAPE)
     tune(tokenizer, FrozenConfig(encoder_tuning="lora", decoder_tuning="frozen", lora_rank=2))
     found = names(tokenizer)
     assert all(".lora_" in name for name in found if ".vit." in name)
@@ -84,7 +84,7 @@ def test_shared_weights_count_once():
 
 
 def test_blocks_to_compile():
-    tokenizer = Tokenizer(SHAPE)
+    tokenizer = ViTTokenizer(SHAPE)
     assert compiled_blocks(tokenizer) == [*tokenizer.encoder.vit.blocks, *tokenizer.decoder.vit.blocks]
     with torch.device("meta"):
         model = RAR(RARConfig(16, 3, 2, 32, codebook_size=8, num_classes=3, num_tokens=4))

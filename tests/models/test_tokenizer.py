@@ -12,7 +12,7 @@ from robustok.config import FrozenConfig, TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.models.tokenizers.quantizer import Perturbation
 from robustok.models.tokenizers.tuning import tune
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 TINY = TokenizerConfig(width=32, depth=2, heads=2, layer_scale=None, codebook_size=64, code_width=4)
 
@@ -20,7 +20,7 @@ TINY = TokenizerConfig(width=32, depth=2, heads=2, layer_scale=None, codebook_si
 @pytest.fixture
 def tokenizer():
     torch.manual_seed(0)
-    return Tokenizer(TINY)
+    return ViTTokenizer(TINY)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_every_parameter_is_on_one_side_and_learns(tokenizer, batch):
 
 def test_frozen_encoder_stays_frozen(batch):
     """Post-training: neither gradients nor stochastic depth in the encoder, whatever the mode is switched to."""
-    tokenizer = Tokenizer(dataclasses.replace(TINY, drop_path=0.5))
+    tokenizer = ViTTokenizer(dataclasses.replace(TINY, drop_path=0.5))
     tokenizer.freeze_encoder()
     tokenizer.train()
     assert torch.equal(tokenizer.encode(batch), tokenizer.encode(batch))
@@ -117,7 +117,7 @@ def test_nan_reaches_the_image(tokenizer, batch):
 def test_digits_are_learned_fast(batch):
     """The tiny preset overfits eight pictures within a hundred steps: initial values and gradients are sound."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer(dataclasses.replace(TINY, width=64))
+    tokenizer = ViTTokenizer(dataclasses.replace(TINY, width=64))
     images = torch.nn.functional.interpolate(torch.rand(8, 3, 8, 8) * 2 - 1, size=(32, 32), mode="bicubic")
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=3e-3)
     losses = []
@@ -156,7 +156,7 @@ def test_wrong_input(tokenizer, call, message):
 )
 def test_wrong_sizes(settings, message):
     with pytest.raises(ValueError, match=message):
-        Tokenizer(dataclasses.replace(TINY, **settings))
+        ViTTokenizer(dataclasses.replace(TINY, **settings))
 
 
 def test_frozen_tuning(tokenizer):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from robustok.models.frozen.dino import build_teacher
 from robustok.models.load import open_checkpoint
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.training.losses import semantic_loss
 
 
@@ -25,8 +25,8 @@ def weights(request):
     return request.param
 
 
-def build(checkpoint, weights="model") -> Tokenizer:
-    tokenizer = Tokenizer(checkpoint.config)
+def build(checkpoint, weights="model") -> ViTTokenizer:
+    tokenizer = ViTTokenizer(checkpoint.config)
     tokenizer.load_state_dict(checkpoint.weights[weights])
     return tokenizer.eval()
 
@@ -97,7 +97,7 @@ def test_training_step(checkpoint, reference, images, near):
             assert dots[name] == pytest.approx(dot.item(), rel=1e-3, abs=1e-4 * norm.item()), name
 
 
-def released_gradients(tokenizer: Tokenizer) -> tuple[dict[str, float], dict[str, float]]:
+def released_gradients(tokenizer: ViTTokenizer) -> tuple[dict[str, float], dict[str, float]]:
     """Gradient norms, and inner products with the parameters, under the released names."""
     ours = {
         "encoder.vit.": "encoder.model.",

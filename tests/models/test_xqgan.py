@@ -16,7 +16,7 @@ from robustok.formats.robustok_release import to_released
 from robustok.models.interfaces import DiscreteTokenizer
 from robustok.models.tokenizers.quantizer import Perturbation
 from robustok.models.tokenizers.residual import ResidualQuantizer
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 BASE = TokenizerConfig(
     image_size=64,
@@ -44,7 +44,7 @@ SHAPES = {
 @pytest.fixture(params=SHAPES)
 def tokenizer(request):
     torch.manual_seed(0)
-    tokenizer = Tokenizer(dataclasses.replace(BASE, **SHAPES[request.param])).eval()
+    tokenizer = ViTTokenizer(dataclasses.replace(BASE, **SHAPES[request.param])).eval()
     for parameter in tokenizer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return tokenizer
@@ -81,11 +81,11 @@ def test_interface(tokenizer, images):
     assert tokens.shape[1] == tokenizer.num_tokens == sum(s**2 for s in tokenizer.config.scales or [3])
     assert torch.equal(tokenizer.decode(tokenizer.lookup(tokens)).clamp(-1, 1), tokenizer.detokenize(tokens))
     assert tokenizer.perturbable == ("none" if tokenizer.config.scales else "itself")
-    assert Tokenizer(BASE).perturbable == "codes"
+    assert ViTTokenizer(BASE).perturbable == "codes"
 
 
 def test_published_names():
-    tokenizer = Tokenizer(dataclasses.replace(BASE, **SHAPES["MSVRP2"]))
+    tokenizer = ViTTokenizer(dataclasses.replace(BASE, **SHAPES["MSVRP2"]))
     shapes = {name: tuple(t.shape) for name, t in to_released(tokenizer.state_dict(), tokenizer.config, {}).items()}
     expected = {
         "encoder.latent_tokens": (1, 18, 32),
@@ -98,14 +98,14 @@ def test_published_names():
         "decoder.lvl1LC": (1, 17 + 10),
     }
     assert {name: shapes.get(name) for name in expected} == expected
-    shared = Tokenizer(dataclasses.replace(BASE, **SHAPES["shared"]))
+    shared = ViTTokenizer(dataclasses.replace(BASE, **SHAPES["shared"]))
     assert "quantize.quant_resi.qresi.weight" in to_released(shared.state_dict(), shared.config, {})
 
 
 def test_product_quantisation(images):
     """Each half of the coordinates takes its nearest code; a token is the pair."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer(dataclasses.replace(BASE, codebooks=2)).eval()
+    tokenizer = ViTTokenizer(dataclasses.replace(BASE, codebooks=2)).eval()
     z, tokens = tokenizer.encode(images), tokenizer.tokenize(images)
     assert z.shape == (3, 9, 8) and tokens.shape == (3, 9, 2) and tokenizer.codebook.shape == (2, 24, 4)
     halves = []
@@ -124,7 +124,7 @@ def test_product_quantisation(images):
 
 
 def test_codebooks_are_perturbed_independently(images):
-    tokenizer = Tokenizer(dataclasses.replace(BASE, codebooks=2)).eval()
+    tokenizer = ViTTokenizer(dataclasses.replace(BASE, codebooks=2)).eval()
     out = tokenizer(images.repeat(20, 1, 1, 1), perturbation=Perturbation(alpha=0.5, beta=1.0, delta=24, seed=5))
     changed = (out.indices != out.nearest).float().flatten(0, 1)
     assert changed.mean().item() == pytest.approx(0.5 * 23 / 24, abs=0.05)
@@ -165,15 +165,15 @@ def test_which_convolution_a_scale_uses():
 
 
 def test_wrong_use(images, tmp_path):
-    residual = Tokenizer(dataclasses.replace(BASE, **SHAPES["MSVR"]))
+    residual = ViTTokenizer(dataclasses.replace(BASE, **SHAPES["MSVR"]))
     with pytest.raises(ValueError, match="perturbation is not defined for residual"):
         residual.reconstruct(images, alpha=0.5, delta=3)
     with pytest.raises(ValueError, match=r"indices must be \(B, 18\) in \[0, 24\)"):
         residual.detokenize(torch.zeros(1, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"indices must end in 2, one a codebook, found \(1, 9\)"):
-        Tokenizer(dataclasses.replace(BASE, codebooks=2)).detokenize(torch.zeros(1, 9, dtype=torch.int64))
+        ViTTokenizer(dataclasses.replace(BASE, codebooks=2)).detokenize(torch.zeros(1, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match="last of scales must be the latents' grid, 3"):
-        Tokenizer(dataclasses.replace(BASE, scales=(1, 2)))
+        ViTTokenizer(dataclasses.replace(BASE, scales=(1, 2)))
     torch.save(to_released(residual.state_dict(), residual.config, {}), tmp_path / "plain.pt")
     with pytest.raises(UserError, match=r"no args\.v_patch_nums to say which scales"):
         load_tokenizer(tmp_path / "plain.pt", num_heads=2)

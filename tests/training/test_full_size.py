@@ -8,7 +8,7 @@ from robustok.job.command_line import parse_run_config, run_config_parser
 from robustok.models.frozen.dino import DINOBackbone, DINOTeacher
 from robustok.models.frozen.lpips import LPIPS
 from robustok.models.frozen.networks import FrozenNetworks
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.models.vit import ViT
 from robustok.presets import preset_path
 from robustok.training.loop import Fit
@@ -37,7 +37,7 @@ def stage(tmp_path):
     vit = ViT(grid=16, patch_size=16, width=768, depth=12, heads=12, mlp_ratio=4.0, layer_scale=1e-5)
     frozen = FrozenNetworks(DINOTeacher(vit), LPIPS().eval().requires_grad_(False), DINOBackbone())
     run = Run(config)
-    yield TokenizerStage(run, open_images(config.data, 256), frozen, Tokenizer(config.tokenizer))
+    yield TokenizerStage(run, open_images(config.data, 256), frozen, ViTTokenizer(config.tokenizer))
     run.close()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustok.config import RunConfig, TokenizerConfig, TrainingConfig
-from robustok.models.tokenizers.vit_tokenizer import Tokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.training.optimizers import load_optimizer_state, optimizer_state, with_adamw
 from robustok.training.parallel import LossModule
 from robustok.training.run import Run
@@ -24,7 +24,7 @@ def run(tmp_path):
 @pytest.fixture
 def tokenizer():
     torch.manual_seed(0)
-    return Tokenizer(TokenizerConfig(width=32, depth=1, heads=2, codebook_size=16, code_width=4))
+    return ViTTokenizer(TokenizerConfig(width=32, depth=1, heads=2, codebook_size=16, code_width=4))
 
 
 def step_without_gradients(trained):

@@ -7,12 +7,12 @@ from ...core.errors import UserError
 from ...formats.tensors import check_state
 from ..frozen.dino import read_dinov2
 from ..vit import ViT
-from .vit_tokenizer import Tokenizer
+from .vit_tokenizer import ViTTokenizer
 
 TARGETS = r".*mlp\.fc[12]"  # the linear layers that get adapters, as in the released code; the final norm learns too
 
 
-def start_from_dinov2(tokenizer: Tokenizer, path: str | Path) -> None:
+def start_from_dinov2(tokenizer: ViTTokenizer, path: str | Path) -> None:
     """Set the ViTs of encoder and decoder to DINOv2's weights; the rest of the tokenizer stays as it is.
 
     Raises: UserError for weights of another size than the tokenizer's ViTs.
@@ -24,7 +24,7 @@ def start_from_dinov2(tokenizer: Tokenizer, path: str | Path) -> None:
         vit.load_state_dict(weights)
 
 
-def tune(tokenizer: Tokenizer, config: FrozenConfig) -> None:
+def tune(tokenizer: ViTTokenizer, config: FrozenConfig) -> None:
     """Choose what learns of the ViTs of encoder and decoder, in place; all other parameters keep learning.
 
     Call it after the pretrained weights are in. `load_tokenizer` adds trained adapters to the weights they adapt.

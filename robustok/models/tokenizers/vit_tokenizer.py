@@ -69,7 +69,7 @@ class Decoder(LatentViT):
         return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, vit.grid * size, vit.grid * size)
 
 
-class Tokenizer(QuantizedTokenizer):
+class ViTTokenizer(QuantizedTokenizer):
     """Images <-> T discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
 
     Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; num_tokens T = L; codebook

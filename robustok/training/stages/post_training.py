@@ -13,7 +13,7 @@ from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
-from ...models.tokenizers.vit_tokenizer import Tokenizer
+from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..adversary import Adversary
 from ..optimizers import TrainedModule, learning_rate, with_adamw
 from ..run import Run
@@ -27,7 +27,7 @@ PAIR_SECTIONS = (*GeneratorStage.sections, "sampling", "pairs")  # of the config
 class TokenDecoder(nn.Module):
     """Tokens (B, L) -> images, not clamped: a tokenizer as post-training calls it."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: ViTTokenizer):
         super().__init__()
         self.tokenizer = tokenizer
 
@@ -51,10 +51,10 @@ class PostTrainingStage(DecoderStage):
         images: Images,
         pairs: TokenSet,
         frozen: FrozenNetworks,
-        model: Tokenizer,
+        model: ViTTokenizer,
         discriminator: dict[str, Tensor],
         lecam: Tensor,
-        score_of: Callable[[Tokenizer], float],
+        score_of: Callable[[ViTTokenizer], float],
     ):
         c = run.config
         self.run, self.frozen, self.model, self.name = run, frozen, model, name

@@ -16,7 +16,7 @@ from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
 from ...models.tokenizers.quantized import TokenizerOutput
 from ...models.tokenizers.quantizer import Perturbation
-from ...models.tokenizers.vit_tokenizer import Tokenizer
+from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..adversary import Adversary
 from ..losses import semantic_loss
 from ..optimizers import TrainedModule, learning_rate, with_adamw
@@ -39,7 +39,7 @@ class TokenizerStage(DecoderStage):
         *("perturbation", "losses", "tokenizer_training", "discriminator"),
     )
 
-    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: Tokenizer):
+    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: ViTTokenizer):
         c = run.config
         if frozen.teacher.width > c.tokenizer.width:
             raise UserError(
@@ -121,7 +121,7 @@ class TokenizerStage(DecoderStage):
 
 
 @torch.no_grad()
-def set_codebook_by_kmeans(model: Tokenizer, split: ImageSplit, run: Run, tokens_per_code: int = 64) -> None:
+def set_codebook_by_kmeans(model: ViTTokenizer, split: ImageSplit, run: Run, tokens_per_code: int = 64) -> None:
     """Codebook <- k-means centres of encoder outputs (on the scale of the codes), the same on all processes."""
     needed = -(-tokens_per_code * len(model.codebook) // model.num_latents)
     rows = torch.arange(min(needed, len(split)))
