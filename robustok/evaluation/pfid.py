@@ -67,7 +67,7 @@ def pfid(
         batch_size: images a forward pass, where `images` is one tensor.
         progress: called after each batch with the number of images done.
 
-    Raises UserError for fewer than two images and for tokenizers without a codebook.
+    Raises UserError for fewer than two images, and for a tokenizer without a codebook or that cannot be perturbed.
     """
     deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
     settings = [(alpha, delta) for alpha in alphas for delta in deltas]

@@ -48,7 +48,10 @@ def evaluate_tokenizer(
     pfid: str = "full",
     seed: int = 0,
 ) -> TokenizerFigures:
-    """One row: reconstruction of `images` (a path, see `open_stream`) and pFID ("full", "quick" or "none")."""
+    """Reconstruction of the images at a path (see `open_stream`), pFID ("full", "quick" or "none"), and some pictures.
+
+    Raises UserError where pFID is asked for and the tokenizer cannot be perturbed.
+    """
     perturbable = how_perturbable(tokenizer) != "none"
     if pfid != "none" and not perturbable:
         raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")

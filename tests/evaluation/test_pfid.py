@@ -8,7 +8,7 @@ from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, perturbing, pfid, quick_pfid
 from robustok.evaluation.latents import codebook_usage
-from robustok.evaluation.perturbing import codes_of, perturbed_indices
+from robustok.evaluation.perturbing import CLEAN, codes_of, device_of, perturbed_images, perturbed_indices
 from robustok.evaluation.pfid import ALPHAS, quick_settings
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -132,6 +132,23 @@ def test_a_users_tokenizer_may_call_a_part_of_it_quantizer(tokenizer, images, pi
     expected = pfid(tokenizer, images, pixels)
     tokenizer.quantizer = torch.nn.Identity()
     assert pfid(tokenizer, images, pixels) == expected
+
+
+def test_a_tokenizer_that_cannot_be_perturbed_is_only_reconstructed(tokenizer, images, pixels):
+    tokenizer.perturbable = "none"
+    tokenizer.detokenize = lambda tokens: tokenizer.decode(codes_of(tokenizer, tokens))
+    found = dict(perturbed_images(tokenizer, images, [CLEAN], 0, torch.arange(60)))
+    assert torch.equal(found[CLEAN], to_uint8(tokenizer.detokenize(tokenizer.tokenize(from_uint8(images)))))
+    with pytest.raises(ValueError, match="pFID, is not defined"):
+        pfid(tokenizer, images, pixels)
+    with pytest.raises(ValueError, match="found another kind"):
+        list(perturbed_indices(tokenizer, images, [CLEAN], 0, torch.arange(60)))
+
+
+def test_a_tokenizer_says_where_it_computes(tokenizer):
+    assert device_of(tokenizer) == torch.device("cpu")  # where its codebook is
+    tokenizer.device = torch.device("meta")
+    assert device_of(tokenizer) == torch.device("meta")
 
 
 def test_a_tokenizer_with_several_codebooks_reconstructs_by_itself(pixels):

@@ -1,10 +1,9 @@
-"""Which image is of which class, who holds a claim, what sampling costs."""
+"""Which image of a large sample is of which class."""
 
 import pytest
 import torch
 
 from robustok.core.errors import UserError
-from robustok.core.locks import claim
 from robustok.generation.classes import class_list
 
 
@@ -25,17 +24,3 @@ def test_classes_by_weight():
 def test_bad_classes(arguments):
     with pytest.raises(UserError):
         class_list(10, 5, **arguments)
-
-
-def test_a_claim_is_held_until_it_is_closed(tmp_path):
-    held = claim(tmp_path / "claims/00001")
-    assert held is not None and claim(tmp_path / "claims/00001") is None
-    assert claim(tmp_path / "claims/00002") is not None
-    held.close()
-    assert claim(tmp_path / "claims/00001") is not None
-
-
-def test_cache_bytes(make_model):
-    """Every new place reads all places up to itself, in both streams: counted one by one."""
-    model = make_model(num_tokens=24)  # 2 layers, 32 wide, float32
-    assert model.cache_bytes(2) == sum(2 * 2 * 2 * 32 * 4 * (place + 1) for place in range(25))
