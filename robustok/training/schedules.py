@@ -5,7 +5,7 @@ Time is counted in epochs or in steps, as long as all arguments use the same uni
 
 import math
 
-from ..config import OrderConfig, PerturbationConfig
+from ..config import PerturbationConfig
 from ..core.schedules import anneal_ratio
 
 
@@ -27,8 +27,3 @@ def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[flo
     """(alpha, delta) in force at `epoch`: both are multiplied by the ratio, delta is rounded down but never below 1."""
     ratio = anneal_ratio(epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=config.anneal_end_ratio)
     return ratio * config.alpha, max(1, int(ratio * config.delta))
-
-
-def random_order_share(config: OrderConfig, epoch: float) -> float:
-    """Probability r that a training sequence is permuted: 1, then linear to 0 (section 5, RAR)."""
-    return anneal_ratio(epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=0.0)

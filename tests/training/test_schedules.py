@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from robustok.config import OrderConfig, PerturbationConfig
-from robustok.training.schedules import cosine_rate, perturbation_strength, random_order_share
+from robustok.config import PerturbationConfig
+from robustok.training.schedules import cosine_rate, perturbation_strength
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,6 @@ def test_published_annealing(epoch, alpha, delta):
 def test_annealing_to_zero_keeps_one_neighbour():
     config = PerturbationConfig(anneal_end_ratio=0.0)
     assert perturbation_strength(config, 150) == (0.0, 1)
-
-
-def test_orders_go_from_random_to_raster():
-    shares = [random_order_share(OrderConfig(), epoch) for epoch in (0, 200, 250, 300, 399)]
-    assert shares == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
 
 
 def test_cosine_rate_of_rar():

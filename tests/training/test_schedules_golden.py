@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustok.config import OrderConfig, PerturbationConfig
+from robustok.config import OrderConfig, PerturbationConfig, RunConfig
 from robustok.core.schedules import anneal_ratio
-from robustok.training.schedules import cosine_rate, perturbation_strength, random_order_share
+from robustok.models.generators.rar import order_schedule
+from robustok.training.schedules import cosine_rate, perturbation_strength
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -47,9 +48,9 @@ def test_post_training_is_not_annealed(reference):
 
 def test_random_orders(reference):
     start, end = reference["rar_random_config"].tolist()
-    config = OrderConfig(anneal_start=start, anneal_end=end)
+    run = RunConfig(order=OrderConfig(anneal_start=start, anneal_end=end))
     for step, ratio in zip(reference["rar_random_steps"], reference["rar_random_ratio"], strict=True):
-        assert random_order_share(config, step) == pytest.approx(ratio, abs=1e-12)
+        assert order_schedule(run, step)["random_order_share"] == pytest.approx(ratio, abs=1e-12)
 
 
 def test_rate_of_the_generator(reference):
