@@ -38,8 +38,10 @@ def test_without_a_gpu(no_gpu):
             resolve_device(name)
 
 
-@pytest.mark.parametrize("name, rank, expected", [("auto", None, 0), ("cuda", "1", 1), ("auto", "1", 1),
-                                                  ("cuda:1", None, 1), ("cuda:0", "1", 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, rank, expected",
+    [("auto", None, 0), ("cuda", "1", 1), ("auto", "1", 1), ("cuda:1", None, 1), ("cuda:0", "1", 0)],
+)
 def test_the_gpu_of_a_process_becomes_the_current_one(two_gpus, monkeypatch, name, rank, expected):
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
