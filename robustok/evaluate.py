@@ -110,13 +110,13 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def _network(options: argparse.Namespace) -> Callable:
-    from .evaluation.features.networks import open_network
+    from .evaluation.features.registry import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
+    from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
 
     parser = verb_parser("evaluate", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")

@@ -130,7 +130,7 @@ def mmd(options: argparse.Namespace, results) -> None:
 def elbow(options: argparse.Namespace, results) -> None:
     """How many codes pay. K-means of image features over numbers of clusters (table 6)."""
     from .evaluation import latents
-    from .evaluation.features.networks import open_network
+    from .evaluation.features.registry import open_network
     from .evaluation.statistics import collect
     from .report.plots import elbow_figure
 
@@ -188,7 +188,7 @@ def _first(options: argparse.Namespace, size: int):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
+    from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
 
     parser = verb_parser("explain", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")

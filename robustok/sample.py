@@ -166,7 +166,7 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
 
 
 def _network(options: argparse.Namespace):
-    from .evaluation.features.networks import open_network
+    from .evaluation.features.registry import open_network
 
     return open_network(options.network, options.weights, options.mode, options.device)
 
@@ -187,7 +187,7 @@ def _numbers(kind: type):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .evaluation.features.networks import INCEPTION_WEIGHTS, NETWORKS
+    from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
 
     parser = verb_parser("sample", __doc__)
     add = parser.add_argument

@@ -8,7 +8,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from robustok import evaluate
-from robustok.evaluation.features.networks import NETWORKS
+from robustok.evaluation.features.registry import NETWORKS
 
 
 class Means:

@@ -26,7 +26,7 @@ class Means:
 @pytest.fixture
 def judge(checkpoint, tmp_path, monkeypatch):
     """judge(options) runs `evaluate generator` on 120 images, and gives its exit code."""
-    monkeypatch.setattr("robustok.evaluation.features.networks.open_network", lambda *options: Means())
+    monkeypatch.setattr("robustok.evaluation.features.registry.open_network", lambda *options: Means())
     np.savez(tmp_path / "images.npz", np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8))
     argv = f"generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --reference {tmp_path}/images.npz"
     argv += f" --per_class 40 --device cpu --output {tmp_path}/out"
