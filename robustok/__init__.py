@@ -6,15 +6,15 @@ The public names are loaded on first use, so that `python -m robustok.train --he
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .core.version import __version__ as __version__
-
 if TYPE_CHECKING:
+    from .core.version import __version__ as __version__
     from .models.load import load_generator, load_tokenizer
     from .ops import vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
 __all__ = ["load_generator", "load_tokenizer", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
 
 _HOME = {
+    "__version__": ".core.version",
     "vq_nearest": ".ops",
     "vq_neighbors": ".ops",
     "vq_perturb": ".ops",

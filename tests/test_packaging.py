@@ -63,12 +63,10 @@ def test_wheel_has_the_version_that_the_package_says(installed):
 
 
 def test_importing_the_package_imports_no_library():
-    """`--help` of a verb, and the build that reads the version, cost no import of torch."""
+    """Whoever asks for no public name, as `--help` of a verb, waits for none."""
     script = "import sys; before = set(sys.modules); import robustok; print(*sorted(set(sys.modules) - before))"
     loaded = run(sys.executable, "-S", "-c", script, cwd=ROOT).split()
-    ours = {"robustok", "robustok.core", "robustok.core.version"}
-    assert ours <= set(loaded) and {name.partition(".")[0] for name in loaded} - {"robustok"} <= sys.stdlib_module_names
-    assert {name for name in loaded if name.startswith("robustok")} == ours
+    assert {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names} == {"robustok"}
 
 
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}  # imported under another name
