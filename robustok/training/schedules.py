@@ -1,6 +1,6 @@
-"""What changes over training: learning rates, perturbation strength, share of random orders. Plain functions of time.
+"""What changes over training: learning rates and perturbation strength. Plain functions of time.
 
-Time is counted in epochs or in steps, as long as all arguments use the same unit (METHOD.md sections 2, 3 and 5).
+Time is counted in epochs or in steps, as long as all arguments use the same unit (METHOD.md sections 2 and 3).
 """
 
 import math
