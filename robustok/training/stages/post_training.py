@@ -24,7 +24,7 @@ from .generator import GeneratorStage
 PAIR_SECTIONS = (*GeneratorStage.sections, "sampling", "pairs")  # of the config: what pairs depend on
 
 
-class TokenDecoder(nn.Module):
+class DecoderOfTokens(nn.Module):
     """Tokens (B, L) -> images, not clamped: a tokenizer as post-training calls it."""
 
     def __init__(self, tokenizer: ViTTokenizer):
@@ -77,7 +77,7 @@ class PostTrainingStage(DecoderStage):
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
         rate = learning_rate(self.training, steps)
-        own = with_adamw("tokenizer", model, self.training, rate, run, module=TokenDecoder(model))
+        own = with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfTokens(model))
         self.trained = [own, self.adversary.trained]
 
     def _continue_discriminator(self, weights: dict[str, Tensor]) -> None:
