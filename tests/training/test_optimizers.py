@@ -9,7 +9,7 @@ from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.training.optimizers import load_optimizer_state, optimizer_state, with_adamw
 from robustok.training.parallel import LossModule
 from robustok.training.run import Run
-from robustok.training.stages.post_training import TokenDecoder
+from robustok.training.stages.post_training import DecoderOfTokens
 
 DECAY = TrainingConfig(lr=0.1, weight_decay=0.5)
 
@@ -38,7 +38,7 @@ def test_weight_decay_of_post_training_shrinks_the_matrices(run, tokenizer):
     tokenizer.freeze_encoder()
     before = {name: p.detach().clone() for name, p in tokenizer.named_parameters()}
     step_without_gradients(
-        with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=TokenDecoder(tokenizer))
+        with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfTokens(tokenizer))
     )
     for name in ("decoder.to_pixel.weight", "post_quant_conv.weight", "decoder.vit.blocks.0.mlp.fc1.weight"):
         assert torch.equal(tokenizer.get_parameter(name), before[name] * (1 - 0.1 * 0.5)), name
