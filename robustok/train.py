@@ -12,22 +12,16 @@ import sys
 
 from .config import RunConfig
 from .core.cli import run_verb
+from .core.errors import UserError
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
 
 def main(argv: list[str]) -> int:
     """Parses the settings and runs the stages asked for; returns the exit code."""
-    from .job.registry import STAGES
-
     named = any(argument.split("=")[0] == "--config" for argument in argv)
     parser = run_config_parser("robustok.train", None if named else str(preset_path("digits")))
-    parser.add_argument(
-        "--stage",
-        choices=("all", *STAGES),
-        default="all",
-        help="run this stage (and the classifier and the tokens that it needs), or all in order",
-    )
+    parser.add_argument("--stage", default="all", help="run this stage alone, or all in order; a wrong name lists them")
     parser.add_argument(
         "--dry_run", action="store_true", help="check the settings and the data, say what would be done, and end"
     )
@@ -35,8 +29,16 @@ def main(argv: list[str]) -> int:
     from .job import preflight
 
     preflight.check_settings(config)
-    stages = tuple(STAGES) if options["stage"] == "all" else (options["stage"],)
+    stages = _chosen(options["stage"])
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
+
+
+def _chosen(stage: str) -> tuple[str, ...]:
+    from .job.registry import STAGES
+
+    if stage not in ("all", *STAGES):
+        raise UserError(f"--stage: found {stage!r}, expected all or one of {', '.join(STAGES)}")
+    return tuple(STAGES) if stage == "all" else (stage,)
 
 
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:

@@ -146,7 +146,7 @@ class Pipeline:
 
         Raises UserError if it ended under others.
         """
-        return self.run.is_finished(folder, self.stages[folder.partition("-")[0]].sections)
+        return self.run.is_finished(folder, self.stages[_stage_of(folder)].sections)
 
     def result(self, folder: str) -> Path:
         """The checkpoint that a finished stage chose, else the model that the settings start from.
@@ -160,5 +160,9 @@ class Pipeline:
             return locate(start)
         raise UserError(
             f"{self.run.folder / folder} is not finished; run `python -m robustok.train --name {self.config.name} "
-            f"--stage {folder}` (or --stage all) first"
+            f"--stage {_stage_of(folder)}` (or --stage all) first"
         )
+
+
+def _stage_of(folder: str) -> str:
+    return folder.partition("-")[0]

@@ -33,7 +33,7 @@ from .judge import evaluate
 from .pipeline import JobStage, Pipeline
 
 
-def trained(stage: type[Stage], make: Callable[[Pipeline], Stage]) -> JobStage:
+def training_stage(stage: type[Stage], make: Callable[[Pipeline], Stage]) -> JobStage:
     """A stage that the training loop runs; `make` builds it from what the stages before it have made."""
 
     def run(job: Pipeline) -> None:
@@ -169,10 +169,10 @@ def judge_run(job: Pipeline) -> None:
 
 
 STAGES = {
-    "classifier": trained(ClassifierStage, make_classifier_stage),
-    "tokenizer": trained(TokenizerStage, make_tokenizer_stage),
+    "classifier": training_stage(ClassifierStage, make_classifier_stage),
+    "tokenizer": training_stage(TokenizerStage, make_tokenizer_stage),
     "tokens": JobStage(TokenizerStage.sections, write_tokens),
-    "generator": trained(GeneratorStage, make_generator_stage),
+    "generator": training_stage(GeneratorStage, make_generator_stage),
     "pairs": JobStage(PAIR_SECTIONS, make_pairs),
     "post": JobStage(PostTrainingStage.sections, post_train),
     "evaluate": JobStage((), judge_run),

@@ -8,7 +8,7 @@ from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
 from ..models.interfaces import Terms
 from .losses import ADVERSARIAL, LeCAM, adaptive_weight
-from .optimizers import with_adamw
+from .optimizers import TrainedModule
 from .run import Run
 from .schedules import cosine_rate
 from .stages.base import StepPosition
@@ -48,7 +48,7 @@ class Adversary:
                 first=settings.warmup_lr,
             )
 
-        self.trained = with_adamw("discriminator", discriminator, settings, rate, run)
+        self.trained = TrainedModule.with_adamw("discriminator", discriminator, settings, rate, run)
         self._seed = derive_seed(run.config.seed, "diff_augment")
         # fake images, real images and ids of the micro-batches whose decoder step is done and the discriminator's not
         self._decoded: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

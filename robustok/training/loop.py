@@ -1,4 +1,4 @@
-"""The one training loop: steps, averages, logs, checks, checkpoints. What is learned is the stage's affair.
+"""The one training loop: steps, averages, logs, checks, checkpoints. What learns and from what, the stage says.
 
 Every random draw of a step comes from (seed, stage, step, process), so a resumed run repeats an uninterrupted one to
 the bit on one kind of machine, and the only generator state a checkpoint needs is the step.
@@ -41,7 +41,7 @@ def fit(stage: Stage, run: Run) -> Path:
 
 
 class Fit:
-    """One stage on its way to its end."""
+    """The training of one stage, from its newest checkpoint to its end."""
 
     def __init__(self, stage: Stage, run: Run):
         self.stage, self.run = stage, run

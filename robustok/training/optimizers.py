@@ -37,6 +37,33 @@ class TrainedModule:
     learning_rate: Callable[[int], float]  # of an optimiser step
     clip_norm: float | None = None  # largest norm of the gradients; None: no clipping
 
+    @classmethod
+    def with_adamw(
+        cls,
+        name: str,
+        network: nn.Module,
+        settings: TrainingConfig | DiscriminatorConfig,
+        learning_rate: Callable[[int], float],
+        run: Run,
+        *,
+        module: nn.Module | None = None,
+    ) -> TrainedModule:
+        """The network with AdamW over the parameters that learn: weight decay on matrices only, fused on a GPU.
+
+        module: what is called in training if that is not the network itself; the network must be inside.
+        """
+        module = network if module is None else module
+        parameters = _learning_parameters(network, module)
+        matrices = {id(parameter) for parameter in decayed_parameters(network)}
+        decayed = [p for p in parameters.values() if id(p) in matrices]
+        others = [p for p in parameters.values() if id(p) not in matrices]
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        fused = run.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=tuple(settings.betas), fused=fused)
+        module = parallelize(module, compile=run.config.compile)
+        clip_norm = getattr(settings, "clip_norm", None)
+        return cls(name, network, module, parameters, optimizer, learning_rate, clip_norm)
+
     def step(self, number: int) -> Tensor:
         """Takes an optimiser step at the rate of step `number`; returns the norm of the gradients before clipping."""
         for group in self.optimizer.param_groups:
@@ -44,32 +71,6 @@ class TrainedModule:
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm or float("inf"))
         self.optimizer.step()
         return norm
-
-
-def with_adamw(
-    name: str,
-    network: nn.Module,
-    settings: TrainingConfig | DiscriminatorConfig,
-    learning_rate: Callable[[int], float],
-    run: Run,
-    *,
-    module: nn.Module | None = None,
-) -> TrainedModule:
-    """The network with AdamW over the parameters that learn: weight decay on matrices only, fused on a GPU.
-
-    module: what is called in training if that is not the network itself; the network must be inside.
-    """
-    module = network if module is None else module
-    parameters = _learning_parameters(network, module)
-    matrices = {id(parameter) for parameter in decayed_parameters(network)}
-    decayed = [p for p in parameters.values() if id(p) in matrices]
-    others = [p for p in parameters.values() if id(p) not in matrices]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = run.device.type == "cuda"
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=tuple(settings.betas), fused=fused)
-    module = parallelize(module, compile=run.config.compile)
-    clip_norm = getattr(settings, "clip_norm", None)
-    return TrainedModule(name, network, module, parameters, optimizer, learning_rate, clip_norm)
 
 
 def _learning_parameters(network: nn.Module, module: nn.Module) -> dict[str, nn.Parameter]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from robustok.config import RunConfig, TokenizerConfig, TrainingConfig
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
-from robustok.training.optimizers import load_optimizer_state, optimizer_state, with_adamw
+from robustok.training.optimizers import TrainedModule, load_optimizer_state, optimizer_state
 from robustok.training.parallel import LossModule
 from robustok.training.run import Run
 from robustok.training.stages.post_training import DecoderOfTokens
@@ -38,7 +38,7 @@ def test_weight_decay_of_post_training_shrinks_the_matrices(run, tokenizer):
     tokenizer.freeze_encoder()
     before = {name: p.detach().clone() for name, p in tokenizer.named_parameters()}
     step_without_gradients(
-        with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfTokens(tokenizer))
+        TrainedModule.with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfTokens(tokenizer))
     )
     for name in ("decoder.to_pixel.weight", "post_quant_conv.weight", "decoder.vit.blocks.0.mlp.fc1.weight"):
         assert torch.equal(tokenizer.get_parameter(name), before[name] * (1 - 0.1 * 0.5)), name
@@ -50,7 +50,7 @@ def test_weight_decay_of_post_training_shrinks_the_matrices(run, tokenizer):
 def test_weight_decay_of_main_training_reaches_the_patch_embedding(run, tokenizer):
     before = tokenizer.encoder.vit.patch_embed.proj.weight.detach().clone()
     codes = tokenizer.codebook.detach().clone()
-    step_without_gradients(with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run))
+    step_without_gradients(TrainedModule.with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run))
     assert torch.equal(tokenizer.encoder.vit.patch_embed.proj.weight, before * (1 - 0.1 * 0.5))
     assert torch.equal(tokenizer.codebook, codes)
 
@@ -66,7 +66,7 @@ def made(run, wrapped: bool):
     torch.manual_seed(0)
     network = Squares(3, 2)
     module = LossModule(network) if wrapped else None
-    return with_adamw("x", network, DECAY, lambda step: 0.1, run, module=module)
+    return TrainedModule.with_adamw("x", network, DECAY, lambda step: 0.1, run, module=module)
 
 
 def learn(trained, inputs, step=0):

@@ -51,8 +51,12 @@ def test_a_sharded_network_is_saved_whole(tmp_path):
     (tmp_path / "two").mkdir()
     command = [sys.executable, str(SCRIPT)]
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "two")]) for rank in range(2)]
-    save_after_a_step(tmp_path / "one", lambda network: None)
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    try:
+        save_after_a_step(tmp_path / "one", lambda network: None)
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:  # a process that waits for the other for ever is what this test is about
+        for process in processes:
+            process.kill()
     expected, found = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert found.keys() == expected.keys()
     assert {"model/0.weight", "ema/1.bias", "toy/0.weight", "training/optimizer.toy.0.bias.exp_avg"} <= found.keys()

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from robustok.core.errors import UserError
 from robustok.data.transforms import from_uint8
-from robustok.job.registry import STAGES, trained
+from robustok.job.registry import STAGES, training_stage
 from robustok.train import main
-from robustok.training.optimizers import learning_rate, with_adamw
+from robustok.training.optimizers import TrainedModule, learning_rate
 from robustok.training.run import read_log
 from robustok.training.stages.base import Stage
 
@@ -25,7 +25,7 @@ class ToyStage(Stage):
         torch.manual_seed(run.config.seed)
         self.model = nn.Linear(3 * images.train.image_size**2, images.num_classes).to(run.device)
         rate = learning_rate(self.training, len(self.dataset) // self.training.batch_size)
-        self.trained = [with_adamw("toy", self.model, self.training, rate, run)]
+        self.trained = [TrainedModule.with_adamw("toy", self.model, self.training, rate, run)]
 
     def model_config(self):
         return {"inputs": self.model.in_features, "outputs": self.model.out_features}
@@ -38,7 +38,7 @@ class ToyStage(Stage):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """toy(**settings) runs the stage in a temporary folder and returns the run's."""
-    monkeypatch.setitem(STAGES, "toy", trained(ToyStage, lambda job: ToyStage(job.run, job.images)))
+    monkeypatch.setitem(STAGES, "toy", training_stage(ToyStage, lambda job: ToyStage(job.run, job.images)))
 
     def run(**settings):
         options = {"runs": tmp_path, "name": "x", "stage": "toy", "log_every": 5, "device": "cpu"}

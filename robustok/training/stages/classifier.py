@@ -9,7 +9,7 @@ from ...data.loader import Batch
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier
 from ...models.interfaces import Terms
-from ..optimizers import TrainedModule, learning_rate, with_adamw
+from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from .base import Stage, StepPosition
 
@@ -26,7 +26,7 @@ class ClassifierStage(Stage):
         torch.manual_seed(run.config.seed)
         self.model = Classifier(**self._shape).to(run.device)
         rate = learning_rate(self.training, len(self.dataset) // self.training.batch_size)
-        self.trained = [with_adamw("classifier", self.model, self.training, rate, run)]
+        self.trained = [TrainedModule.with_adamw("classifier", self.model, self.training, rate, run)]
 
     def model_config(self) -> dict:
         return self._shape

@@ -10,7 +10,7 @@ from ...data.token_datasets import TokenDataset
 from ...data.tokens import TokenSet
 from ...models.interfaces import LoadedGenerator, Terms
 from ...models.registry import family_of
-from ..optimizers import TrainedModule, learning_rate, with_adamw
+from ..optimizers import TrainedModule, learning_rate
 from ..parallel import LossModule
 from ..run import Run
 from .base import Stage, StepPosition
@@ -30,7 +30,9 @@ class GeneratorStage(Stage):
         family = family_of(model)
         self.kind, self._schedule = family.kind, family.schedule
         rate = learning_rate(self.training, len(self.dataset) // self.training.batch_size)
-        self.trained = [with_adamw("generator", model, self.training, rate, run, module=LossModule(model))]
+        self.trained = [
+            TrainedModule.with_adamw("generator", model, self.training, rate, run, module=LossModule(model))
+        ]
 
     def model_config(self) -> dict:
         return asdict(self.model.config)

@@ -15,7 +15,7 @@ from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
 from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..adversary import Adversary
-from ..optimizers import TrainedModule, learning_rate, with_adamw
+from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from .base import StepPosition
 from .decoder import DecoderStage
@@ -29,7 +29,7 @@ class DecoderOfTokens(nn.Module):
 
     def __init__(self, tokenizer: ViTTokenizer):
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer  # its name is part of the order that training/optimizers.py keeps
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.tokenizer.decode(self.tokenizer.lookup(tokens))
@@ -77,7 +77,7 @@ class PostTrainingStage(DecoderStage):
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
         rate = learning_rate(self.training, steps)
-        own = with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfTokens(model))
+        own = TrainedModule.with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfTokens(model))
         self.trained = [own, self.adversary.trained]
 
     def _continue_discriminator(self, weights: dict[str, Tensor]) -> None:

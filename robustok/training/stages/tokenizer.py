@@ -19,7 +19,7 @@ from ...models.tokenizers.quantizer import Perturbation
 from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..adversary import Adversary
 from ..losses import semantic_loss
-from ..optimizers import TrainedModule, learning_rate, with_adamw
+from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from ..schedules import perturbation_strength
 from .base import StepPosition
@@ -58,7 +58,7 @@ class TokenizerStage(DecoderStage):
             epochs=self.training.epochs,
             steps_per_epoch=steps,
         )
-        own = with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
+        own = TrainedModule.with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
         self.trained = [own, self.adversary.trained]
         self._recent_usage: deque[Tensor] = deque()
 
