@@ -1,10 +1,15 @@
 """Which parameters decay, and an optimiser's state under the names of the network's own parameters."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from robustok.config import RunConfig, TokenizerConfig, TrainingConfig
+from robustok.config import RARConfig, RunConfig, TokenizerConfig, TrainingConfig
+from robustok.models.generators.rar import RAR
+from robustok.models.parameters import decayed_parameters
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.training.optimizers import TrainedModule, load_optimizer_state, optimizer_state
 from robustok.training.parallel import LossModule
@@ -53,6 +58,15 @@ def test_weight_decay_of_main_training_reaches_the_patch_embedding(run, tokenize
     step_without_gradients(TrainedModule.with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run))
     assert torch.equal(tokenizer.encoder.vit.patch_embed.proj.weight, before * (1 - 0.1 * 0.5))
     assert torch.equal(tokenizer.codebook, codes)
+
+
+def test_weight_decay_of_the_generator_is_that_of_version_0_1():
+    """Of the tiny main job's generator, as that version's optimiser had it."""
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "optimizer_order.json").read_text())["generator"]
+    model = RAR(RARConfig(32, 1, 2, 64, codebook_size=8, num_classes=3, num_tokens=4))
+    decayed = {id(parameter) for parameter in decayed_parameters(model)}
+    found = {name: id(parameter) in decayed for name, parameter in model.named_parameters()}
+    assert found == dict.fromkeys(golden["decayed"], True) | dict.fromkeys(golden["others"], False)
 
 
 class Squares(nn.Linear):
