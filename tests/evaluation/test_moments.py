@@ -184,7 +184,7 @@ torch.distributed.destroy_process_group()
 def test_processes_merge_to_the_moments_of_all_rows(tmp_path):
     commands = [[sys.executable, "-c", PROCESS, str(rank), str(tmp_path)] for rank in range(2)]
     for process in [subprocess.Popen(command) for command in commands]:
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=900) == 0  # it takes seconds; many where the cores are busy
     whole = statistics(torch.arange(42.0).view(14, 3) ** 1.5)
     found = [FeatureStatistics.load(tmp_path / f"{rank}.npz") for rank in range(2)]
     assert found[0].count == 14

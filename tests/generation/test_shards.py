@@ -49,7 +49,8 @@ def expected(checkpoint):
 
 def start(argv, folder, launch=()):
     command = [sys.executable, *launch, "-m", "robustok.sample", *argv, "--output", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # As many threads as in this process, whose bytes are compared with: their number may change the order of a sum.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -90,7 +91,7 @@ def test_any_number_of_processes_writes_the_same_bytes(argv, one_process, count,
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     argv = ["--images" if part == "--n" else part for part in argv]  # the launcher takes --n for its own
     process = start([*argv, "--save", "tar", "npz", "png"], tmp_path, launch)
-    assert process.wait(120) == 0
+    assert process.wait(900) == 0  # it takes seconds; many where the cores are busy
     with zipfile.ZipFile(tmp_path / "samples.npz") as archive:
         archive.extract("arr_0.npy", tmp_path)
     (tmp_path / "arr_0.npy").rename(tmp_path / "images.npy")  # as --save npy would have kept it

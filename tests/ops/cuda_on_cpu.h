@@ -21,7 +21,11 @@
 #define __align__(n)
 #define __shared__
 
+#if defined(__aarch64__)  // there GCC has _Float16 in C++ from version 13 on
+using __half = __fp16;
+#else
 using __half = _Float16;
+#endif
 using cudaStream_t = void*;
 constexpr int cudaSuccess = 0, cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 struct Dim {
