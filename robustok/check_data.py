@@ -1,7 +1,7 @@
 """What is in a data set, and what is wrong with it: python -m robustok.check_data PATH [--json] [--sheet FILE]
 
 PATH: a folder of images (one sub-folder per class, or images alone), a folder of tar shards or one of them, a folder of
-token shards, or "digits". Images are all read once; 16 of them are drawn on the sheet.
+token or latent shards, or "digits". Images are all read once; 16 of them are drawn on the sheet.
 Exit code 0: training can use it. 1: it cannot (too many bad images, a class without any). 2: no data set, or not one
 of these layouts.
 """
@@ -14,13 +14,17 @@ from typing import Any
 from .core.cli import run_verb
 from .core.options import verb_parser
 
+COUNTS = (  # figures shown, in this order, where there are any
+    *("images", "sequences", "tokens", "latents", "smallest_std", "largest_std", "tokenizer", "codebook_size"),
+    *("codes_used", "ignored_files", "sheet"),
+)
 _SHOWN = 20  # entries of a list; --json has them all
 
 
 def main(argv: list[str]) -> int:
     """Prints what PATH holds; returns the exit code."""
     parser = verb_parser("check_data", __doc__)
-    parser.add_argument("path", metavar="PATH", help='images, tar shards, token shards, or "digits"')
+    parser.add_argument("path", metavar="PATH", help='images, tar shards, token or latent shards, or "digits"')
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument(
         "--sheet", type=Path, default="data-sheet.png", help="PNG for 16 of the images (default data-sheet.png)"
@@ -35,11 +39,13 @@ def _survey(path: str, sheet: Path) -> dict[str, Any]:
     from .core.progress import Progress
     from .data.digits import Digits
     from .data.images import open_source
-    from .data.survey import survey_images, survey_tokens, thumbnail_sheet
-    from .data.tokens import is_token_folder, open_tokens
+    from .data.latents import LatentSet, open_rows
+    from .data.rows import is_row_folder
+    from .data.survey import survey_images, survey_latents, survey_tokens, thumbnail_sheet
 
-    if is_token_folder(path):
-        return survey_tokens(open_tokens(path))
+    if is_row_folder(path):
+        rows = open_rows(path)
+        return survey_latents(rows) if isinstance(rows, LatentSet) else survey_tokens(rows)
     source = Digits() if path == "digits" else open_source(path)
     with Progress("checked") as progress:
         found = survey_images(source, progress.show)
@@ -51,7 +57,7 @@ def _describe(found: dict[str, Any]) -> str:
     """The survey as lines of text."""
     counts = found["classes"]
     lines = [f"{found['path']}: {found['format']}"]
-    for name in ("images", "sequences", "tokens", "tokenizer", "codebook_size", "codes_used", "ignored_files", "sheet"):
+    for name in COUNTS:
         if name in found:
             lines.append(f"{name.replace('_', ' ')}: {found[name]}")
     for name, (width, height) in found.get("sizes", {}).items():

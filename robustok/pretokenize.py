@@ -1,12 +1,15 @@
-"""Images to token shards, and between token shards and lines of JSON: python -m robustok.pretokenize SRC DST [options]
+"""Images to shards of tokens or latents, and shards to lines of JSON and back: python -m robustok.pretokenize SRC DST
 
     python -m robustok.pretokenize PHOTOS tokens/ --tokenizer runs/demo/tokenizer --augment tencrop
     torchrun --nproc_per_node 8 -m robustok.pretokenize PHOTOS tokens/ --tokenizer main-train.pt
     python -m robustok.pretokenize train.jsonl tokens/ --codebook_size 4096 --num_classes 1000
     python -m robustok.pretokenize tokens/ train.jsonl
+    python -m robustok.pretokenize latents/ statistics.json
 
-SRC: a folder of images or tar shards, "digits", a .jsonl file, or a folder of token shards. Every image of SRC is
-taken, at the tokenizer's size. The same command again resumes with the first shard that is missing.
+SRC: a folder of images or tar shards, "digits", a .jsonl file, or a folder of shards. Every image of SRC is taken, at
+the tokenizer's size. A continuous tokenizer gives latents; their mean and standard deviation a channel are stored with
+them, and a DST that ends in .json gets these alone. The same command again resumes with the first shard that is
+missing.
 """
 
 import argparse
@@ -21,8 +24,13 @@ from .core.options import add_device, verb_parser
 def main(argv: list[str]) -> int:
     """Parses the options and does the conversion that SRC and DST ask for; returns the exit code."""
     parser = verb_parser("pretokenize", __doc__)
-    parser.add_argument("source", metavar="SRC", help='images, "digits", a .jsonl file or token shards')
-    parser.add_argument("target", metavar="DST", type=Path, help="folder for the token shards, or a .jsonl file")
+    parser.add_argument("source", metavar="SRC", help='images, "digits", a .jsonl file or shards')
+    parser.add_argument(
+        "target",
+        metavar="DST",
+        type=Path,
+        help="folder for the shards, or a .jsonl file; .json for the statistics of latents",
+    )
     parser.add_argument("--tokenizer", help="our checkpoint folder or a published file; needed for images")
     parser.add_argument(
         "--weights",
@@ -46,12 +54,14 @@ def main(argv: list[str]) -> int:
         return _import(options)
     if options.target.suffix == ".jsonl":
         return _export(options)
+    if options.target.suffix == ".json":
+        return _statistics(options)
     return _tokenize(options)
 
 
-def _size(tokens) -> str:
-    """A TokenSet in words: 1000 sequences of 256 tokens (of 64 x 2 where there are two codebooks)."""
-    return f"{len(tokens)} sequences of {' x '.join(map(str, tokens.tokens.shape[1:]))} tokens"
+def _size(rows) -> str:
+    """Shards in words: 1000 sequences of 256 tokens (of 64 x 2 where there are two codebooks), of 128 x 32 latents."""
+    return f"{len(rows)} sequences of {' x '.join(map(str, rows.rows.shape[1:]))} {rows.array}"
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -81,19 +91,30 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _statistics(options: argparse.Namespace) -> int:
+    from .core.files import write_json
+    from .data.latents import open_latents
+
+    latents = open_latents(options.source)
+    write_json(options.target, latents.statistics())
+    print(f"{options.target}: mean and standard deviation of {len(latents.mean)} channels over {_size(latents)}")
+    return 0
+
+
 def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
     from .core import distributed
     from .core.device import resolve_device
     from .core.progress import Progress
     from .data.images import open_images
-    from .data.tokenization import ImageTokens
-    from .data.tokens import is_token_folder
+    from .data.rows import is_row_folder
+    from .data.tokenization import encode_images
     from .models.load import load_tokenizer
 
-    if is_token_folder(options.source):
+    if is_row_folder(options.source):
         raise UserError(
-            f"{options.source} holds token shards already; name a DST that ends in .jsonl to write them out"
+            f"{options.source} holds shards already; name a DST that ends in .jsonl to write out tokens, or in "
+            ".json to write out the statistics of latents"
         )
     if options.tokenizer is None:
         raise UserError("--tokenizer is missing: images need one, a checkpoint folder of ours or a published file")
@@ -103,14 +124,13 @@ def _tokenize(options: argparse.Namespace) -> int:
         tokenizer = load_tokenizer(options.tokenizer, weights=options.weights, num_heads=options.num_heads)
         root = None if options.source == "digits" else options.source
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
-        work = ImageTokens(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
+        work = encode_images(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         rank, world = distributed.rank(), distributed.world()
         with Progress("tokens") as progress:
             work.run(batch_size=options.batch_size, rank=rank, world=world, progress=progress.show)
         distributed.barrier()
         if rank == 0:
-            tokens = work.finish()
-            print(f"{options.target}: {_size(tokens)}")
+            print(f"{options.target}: {_size(work.finish())}")
     finally:
         distributed.stop()
     return 0

@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw
 
 from .decode import BadImage
 from .images import ImageSource, bad_budget
+from .latents import LatentSet
 from .loader import prefetch
+from .rows import RowSet
 from .tokens import TokenSet
 from .transforms import center_crop
 
@@ -62,9 +64,8 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
 
 def survey_tokens(tokens: TokenSet) -> dict[str, Any]:
     """What a folder of token shards holds, as plain values; `usable` is False if an index is outside the codebook."""
-    names, size = tokens.manifest["class_names"], tokens.manifest["codebook_size"]
+    size = tokens.manifest["codebook_size"]
     used = tokens.code_counts() > 0
-    labels = tokens.labels.numpy()
     return {
         "format": "token shards",
         "sequences": len(tokens),
@@ -72,9 +73,28 @@ def survey_tokens(tokens: TokenSet) -> dict[str, Any]:
         "tokenizer": tokens.manifest["tokenizer"],
         "codebook_size": size,
         "codes_used": int(used[:size].sum()),
-        "classes": dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True)),
+        "classes": _class_counts(tokens),
         "usable": not used[size:].any(),
     }
+
+
+def survey_latents(latents: LatentSet) -> dict[str, Any]:
+    """What a folder of latent shards holds, as plain values; its writer has refused what is not usable."""
+    return {
+        "format": "latent shards",
+        "sequences": len(latents),
+        "latents": list(latents.latents.shape[1:]),
+        "tokenizer": latents.manifest["tokenizer"],
+        "smallest_std": float(latents.std.min()),  # over the channels
+        "largest_std": float(latents.std.max()),
+        "classes": _class_counts(latents),
+        "usable": True,
+    }
+
+
+def _class_counts(rows: RowSet) -> dict[str, int]:
+    names = rows.manifest["class_names"]
+    return dict(zip(names, np.bincount(rows.labels.numpy(), minlength=len(names)).tolist(), strict=True))
 
 
 def thumbnail_sheet(source: ImageSource) -> Image.Image:

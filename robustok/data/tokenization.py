@@ -1,25 +1,35 @@
-"""Tokenises images into token shards, which generators are trained on. Resumable, on any number of processes."""
+"""Writes what a tokenizer makes of images as shards, on which generators are trained: tokens of a discrete tokenizer,
+latents of a continuous one. Resumable, on any number of processes.
+"""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..models.interfaces import TrainableTokenizer
+from ..models.interfaces import TrainableTokenizer, is_discrete
 from .images import ImageSplit
+from .latents import LatentWriter
 from .loader import prefetch
-from .tokens import TokenSet, TokenWriter, tokenizer_hash
+from .rows import RowWriter, tokenizer_hash
+from .tokens import TokenWriter
 from .transforms import VIEWS, from_uint8
 
 
-class ImageTokens:
-    """The work of tokenising `split` with `tokenizer` (on its device) into the folder `folder`.
+class EncodedImages(ABC):
+    """The work of encoding `split` with `tokenizer` (on its device) into the folder `folder`.
 
-    Row r of the tokens is view r mod V of image r // V of the split, V = VIEWS[augment] (see
-    `transforms.fixed_views`). Raises UserError for a folder that was begun with another tokenizer, other images or
-    other settings.
+    Row r is view r mod V of image r // V of the split, V = VIEWS[augment] (see `transforms.fixed_views`). Raises
+    UserError for a folder that was begun with another tokenizer, other images or other settings.
     """
+
+    writer_type: ClassVar[type[RowWriter]]
+    images_per_shard: ClassVar[int]
 
     def __init__(
         self,
@@ -28,19 +38,28 @@ class ImageTokens:
         folder: str | Path,
         *,
         augment: str = "none",
-        images_per_shard: int = 4096,
+        images_per_shard: int | None = None,
     ) -> None:
         self.tokenizer, self.split, self.augment = tokenizer, split, augment
         self.views = VIEWS[augment]
         self.count = len(split) * self.views
         about = {
             "tokenizer": tokenizer_hash(tokenizer),
-            "codebook_size": tokenizer.codebook.shape[-2],  # (K, D), or (Q, K, D) of Q codebooks
+            **self.about(),
             "class_names": split.source.class_names,
             "augment": augment,
             "images": split.fingerprint(),
         }
-        self.writer = TokenWriter(folder, about, shard_rows=images_per_shard * self.views)
+        images_per_shard = images_per_shard or self.images_per_shard
+        self.writer = self.writer_type(folder, about, shard_rows=images_per_shard * self.views)
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What the writer asks to know of the tokenizer."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """One row an image (n, 3, S, S) in [-1, 1]."""
 
     def run(
         self, *, batch_size: int = 64, rank: int = 0, world: int = 1, progress: Callable[[int, int], None] | None = None
@@ -55,15 +74,15 @@ class ImageTokens:
         for number in numbers:
             images = self._image_rows(number)
             parts = []
-            for tokens in self._tokenize(images.split(batch_size)):
-                parts.append(tokens)
-                done += len(tokens) // self.views
+            for encoded in self._encoded(images.split(batch_size)):
+                parts.append(encoded)
+                done += len(encoded) // self.views
                 if progress is not None:
                     progress(done, total)
             rows = images.repeat_interleave(self.views)
             self.writer.write(number, torch.cat(parts), self.split.labels[rows], self.split.ids[rows])
 
-    def finish(self) -> TokenSet:
+    def finish(self) -> Any:
         """Closes the folder after all processes have run, and opens it."""
         return self.writer.finish(self.count)
 
@@ -71,8 +90,39 @@ class ImageTokens:
         rows = self.writer.shard_range(number, self.count)
         return torch.arange(rows.start // self.views, rows.stop // self.views)
 
-    def _tokenize(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        """The tokens (n * V, L) of each batch of rows, images loaded ahead by threads."""
+    def _encoded(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """The rows (n * V, ...) of each batch of images, which are loaded ahead by threads."""
         device = self.tokenizer.device
         for views in prefetch(lambda rows: self.split.load_views(rows, self.augment), batches):
-            yield self.tokenizer.tokenize(from_uint8(views.flatten(0, 1).to(device))).cpu()
+            yield self.encode(from_uint8(views.flatten(0, 1).to(device))).cpu()
+
+
+class ImageTokens(EncodedImages):
+    """Tokens, as a discrete tokenizer gives them."""
+
+    writer_type, images_per_shard = TokenWriter, 4096
+
+    def about(self) -> dict[str, Any]:
+        return {"codebook_size": self.tokenizer.codebook.shape[-2]}  # (K, D), or (Q, K, D) of Q codebooks
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.tokenizer.tokenize(images)
+
+
+class ImageLatents(EncodedImages):
+    """Latents, as a continuous tokenizer gives them."""
+
+    writer_type, images_per_shard = LatentWriter, 1024
+
+    def about(self) -> dict[str, Any]:
+        return {"latent_shape": self.tokenizer.latent_shape}
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        return self.tokenizer.encode(images)
+
+
+def encode_images(tokenizer: TrainableTokenizer, split: ImageSplit, folder: str | Path, **settings) -> EncodedImages:
+    """The work of encoding a split with this tokenizer; settings as of `EncodedImages`."""
+    work = ImageTokens if is_discrete(tokenizer) else ImageLatents
+    return work(tokenizer, split, folder, **settings)

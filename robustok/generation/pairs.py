@@ -12,7 +12,8 @@ from ..config import PairsConfig
 from ..core import distributed
 from ..data.images import ImageSplit
 from ..data.loader import prefetch
-from ..data.tokens import TokenWriter, open_tokens, tokenizer_hash
+from ..data.rows import tokenizer_hash
+from ..data.tokens import TokenWriter, open_tokens
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import Sampler, TrainableTokenizer
 from .batches import generate_batches

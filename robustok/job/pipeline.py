@@ -15,8 +15,9 @@ from ..core.errors import UserError
 from ..core.files import read_json
 from ..core.random import derive_seed
 from ..data.images import Images, ImageSplit, open_images
+from ..data.latents import LatentSet, open_rows
 from ..data.loader import prefetch
-from ..data.tokens import TokenSet, open_tokens
+from ..data.tokens import TokenSet
 from ..data.transforms import to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
@@ -88,10 +89,10 @@ class Pipeline:
         heads = self.config.start.num_heads
         return load_tokenizer(self.result(stage), num_heads=heads).to(self.run.device).eval()
 
-    def training_tokens(self) -> TokenSet:
-        """The tokens of the training images, made on first use."""
+    def training_tokens(self) -> TokenSet | LatentSet:
+        """The tokens of the training images, or their latents of a continuous tokenizer; made on first use."""
         self.stages["tokens"].run(self)
-        return open_tokens(self.run.folder / "tokens")
+        return open_rows(self.run.folder / "tokens")
 
     def sample(self, per_class: int, purpose: str) -> tuple[Tensor, Tensor]:
         """(tokens (n, L), classes (n,)) with the run's sampling settings; `purpose` names the seed."""

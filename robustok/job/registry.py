@@ -16,7 +16,7 @@ from ..core import distributed
 from ..core.errors import UserError
 from ..core.progress import Progress
 from ..core.random import derive_seed
-from ..data.tokenization import ImageTokens
+from ..data.tokenization import encode_images
 from ..data.tokens import open_tokens
 from ..generation.pairs import PairWriter
 from ..models.load import check_codebooks, load_generator, load_tokenizer, open_checkpoint
@@ -86,7 +86,7 @@ def write_tokens(job: Pipeline) -> None:
         return
     with job.run.finishing("tokens", TokenizerStage.sections):
         tokenizer, views = job.load_tokenizer("tokenizer"), job.config.data.token_views
-        work = ImageTokens(tokenizer, job.images.train, job.run.folder / "tokens", augment=views)
+        work = encode_images(tokenizer, job.images.train, job.run.folder / "tokens", augment=views)
         with Progress("tokens") as progress:
             work.run(rank=distributed.rank(), world=distributed.world(), progress=progress.show)
         distributed.barrier()

@@ -72,13 +72,18 @@ class ContinuousTokenizer(Tokenizer, Protocol):
         """Images -> images, clamped, with Gaussian noise of this standard deviation on the latents. No gradient."""
 
 
-class TrainableTokenizer(DiscreteTokenizer, Protocol):
-    """What main training and post-training ask beside that."""
+def is_discrete(tokenizer: Any) -> bool:
+    """Whether a tokenizer makes tokens; a continuous one (which may have a codebook inside) makes latents alone."""
+    return hasattr(tokenizer, "tokenize")
+
+
+class TrainableTokenizer(Tokenizer, Protocol):
+    """What main training and post-training ask beside that, of discrete and continuous tokenizers alike."""
 
     last_layer: torch.nn.Parameter  # of the decoder, where the adaptive adversarial weight compares gradients
 
     def encoder_parameters(self) -> Iterator[torch.nn.Parameter]:
-        """The parameters that the tokens of an image depend on: the encoder's and the codebook."""
+        """The parameters that the tokens or latents of an image depend on: the encoder's and the codebook."""
 
     def freeze_encoder(self) -> None:
         """Stops the encoder side from learning, for good."""

@@ -9,7 +9,8 @@ import torch
 
 from robustok.core.errors import UserError
 from robustok.data.jsonl import export_jsonl, import_jsonl
-from robustok.data.tokens import TokenRows, TokenWriter, open_tokens, write_tokens
+from robustok.data.rows import Rows
+from robustok.data.tokens import TokenWriter, open_tokens, write_tokens
 
 ABOUT = {"tokenizer": "abc", "codebook_size": 50_000, "class_names": ["cat", "dog"]}
 
@@ -45,7 +46,7 @@ def test_written_tokens_are_read_back(tmp_path, shape):
 def test_reading_a_batch_costs_nothing_for_the_rows_not_asked_for(index):
     """Two shards of a hundred million rows each, which take no memory: one row repeated."""
     shard = np.broadcast_to(np.arange(4, dtype=np.uint16), (100_000_000, 4))
-    rows = TokenRows([shard, shard])
+    rows = Rows([shard, shard])
     tracemalloc.start()
     found = rows[index]
     peak = tracemalloc.get_traced_memory()[1]
@@ -57,7 +58,7 @@ def test_reading_a_batch_costs_nothing_for_the_rows_not_asked_for(index):
 @pytest.mark.parametrize("index", [100, -101, np.array([0, 100]), np.array([-101])])
 def test_rows_that_are_not_there_are_refused(index):
     with pytest.raises(IndexError):
-        TokenRows([np.zeros((60, 4), np.uint16), np.zeros((40, 4), np.uint16)])[index]
+        Rows([np.zeros((60, 4), np.uint16), np.zeros((40, 4), np.uint16)])[index]
 
 
 def test_processes_share_shards_whatever_has_been_written_meanwhile(tmp_path):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ...core.random import derive_seed
 from ...data.loader import Batch
-from ...data.token_datasets import TokenDataset
-from ...data.tokens import TokenSet
+from ...data.row_datasets import RowDataset
+from ...data.rows import RowSet
 from ...models.interfaces import LoadedGenerator, Terms
 from ...models.registry import family_of
 from ..optimizers import TrainedModule, learning_rate
@@ -24,9 +24,9 @@ class GeneratorStage(Stage):
     sections = (*TokenizerStage.sections, "generator", "generator_training", "order")
     augment = False
 
-    def __init__(self, run: Run, model: LoadedGenerator, tokens: TokenSet):
+    def __init__(self, run: Run, model: LoadedGenerator, rows: RowSet):
         self.config, self.training = run.config, run.config.generator_training
-        self.dataset, self.model = TokenDataset(tokens), model
+        self.dataset, self.model = RowDataset(rows), model
         family = family_of(model)
         self.kind, self._schedule = family.kind, family.schedule
         rate = learning_rate(self.training, len(self.dataset) // self.training.batch_size)

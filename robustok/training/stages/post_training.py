@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...core.errors import UserError
 from ...data.images import Images
 from ...data.loader import Batch
-from ...data.token_datasets import PairDataset
+from ...data.row_datasets import PairDataset
 from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
@@ -92,7 +92,7 @@ class PostTrainingStage(DecoderStage):
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:
             return self.adversary.discriminator_objective(position)
-        tokens = self.dataset.tokens(batch.rows).to(batch.inputs.device)
+        tokens = self.dataset.generated(batch.rows).to(batch.inputs.device)
         return self.image_losses(trained.module(tokens), from_uint8(batch.inputs), batch, position)
 
     def score(self) -> float:

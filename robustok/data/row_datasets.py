@@ -1,33 +1,35 @@
-"""Token shards as the training loop reads them: alone for a generator, beside real images for post-training."""
+"""Token and latent shards as the training loop reads them: alone for a generator, beside real images for
+post-training.
+"""
 
 import torch
 from torch import Tensor
 
 from ..core.errors import UserError
 from .images import ImageSplit
-from .tokens import TokenSet
+from .rows import RowSet
 
 
-class TokenDataset:
-    """Rows of token shards; `load` gives tokens (n, L) int64. Nothing is augmented."""
+class RowDataset:
+    """Rows of shards; `load` gives tokens (n, L) int64 or latents (n, L, D) float32. Nothing is augmented."""
 
-    def __init__(self, tokens: TokenSet):
-        self.tokens, self.labels, self.ids = tokens.tokens, tokens.labels, tokens.ids
+    def __init__(self, rows: RowSet):
+        self.rows, self.labels, self.ids = rows, rows.labels, rows.ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
-        return torch.from_numpy(self.tokens[rows.numpy()].astype("int64"))
+        return self.rows.read(rows)
 
 
 class PairDataset:
-    """Real images beside the generated tokens that should decode to them; row p pairs tokens p with image p mod N.
+    """Real images beside the generated tokens or latents that should decode to them: row p belongs to image p mod N.
 
     Raises UserError for pairs that were made of other images.
     """
 
-    def __init__(self, images: ImageSplit, pairs: TokenSet):
+    def __init__(self, images: ImageSplit, pairs: RowSet):
         repeat, rest = divmod(len(pairs), len(images))
         if rest or not torch.equal(pairs.ids, images.ids.repeat(repeat)):
             raise UserError(f"{pairs.folder}: its pairs belong to other images; remove the folder and make them again")
@@ -41,6 +43,6 @@ class PairDataset:
         """The images (n, 3, S, S) uint8 of the pairs `rows`, as evaluation sees them."""
         return self.images.load(rows % len(self.images))
 
-    def tokens(self, rows: Tensor) -> Tensor:
-        """Their generated tokens (n, L) int64."""
-        return torch.from_numpy(self.pairs.tokens[rows.cpu().numpy()].astype("int64"))
+    def generated(self, rows: Tensor) -> Tensor:
+        """What was generated for them: tokens (n, L) int64, or latents (n, L, D) float32."""
+        return self.pairs.read(rows)
