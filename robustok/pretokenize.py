@@ -105,7 +105,6 @@ def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
     from .core import distributed
     from .core.device import resolve_device
-    from .core.progress import Progress
     from .data.images import open_images
     from .data.rows import is_row_folder
     from .data.tokenization import encode_images
@@ -125,12 +124,9 @@ def _tokenize(options: argparse.Namespace) -> int:
         root = None if options.source == "digits" else options.source
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
         work = encode_images(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
-        rank, world = distributed.rank(), distributed.world()
-        with Progress("tokens") as progress:
-            work.run(batch_size=options.batch_size, rank=rank, world=world, progress=progress.show)
-        distributed.barrier()
-        if rank == 0:
-            print(f"{options.target}: {_size(work.finish())}")
+        opened = work.run_on_all_processes(options.batch_size)
+        if opened is not None:
+            print(f"{options.target}: {_size(opened)}")
     finally:
         distributed.stop()
     return 0

@@ -82,6 +82,11 @@ def batches(
     return prefetch(load, range(start, len(dataset) // batch_size), threads)
 
 
+def in_order(dataset: Dataset, batch_size: int = 128) -> Iterator[Tensor]:
+    """The inputs of a whole data set in its order, in batches, with the transform of evaluation."""
+    return prefetch(dataset.load, torch.arange(len(dataset)).split(batch_size))
+
+
 def default_threads() -> int:
     """This process's share of the machine's cores, 1 to 16: image decoding and resizing run outside Python's lock."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
@@ -89,10 +94,7 @@ def default_threads() -> int:
 
 
 def prefetch(load: Callable[[S], T], items: Iterable[S], threads: int | None = None) -> Iterator[T]:
-    """load(item) for each item in order, computed ahead by a pool; leaving the loop cancels what has not begun.
-
-    prefetch(split.load, torch.arange(len(split)).split(128)) goes through a split as evaluation does.
-    """
+    """load(item) for each item in order, computed ahead by a pool; leaving the loop cancels what has not begun."""
     threads = threads or default_threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
     try:

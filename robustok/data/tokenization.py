@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core import distributed
+from ..core.progress import Progress
 from ..models.interfaces import TrainableTokenizer, is_discrete
 from .images import ImageSplit
 from .latents import LatentWriter
@@ -81,6 +83,15 @@ class EncodedImages(ABC):
                     progress(done, total)
             rows = images.repeat_interleave(self.views)
             self.writer.write(number, torch.cat(parts), self.split.labels[rows], self.split.ids[rows])
+
+    def run_on_all_processes(self, batch_size: int = 64) -> Any:
+        """`run` and `finish`, to be called by every process, with progress shown. The main process gets the result."""
+        with Progress("tokens") as progress:
+            self.run(batch_size=batch_size, rank=distributed.rank(), world=distributed.world(), progress=progress.show)
+        distributed.barrier()
+        opened = self.finish() if distributed.is_main() else None
+        distributed.barrier()
+        return opened
 
     def finish(self) -> Any:
         """Closes the folder after all processes have run, and opens it."""

@@ -30,6 +30,12 @@ class Reconstruction(NamedTuple):
 
 
 @torch.inference_mode()
+def reconstructed(tokenizer, images: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
+    """uint8 images (B, 3, H, W) on any device -> their reconstructions, uint8 on the CPU; perturbed where alpha > 0."""
+    return to_uint8(tokenizer.reconstruct(from_uint8(images.to(device_of(tokenizer))), alpha, delta)).cpu()
+
+
+@torch.inference_mode()
 def evaluate_reconstruction(
     tokenizer, stream: ImageStream, network: Callable, perceptual: Callable | None = None
 ) -> Reconstruction:

@@ -46,6 +46,13 @@ def generate_batches(
         yield batch[: len(part)]
 
 
+@torch.inference_mode()
+def decode_batches(tokenizer: DiscreteTokenizer, tokens: Tensor, batch_size: int = 128) -> Iterator[Tensor]:
+    """Tokens (N, L), on any device -> their images in batches, uint8 (b, 3, H, W) on the tokenizer's device."""
+    for part in tokens.split(batch_size):
+        yield to_uint8(tokenizer.detokenize(part.to(tokenizer.device)))
+
+
 def _filled(rows: Tensor, count: int) -> Tensor:
     """`count` rows: those given, then copies of the last."""
     return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])

@@ -1,1 +1,1 @@
-"""The main job on one run folder: settings checked, stages in order, and the judgement at the end."""
+"""The main job on one run folder: its settings and their check, its stages in order, and the final evaluation."""

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..checkpoints import writing as checkpoints
 from ..core.errors import UserError
-from ..core.files import read_json
 from ..core.random import derive_seed
-from ..data.images import Images, ImageSplit, open_images
+from ..data.images import Images, open_images
 from ..data.latents import LatentSet, open_rows
-from ..data.loader import prefetch
+from ..data.loader import in_order
 from ..data.tokens import TokenSet
-from ..data.transforms import to_uint8
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
-from ..generation.batches import generate_batches
-from ..models.frozen.classifier import Classifier
-from ..models.frozen.dino import load_backbone, load_teacher
-from ..models.frozen.lpips import load_lpips
-from ..models.frozen.networks import FrozenNetworks, from_classifier
-from ..models.interfaces import Sampler
+from ..evaluation.passes import moments_of
+from ..generation.batches import decode_batches, generate_batches
+from ..models.frozen.classifier import Classifier, load_classifier
+from ..models.frozen.networks import FrozenNetworks, open_networks
+from ..models.interfaces import LoadedTokenizer, Sampler
 from ..models.load import load_generator, load_tokenizer, locate
-from ..models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..training.run import Run
-
-BATCH = 128  # images a forward pass where nothing is learned
 
 
 @dataclass(frozen=True)
@@ -52,29 +45,19 @@ class Pipeline:
 
     @cached_property
     def frozen(self) -> FrozenNetworks:
-        """The networks that losses look through: those of the files named, else the run's classifier."""
-        paths, shape, device = self.config.frozen, self.config.tokenizer, self.run.device
-        named = {}
-        if paths.dinov2:
-            named["teacher"] = load_teacher(paths.dinov2, shape).to(device)
-        if paths.lpips:
-            named["perceptual"] = load_lpips(paths.lpips).to(device)
-        if paths.dino:
-            named["backbone"] = load_backbone(paths.dino).to(device)
-        return FrozenNetworks(**named) if len(named) == 3 else replace(from_classifier(self.classifier), **named)
+        """The networks of the losses: those of the files named, else views of the run's classifier."""
+        c = self.config
+        return open_networks(c.frozen, c.tokenizer, lambda: self.classifier, self.run.device)
 
     @cached_property
     def classifier(self) -> Classifier:
         """The small classifier of the run's own classes, trained on first use."""
         self.stages["classifier"].run(self)
-        folder = self.result("classifier")
-        model = Classifier(**read_json(folder / "config.json")["config"])
-        model.load_state_dict(checkpoints.load(folder, "ema")[0])
-        return model.to(self.run.device)
+        return load_classifier(self.result("classifier")).to(self.run.device)
 
     @cached_property
     def features(self) -> ClassifierFeatures:
-        """What Fréchet distances and class agreement look through."""
+        """The network of Fréchet distances and class agreement."""
         return ClassifierFeatures(self.classifier, self.distance_name)
 
     @property
@@ -82,57 +65,23 @@ class Pipeline:
         root = self.config.data.root
         return "FD-digits" if root is None else f"FD-{Path(root).resolve().name}"
 
-    def post_folder(self, mode: str) -> str:
-        return "post" if mode == self.config.pairs.modes[0] else f"post-{mode}"
+    def post_folders(self) -> dict[str, str]:
+        """Mode of the pairs -> folder of the decoder post-trained on them: `post`, and `post-MODE` after the first."""
+        first, *others = self.config.pairs.modes
+        return {first: "post"} | {mode: f"post-{mode}" for mode in others}
 
-    def load_tokenizer(self, stage: str) -> ViTTokenizer:
-        heads = self.config.start.num_heads
-        return load_tokenizer(self.result(stage), num_heads=heads).to(self.run.device).eval()
+    def load_tokenizer(self, folder: str) -> LoadedTokenizer:
+        """The tokenizer that a stage left in this folder of the run, on the run's device."""
+        tokenizer = load_tokenizer(self.result(folder), num_heads=self.config.start.num_heads)
+        return tokenizer.to(self.run.device).eval()
 
     def training_tokens(self) -> TokenSet | LatentSet:
         """The tokens of the training images, or their latents of a continuous tokenizer; made on first use."""
         self.stages["tokens"].run(self)
         return open_rows(self.run.folder / "tokens")
 
-    def sample(self, per_class: int, purpose: str) -> tuple[Tensor, Tensor]:
-        """(tokens (n, L), classes (n,)) with the run's sampling settings; `purpose` names the seed."""
-        classes = torch.arange(self.images.num_classes).repeat_interleave(per_class)
-        seed, size = derive_seed(self.config.seed, "sample", purpose), self.config.sampling.batch_size
-        batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
-        return torch.cat([batch.cpu() for batch in batches]), classes
-
-    def statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
-        """Moments of the features of uint8 batches (b, 3, S, S), one batch in memory at a time."""
-        statistics = None
-        for images in batches:
-            features = self.features(images).features
-            statistics = statistics or FeatureStatistics(features.shape[1], features.device)
-            statistics.update(features)
-        return statistics
-
-    def load(self, split: ImageSplit) -> Iterator[Tensor]:
-        """The images of a split, uint8 batches, as evaluation sees them."""
-        return prefetch(split.load, torch.arange(len(split)).split(BATCH))
-
-    @torch.inference_mode()
-    def decode(self, tokenizer: ViTTokenizer, tokens: Tensor) -> Iterator[Tensor]:
-        """Tokens (n, L) -> uint8 batches of images."""
-        for part in tokens.split(BATCH):
-            yield to_uint8(tokenizer.detokenize(part.to(self.run.device)))
-
-    @cached_property
-    def _stopping(self) -> tuple[Tensor, FeatureStatistics]:
-        """Tokens sampled once, and the moments of the validation images."""
-        tokens, _ = self.sample(self.config.evaluation.samples_per_class, "stop")
-        return tokens, self.statistics(self.load(self.images.val))
-
-    def stopping_distance(self, tokenizer: ViTTokenizer) -> float:
-        """Fréchet distance of the run's samples, decoded by this tokenizer, from the validation images."""
-        tokens, reference = self._stopping
-        return frechet_distance(self.statistics(self.decode(tokenizer, tokens)), reference)
-
     def sampler(self) -> Sampler:
-        """The run's generator with its sampling settings."""
+        """A sampler of the run's generator with the run's settings."""
         generator, s = load_generator(self.result("generator")).to(self.run.device).eval(), self.config.sampling
         return generator.sampler(
             guidance_scale=s.guidance_scale,
@@ -141,6 +90,26 @@ class Pipeline:
             top_k=s.top_k,
             top_p=s.top_p,
         )
+
+    def sample(self, purpose: str) -> tuple[Tensor, Tensor]:
+        """(tokens (N, L), classes (N,)) of `evaluation.samples_per_class` images of each class; `purpose` is the seed's
+        name.
+        """
+        classes = torch.arange(self.images.num_classes).repeat_interleave(self.config.evaluation.samples_per_class)
+        seed, size = derive_seed(self.config.seed, "sample", purpose), self.config.sampling.batch_size
+        batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
+        return torch.cat([batch.cpu() for batch in batches]), classes
+
+    @cached_property
+    def _validation(self) -> tuple[Tensor, FeatureStatistics]:
+        """Tokens sampled once, and the moments of the validation images."""
+        tokens, _ = self.sample("stop")  # a name from before there was validation; another would draw other samples
+        return tokens, moments_of(self.features, in_order(self.images.val))
+
+    def validation_distance(self, tokenizer: LoadedTokenizer) -> float:
+        """Fréchet distance of the run's samples, decoded by this tokenizer, from the validation images."""
+        tokens, reference = self._validation
+        return frechet_distance(moments_of(self.features, decode_batches(tokenizer, tokens)), reference)
 
     def is_finished(self, folder: str) -> bool:
         """True for a stage that ended under these settings; its folder is STAGE or STAGE-VARIANT.

@@ -10,8 +10,7 @@ import torch
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
-from ..models.generators.rar import RAR
-from ..models.tokenizers.vit_tokenizer import ViTTokenizer
+from ..models.registry import family_of
 
 SHARES = (
     "perturbation.alpha",
@@ -64,11 +63,11 @@ def check_settings(c: RunConfig) -> None:
 
 def _check_shapes(c: RunConfig) -> None:
     """Builds the models without their values: what their constructors refuse is refused here."""
-    shape = replace(c.generator, codebook_size=c.tokenizer.codebook_size, num_classes=1, num_tokens=1)
+    generator = replace(c.generator, codebook_size=c.tokenizer.codebook_size, num_classes=1, num_tokens=1)
     try:
         with torch.device("meta"):
-            ViTTokenizer(c.tokenizer)
-            RAR(shape)
+            for shape in (c.tokenizer, generator):
+                family_of(shape).build(shape)
     except ValueError as error:
         raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
 

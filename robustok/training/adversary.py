@@ -1,12 +1,16 @@
 """The discriminator's side of main training and post-training (METHOD.md section 2)."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.writing import load
 from ..config import DiscriminatorConfig, LossConfig
 from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
 from ..models.interfaces import Terms
+from ..models.load import open_checkpoint
 from .losses import ADVERSARIAL, LeCAM, adaptive_weight
 from .optimizers import TrainedModule
 from .run import Run
@@ -108,3 +112,14 @@ class Adversary:
         if self.losses.blur_epochs:
             images = warmup_blur(images, max(0.0, 1.0 - (position.epoch - self.start) / self.losses.blur_epochs))
         return discriminator(images).float()
+
+
+def stored_adversary(checkpoint: Path, num_heads: int | None) -> tuple[dict[str, Tensor], Tensor]:
+    """(weights of the discriminator that a tokenizer was trained with, its LeCAM averages (2,) float64).
+
+    No weights, and averages of 0, for a tokenizer that came without a discriminator. num_heads: as for
+    `load_tokenizer`.
+    """
+    weights = open_checkpoint(checkpoint, "tokenizer", num_heads=num_heads).discriminator
+    stored = load(checkpoint, "training")[0] if (checkpoint / "training.safetensors").is_file() else {}
+    return weights, stored.get("extra.lecam", torch.zeros(2, dtype=torch.float64))

@@ -6,7 +6,7 @@ import torch
 from robustok.config import DataConfig
 from robustok.core.errors import UserError
 from robustok.data.images import open_images
-from robustok.data.loader import batches
+from robustok.data.loader import batches, in_order
 
 
 @pytest.fixture
@@ -61,6 +61,12 @@ def test_augmentation_changes_with_the_epoch_and_can_be_off(split):
     assert sum(torch.equal(first[i], second[i]) for i in common) < len(common) / 2
     plain = collect(split, augment=False)[0]
     assert torch.equal(plain.inputs, split.load(plain.rows))
+
+
+def test_in_order_gives_every_image_once_as_evaluation_sees_it(split):
+    found = list(in_order(split, batch_size=8))
+    assert [len(batch) for batch in found] == [8, 8, 3]
+    assert torch.equal(torch.cat(found), split.load(torch.arange(19)))
 
 
 def test_impossible_batches_are_refused_at_once(split):

@@ -8,8 +8,10 @@ import torch
 
 from robustok import evaluate, sample
 from robustok.core.cli import run_verb
+from robustok.data.transforms import to_uint8
 from robustok.generation import batches
-from robustok.generation.batches import GeneratedImages, generate_batches
+from robustok.generation.batches import GeneratedImages, decode_batches, generate_batches
+from robustok.models.load import load_tokenizer
 
 SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1}
 
@@ -125,3 +127,13 @@ def test_generated_images_are_balanced_and_keyed_by_their_number(monkeypatch):
         assert images.tolist() == [[i // 5, i, 9] for i in range(15)]
     assert len(stream) == 15
     assert np.bincount(stream.labels).tolist() == [5, 5, 5]
+
+
+def test_tokens_are_decoded_in_batches(checkpoint):
+    tokenizer = load_tokenizer(checkpoint / "tokenizer")
+    tokens = torch.arange(5 * 4).reshape(5, 4) % 16
+    found = list(decode_batches(tokenizer, tokens, batch_size=2))
+    assert [len(batch) for batch in found] == [2, 2, 1]
+    expected = to_uint8(tokenizer.detokenize(tokens))
+    assert found[0].dtype == torch.uint8
+    assert (torch.cat(found).int() - expected.int()).abs().max() <= 1  # batches of other sizes round otherwise

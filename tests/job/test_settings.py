@@ -11,8 +11,8 @@ import yaml
 from robustok.config import RunConfig, TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.job.command_line import setting_names
-from robustok.job.registry import shape_settings
 from robustok.models.load import open_checkpoint
+from robustok.models.starting import shape_settings
 from robustok.presets import preset_path
 from robustok.train import main
 

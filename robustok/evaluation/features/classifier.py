@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ...checkpoints.reading import find_checkpoint, verify
-from ...core.files import read_json, sha256
+from ...checkpoints.reading import find_checkpoint
+from ...core.files import sha256
 from ...data.transforms import from_uint8
-from ...models.frozen.classifier import Classifier
+from ...models.frozen.classifier import Classifier, load_classifier
 from .measuring import measuring
 
 
@@ -46,7 +45,5 @@ def open_classifier(weights: str | Path, device: torch.device) -> ClassifierFeat
     Raises UserError for a folder without a valid checkpoint.
     """
     folder = find_checkpoint(Path(weights).resolve())
-    verify(folder)
-    classifier = Classifier(**read_json(folder / "config.json")["config"])
-    classifier.load_state_dict(load_file(folder / "ema.safetensors"))
-    return ClassifierFeatures(classifier.to(device), folder.parent.parent.name, sha256(folder / "ema.safetensors"))
+    classifier = load_classifier(folder).to(device)
+    return ClassifierFeatures(classifier, folder.parent.parent.name, sha256(folder / "ema.safetensors"))

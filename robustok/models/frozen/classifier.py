@@ -5,8 +5,12 @@ Fréchet distances (which then are FD-digits, not FID), `taps` by the perceptual
 """
 
 import math
+from pathlib import Path
 
 from torch import Tensor, nn
+
+from ...checkpoints.reading import read_safetensors, verify
+from ...core.files import read_json
 
 
 class Classifier(nn.Module):
@@ -43,6 +47,14 @@ class Classifier(nn.Module):
             images = stage(images)
             maps.append(images)
         return maps
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """The classifier of a checkpoint folder (its moving average), on the CPU. Raises UserError for a damaged one."""
+    verify(folder)
+    classifier = Classifier(**read_json(folder / "config.json")["config"])
+    classifier.load_state_dict(read_safetensors(folder / "ema.safetensors"))
+    return classifier.eval()
 
 
 def _stage(width_in: int, width_out: int) -> nn.Sequential:

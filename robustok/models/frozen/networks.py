@@ -3,16 +3,19 @@
 teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      semantic loss
 perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
 backbone(images)     images in [-1, 1] -> list of (B, C, T); backbone.channels  discriminator
-features(images)     uint8 images -> .features (B, F), .logits (B, classes)     Fréchet distance, class agreement
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config import FrozenConfig, TokenizerConfig
 from .classifier import Classifier
+from .dino import load_backbone, load_teacher
+from .lpips import load_lpips
 
 
 class ClassifierTeacher(nn.Module):
@@ -58,6 +61,23 @@ class FrozenNetworks:
     teacher: nn.Module
     perceptual: nn.Module
     backbone: nn.Module
+
+
+def open_networks(
+    files: FrozenConfig, tokenizer: TokenizerConfig, classifier: Callable[[], Classifier], device: torch.device
+) -> FrozenNetworks:
+    """The networks of the files that the settings name; `classifier()` stands in for those that are not named.
+
+    It is called only where one is missing: a run trains it then.
+    """
+    named: dict[str, nn.Module] = {}
+    if files.dinov2:
+        named["teacher"] = load_teacher(files.dinov2, tokenizer).to(device)
+    if files.lpips:
+        named["perceptual"] = load_lpips(files.lpips).to(device)
+    if files.dino:
+        named["backbone"] = load_backbone(files.dino).to(device)
+    return FrozenNetworks(**named) if len(named) == 3 else replace(from_classifier(classifier()), **named)
 
 
 def from_classifier(classifier: Classifier) -> FrozenNetworks:

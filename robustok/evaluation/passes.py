@@ -1,0 +1,40 @@
+"""One pass of a network over batches of images, for what needs no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from .metrics.moments import FeatureStatistics
+
+
+def moments_of(network: Callable, batches: Iterable[Tensor]) -> FeatureStatistics:
+    """Moments of the network's features of uint8 batches (b, 3, H, W), with one batch in memory at a time."""
+    statistics = None
+    for images in batches:
+        features = network(images).features
+        statistics = statistics or FeatureStatistics(features.shape[1], features.device)
+        statistics.update(features)
+    if statistics is None:
+        raise ValueError("batches: found none, expected at least one")
+    return statistics
+
+
+def moments_and_agreement(
+    network: Callable, batches: Iterable[Tensor], classes: Tensor
+) -> tuple[FeatureStatistics, float]:
+    """The same, and the share of the images, in [0, 1], that the network's logits put into their class.
+
+    classes: int64 (N,), the class of every image in the order of the batches.
+    """
+    read: list[Tensor] = []
+
+    def watching(images: Tensor):
+        output = network(images)
+        read.append(output.logits.argmax(1).cpu())
+        return output
+
+    statistics = moments_of(watching, batches)
+    return statistics, int((torch.cat(read) == classes).sum()) / len(classes)

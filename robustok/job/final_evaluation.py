@@ -1,0 +1,141 @@
+"""The final evaluation of a run: its tokenizer, and what its generator gives before and after post-training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..core import distributed
+from ..core.device import peak_memory_bytes
+from ..core.files import write_json
+from ..data.images import ImageSplit
+from ..data.loader import in_order
+from ..evaluation import PFID, FeatureStatistics, frechet_distance, pfid, psnr
+from ..evaluation.passes import moments_and_agreement, moments_of
+from ..evaluation.reconstruction import reconstructed
+from ..generation.batches import decode_batches
+from ..models.interfaces import LoadedTokenizer
+from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
+from ..training.run import read_log
+from .pipeline import Pipeline
+
+TIMED = ("classifier", "tokenizer", "tokens", "generator", "pairs")
+PICTURED = 20  # images of a strip
+PICTURED_CLASSES, PICTURED_PER_CLASS = 10, 12  # of generated images
+
+
+def evaluate_run(job: Pipeline) -> None:
+    """Evaluates a run on the main process; what that needs and is not there yet, all processes make together."""
+    _ = job.features  # trains the classifier on first use
+    job.training_tokens()
+    if distributed.is_main():
+        _evaluate(job)
+
+
+def _evaluate(job: Pipeline) -> None:
+    """Prints a table, and writes evaluation/metrics.json and report.html into the run's folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    start = time.monotonic()
+    folder = job.run.folder
+    metrics, pictures = measure(job)
+    metrics |= _costs(job, time.monotonic() - start)
+    (folder / "evaluation").mkdir(exist_ok=True)
+    write_json(folder / "evaluation" / "metrics.json", metrics)
+    posts, log = list(job.post_folders().values()), read_log(folder / "log.jsonl")
+    run = FinishedRun(job.config, job.images.class_names, posts, metrics, pictures, log)
+    write_report(folder / "report.html", run)
+    table = Table("", "value", "what it is", title=f"{job.config.name} ({metrics['distance']} is not FID)")
+    for name, value, meaning in summary_rows(metrics):
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else value, meaning)
+    console = Console()
+    console.print(table)
+    notes = [*verdicts(metrics), f"Pictures: {folder / 'report.html'}"]
+    console.print("\n".join(notes), highlight=False, soft_wrap=True)
+
+
+@torch.inference_mode()
+def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
+    """(metrics, pictures) of a finished run, on its test images.
+
+    Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
+    reconstructions, pfd the mean over the 15 perturbed settings, gfd of class-balanced samples, real_fd of the training
+    images. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as it came.
+    Pictures are uint8 (n, 3, S, S).
+    """
+    images, tokenizer = job.images, job.load_tokenizer("tokenizer")
+    reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
+    perturbed = pfid(tokenizer, in_order(images.test), job.features)
+    tokens, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
+    counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(tokens)}
+    metrics = {
+        "distance": job.distance_name,
+        "modes": list(job.config.pairs.modes),
+        "images": counts,
+        "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
+        "classifier": {"accuracy": accuracy},
+        "tokenizer": _tokenizer_metrics(job, tokenizer, perturbed),
+    }
+    originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
+    pictures = {
+        "originals": originals,
+        "reconstructed": reconstructed(tokenizer, originals),
+        "perturbed": reconstructed(tokenizer, originals, *max(perturbed.table)),
+    }
+    shown = tokens[_pictured_samples(job)]
+    for folder in ("generator", *job.post_folders().values()):
+        decoder = tokenizer if folder == "generator" else job.load_tokenizer(folder)
+        found = _decoder_metrics(job, decoder, tokens, classes, reference)
+        if folder != "generator":
+            found["best_step"] = int(job.run.stage_record(folder)["best"].removeprefix("step-"))
+        metrics[folder.replace("-", "_")] = found
+        pictures[folder] = torch.cat([batch.cpu() for batch in decode_batches(decoder, shown)])
+    return metrics, pictures
+
+
+def _tokenizer_metrics(job: Pipeline, tokenizer: LoadedTokenizer, perturbed: PFID) -> dict:
+    qualities = [psnr(reconstructed(tokenizer, images), images) for images in in_order(job.images.test)]
+    used = (job.training_tokens().code_counts() > 0).sum()
+    return {
+        "psnr": torch.cat(qualities).mean().item(),
+        "codebook_usage": float(used / tokenizer.codebook.shape[-2]),
+        "rfd": perturbed.rfid,
+        "pfd": perturbed.mean,
+        "pfd_table": [[alpha, delta, value] for (alpha, delta), value in perturbed.table.items()],
+    }
+
+
+def _decoder_metrics(
+    job: Pipeline, decoder: LoadedTokenizer, tokens: Tensor, classes: Tensor, reference: FeatureStatistics
+) -> dict:
+    """Of generated tokens (N, L) of classes (N,), and of the test images, as this decoder gives them."""
+    samples, agreement = moments_and_agreement(job.features, decode_batches(decoder, tokens), classes)
+    again = moments_of(job.features, _reconstructions(decoder, job.images.test))
+    return {
+        "gfd": frechet_distance(samples, reference),
+        "class_agreement": agreement,
+        "rfd": frechet_distance(again, reference),
+    }
+
+
+def _reconstructions(tokenizer: LoadedTokenizer, split: ImageSplit) -> Iterable[Tensor]:
+    return (reconstructed(tokenizer, images) for images in in_order(split))
+
+
+def _pictured_samples(job: Pipeline) -> list[int]:
+    """Numbers of the samples that the report shows: the first few of the first classes, class by class."""
+    per_class = job.config.evaluation.samples_per_class
+    few = range(min(PICTURED_PER_CLASS, per_class))
+    return [number * per_class + i for number in range(min(PICTURED_CLASSES, job.images.num_classes)) for i in few]
+
+
+def _costs(job: Pipeline, evaluating: float) -> dict:
+    """Seconds of every stage, and the most memory that this process has held."""
+    stages = [*TIMED, *job.post_folders().values()]
+    seconds = {stage: job.run.stage_record(stage).get("seconds", 0.0) for stage in stages}
+    peak = peak_memory_bytes(torch.device("cpu"))
+    return {"seconds": seconds | {"evaluation": round(evaluating, 2)}, "peak_memory_bytes": peak}
