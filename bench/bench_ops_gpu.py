@@ -21,8 +21,10 @@ from .recording import measure, product_rate
 
 N, SETS = 262_144, 3  # 201 MB of inputs in turn
 # milliseconds, and at least how many times as fast as each peer
-LOOKUP = (0.40, {"authors, quantise": 20, "cdist + argmin": 12, "flash-kmeans, float16": 1.5,
-                 "flash-kmeans, float32": 3, PEER: 1})  # fmt: skip
+LOOKUP = (
+    0.40,
+    {"authors, quantise": 20, "cdist + argmin": 12, "flash-kmeans, float16": 1.5, "flash-kmeans, float32": 3, PEER: 1},
+)
 BOTH = {  # by beta, the share of images perturbed
     BETA: (0.6, {"authors, quantise + perturb": 40, "top-k on perturbed rows": 1}),
     1.0: (1.5, {"authors, quantise + perturb": 20, "top-k on perturbed rows": 1}),

@@ -94,11 +94,14 @@ def test_sampling_on_gpu(name, record, needs_gpu, few_rounds):
     authors, compiled = GrowingCache(plain), CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead"))
     classes = torch.full((50,), 3, device="cuda")
     sampler = model.sampler(**our_settings(), compile=True)
-    timings = recording.measure({
-        "ours": lambda: sampler.generate(classes, seed=0),
-        "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
-        "torch.compile + static cache": lambda: compiled.generate(classes, *GUIDANCE, multinomial),
-    }, "cuda")  # fmt: skip
+    timings = recording.measure(
+        {
+            "ours": lambda: sampler.generate(classes, seed=0),
+            "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
+            "torch.compile + static cache": lambda: compiled.generate(classes, *GUIDANCE, multinomial),
+        },
+        "cuda",
+    )
     add_ratio(record, goal, f"{name}, batch 50", timings, "the authors' loop", least)
     add_ratio(record, goal, f"{name}, batch 50", timings, "torch.compile + static cache", 1.7)
     best = max((gpu_rate(model, batch), batch) for batch in (128, 256, 512))
@@ -120,10 +123,13 @@ def test_decode_attention_on_gpu(width, length, record, needs_gpu):
     needs_gpu("decode attention")
     cache = torch.randn(2, 1024, 16, 257, width, device="cuda", dtype=torch.bfloat16)
     query = torch.randn(1024, 16, 1, width, device="cuda", dtype=torch.bfloat16)
-    timings = recording.measure({
-        "ours": lambda: decode_attention(query, *cache, length),
-        "SDPA": lambda: F.scaled_dot_product_attention(query, *cache[:, :, :, :length]),
-    }, "cuda")  # fmt: skip
+    timings = recording.measure(
+        {
+            "ours": lambda: decode_attention(query, *cache, length),
+            "SDPA": lambda: F.scaled_dot_product_attention(query, *cache[:, :, :, :length]),
+        },
+        "cuda",
+    )
     seconds = sorted(timings["ours"])[len(timings["ours"]) // 2] / 1e3
     read = 2 * 1024 * 16 * length * width * 2 / seconds / 1e12
     add_ratio(record, "decode attention", f"width {width}, {length} places, {read:.2f} TB/s", timings, "SDPA", 1.5)
@@ -136,10 +142,13 @@ def test_latency_on_gpu(record, needs_gpu, few_rounds):
     half = random_model(RAR_SHAPES["rar-b"] | PUBLISHED, "cuda").bfloat16()
     sampler, authors = half.sampler(**our_settings(), compile=True), GrowingCache(model)
     classes = torch.full((1,), 3, device="cuda")
-    timings = recording.measure({
-        "ours": lambda: sampler.generate(classes, seed=0),
-        "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
-    }, "cuda")  # fmt: skip
+    timings = recording.measure(
+        {
+            "ours": lambda: sampler.generate(classes, seed=0),
+            "the authors' loop": lambda: authors.generate(classes, *GUIDANCE, multinomial),
+        },
+        "cuda",
+    )
     add_ratio(record, "latency of one image", "rar-b, batch 1", timings, "the authors' loop", 20.0)
 
 
@@ -150,8 +159,11 @@ def test_pairs_on_gpu(record, needs_gpu, few_rounds):
     classes = torch.arange(256, device="cuda") // 50
     kept = torch.randint(0, 4096, (256, 256), device="cuda")
     sampler = model.sampler(**our_settings(), compile=True)
-    timings = recording.measure({
-        "ours": lambda: sampler.generate(classes, seed=0, keep_tokens=kept, keep_ratio=0.7),
-        "our plain sampler": lambda: sampler.generate(classes, seed=0),
-    }, "cuda")  # fmt: skip
+    timings = recording.measure(
+        {
+            "ours": lambda: sampler.generate(classes, seed=0, keep_tokens=kept, keep_ratio=0.7),
+            "our plain sampler": lambda: sampler.generate(classes, seed=0),
+        },
+        "cuda",
+    )
     add_ratio(record, "sampling with kept tokens", "rar-l, batch 256, sigma 0.7", timings, "our plain sampler", 2.0)

@@ -19,8 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 def slices(output: Path) -> dict[str, list[str]]:
     """Arguments of pytest by the name of the slice."""
-    found = {f"tests/{folder.name}": ["-m", "gpu", str(folder)] for folder in sorted((ROOT / "tests").iterdir())
-             if folder.is_dir() and list(folder.glob("test_*.py"))}  # fmt: skip
+    found = {
+        f"tests/{folder.name}": ["-m", "gpu", str(folder)]
+        for folder in sorted((ROOT / "tests").iterdir())
+        if folder.is_dir() and list(folder.glob("test_*.py"))
+    }
     for bench in sorted((ROOT / "bench").glob("bench_*.py")):
         found[f"bench/{bench.stem}"] = [str(bench), "--benchmark", "--output", str(output / bench.stem)]
     return found

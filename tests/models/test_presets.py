@@ -12,21 +12,51 @@ from robustok.presets import FOLDER, preset_path, read_settings
 
 PUBLISHED = {
     "robustok-b": {
-        "tokenizer": dict(image_size=256, patch_size=16, width=768, depth=12, heads=12, drop_path=0.1, num_latents=256,
-                          codebook_size=4096, code_width=64, normalize=True, codebooks=1, scales=None),
-        "perturbation": dict(alpha=1.0, beta=0.1, delta=100, neighbors="latent", anneal_start=40, anneal_end=120,
-                             anneal_end_ratio=0.5),
-        "losses": dict(reconstruction=1.0, perceptual=1.0, vq=1.0, commit=0.25, semantic=0.1, adversarial=0.5,
-                       adversarial_start=56, lecam=0.001),
-        "tokenizer_training": dict(epochs=200, batch_size=1024, lr=2.4e-4, min_lr=5e-5, warmup_epochs=1,
-                                   betas=(0.9, 0.95), weight_decay=0.0, ema=0.9999),
+        "tokenizer": dict(
+            image_size=256,
+            patch_size=16,
+            width=768,
+            depth=12,
+            heads=12,
+            drop_path=0.1,
+            num_latents=256,
+            codebook_size=4096,
+            code_width=64,
+            normalize=True,
+            codebooks=1,
+            scales=None,
+        ),
+        "perturbation": dict(
+            alpha=1.0, beta=0.1, delta=100, neighbors="latent", anneal_start=40, anneal_end=120, anneal_end_ratio=0.5
+        ),
+        "losses": dict(
+            reconstruction=1.0,
+            perceptual=1.0,
+            vq=1.0,
+            commit=0.25,
+            semantic=0.1,
+            adversarial=0.5,
+            adversarial_start=56,
+            lecam=0.001,
+        ),
+        "tokenizer_training": dict(
+            epochs=200,
+            batch_size=1024,
+            lr=2.4e-4,
+            min_lr=5e-5,
+            warmup_epochs=1,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            ema=0.9999,
+        ),
         "discriminator": dict(lr=8e-4, min_lr=5e-5, warmup_epochs=4, weight_decay=5e-4),
         "data": dict(crop_min=0.8, crop_max=1.0, flip=True),
     },
     "rar-b": {
         "generator": dict(width=768, depth=24, heads=16, mlp_width=3072, dropout=0.1, class_dropout=0.1),
-        "generator_training": dict(batch_size=2048, lr=4e-4, min_lr=1e-5, betas=(0.9, 0.96), weight_decay=0.03,
-                                   clip_norm=1.0),
+        "generator_training": dict(
+            batch_size=2048, lr=4e-4, min_lr=1e-5, betas=(0.9, 0.96), weight_decay=0.03, clip_norm=1.0
+        ),
         "sampling": dict(guidance_scale=6.0, guidance_power=1.15, temperature=1.02, top_k=0, top_p=1.0),
     },
     "rar-l": {
@@ -38,7 +68,7 @@ PUBLISHED = {
         "post_training": dict(lr=5e-5, min_lr=1e-5, warmup_epochs=1, weight_decay=0.0, ema=0.9999),
         "post_discriminator": dict(lr=5e-5, min_lr=1e-5, warmup_epochs=2),
     },
-}  # fmt: skip
+}
 
 
 def preset(name: str):
