@@ -31,6 +31,14 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class FamilyConfig:
+    """Which families of models a run trains: kinds of models/registry.py. Each has a section of settings of its own."""
+
+    tokenizer: str = "tokenizer"
+    generator: str = "rar"
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
 
@@ -241,6 +249,7 @@ class RunConfig:
     compile: bool = False
     log_every: int = 10  # optimiser steps
     data: DataConfig = field(default_factory=DataConfig)
+    family: FamilyConfig = field(default_factory=FamilyConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     start: StartConfig = field(default_factory=StartConfig)

@@ -72,8 +72,9 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .data.images import open_images
     from .job import preflight
+    from .models.registry import trained_config
 
-    images = open_images(config.data, config.tokenizer.image_size)
+    images = open_images(config.data, trained_config(config, "tokenizer").image_size)
     preflight.check_data(config, images, world=1)
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
     print(f"{config.runs}/{config.name}: {', '.join(stages)}")

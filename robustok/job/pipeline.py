@@ -24,6 +24,7 @@ from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
 from ..models.load import load_generator, load_tokenizer, locate
+from ..models.registry import trained_config
 from ..training.run import Run
 
 
@@ -40,14 +41,14 @@ class Pipeline:
 
     def __init__(self, run: Run, stages: Mapping[str, JobStage]):
         self.run, self.config, self.stages = run, run.config, stages
-        self.images: Images = open_images(run.config.data, run.config.tokenizer.image_size)
+        self.images: Images = open_images(run.config.data, trained_config(run.config, "tokenizer").image_size)
         run.images_fingerprint = self.images.all.fingerprint()
 
     @cached_property
     def frozen(self) -> FrozenNetworks:
         """The networks of the losses: those of the files named, else views of the run's classifier."""
         c = self.config
-        return open_networks(c.frozen, c.tokenizer, lambda: self.classifier, self.run.device)
+        return open_networks(c.frozen, trained_config(c, "tokenizer"), lambda: self.classifier, self.run.device)
 
     @cached_property
     def classifier(self) -> Classifier:

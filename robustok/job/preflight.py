@@ -10,7 +10,7 @@ import torch
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
-from ..models.registry import family_of
+from ..models.registry import trained_config, trained_family
 
 SHARES = (
     "perturbation.alpha",
@@ -63,11 +63,12 @@ def check_settings(c: RunConfig) -> None:
 
 def _check_shapes(c: RunConfig) -> None:
     """Builds the models without their values: what their constructors refuse is refused here."""
-    generator = replace(c.generator, codebook_size=c.tokenizer.codebook_size, num_classes=1, num_tokens=1)
+    of_tokenizer, of_generator = trained_family(c, "tokenizer"), trained_family(c, "generator")
     try:
         with torch.device("meta"):
-            for shape in (c.tokenizer, generator):
-                family_of(shape).build(shape)
+            tokenizer = of_tokenizer.build(trained_config(c, "tokenizer"))
+            decided = of_generator.decided(tokenizer, 1)
+            of_generator.build(replace(trained_config(c, "generator"), **decided))
     except ValueError as error:
         raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
 

@@ -5,13 +5,14 @@ docs/extending.md shows how one is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from ..config import ConvTokenizerConfig, RARConfig, RunConfig, TokenizerConfig
+from ..core.errors import UserError
 from ..formats.layout import Layout
 from ..formats.llamagen_vq import LLAMAGEN_VQ
 from ..formats.maskgit_vqgan import MASKGIT_VQGAN
@@ -19,6 +20,7 @@ from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.vqgan import VQGAN_RELEASE
 from .generators.rar import RAR, order_schedule
+from .interfaces import DiscreteTokenizer
 from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -28,6 +30,20 @@ Role = Literal["tokenizer", "generator"]
 def no_schedule(run: RunConfig, epoch: float) -> dict[str, float]:
     """The schedule of a family whose loss stays the same all through training."""
     return {}
+
+
+def sizes_of_tokens(tokenizer: DiscreteTokenizer, num_classes: int) -> dict[str, int]:
+    """The settings of a generator of tokens that the tokenizer and the data decide.
+
+    Raises UserError for a tokenizer without tokens.
+    """
+    if not isinstance(tokenizer, DiscreteTokenizer):
+        raise UserError(
+            f"a {family_of(tokenizer).kind} makes latents without a codebook, and a generator of tokens cannot be "
+            "trained on them: choose another family.generator, or another tokenizer"
+        )
+    codes = tokenizer.codebook.shape[-2]
+    return {"codebook_size": codes, "num_classes": num_classes, "num_tokens": tokenizer.num_tokens}
 
 
 @dataclass(frozen=True)
@@ -40,15 +56,18 @@ class Family:
     build: Callable[[Any], nn.Module]  # a model with fresh weights of such a config
     layouts: tuple[Layout, ...] = ()  # published files that hold one; `convert --to upstream` writes the first that can
     schedule: Callable[[RunConfig, float], dict[str, float]] = no_schedule  # (run, epoch) -> arguments of model.loss
+    section: str | None = None  # field of RunConfig with the config that a run trains; None: no run trains this family
+    decided: Callable[[Any, int], dict[str, int]] = sizes_of_tokens  # of a generator: what of its config is not given,
+    # but follows from (tokenizer, number of classes)
 
 
 CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
 FAMILIES = {
     family.kind: family
     for family in (
-        Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,)),
+        Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,), section="tokenizer"),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
-        Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule),
+        Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
     )
 }
 
@@ -66,3 +85,23 @@ def family_of(model: Any) -> Family:
             return family
     known = ", ".join(family.config.__name__ for family in FAMILIES.values())
     raise TypeError(f"{type(config).__name__} is the config of no family; expected one of {known}")
+
+
+def trained_family(run: RunConfig, role: Role) -> Family:
+    """The family that a run trains as its tokenizer or generator. Raises UserError for a kind that no run can train."""
+    kind = getattr(run.family, role)
+    kinds = {family.kind: family for family in families(role) if family.section is not None}
+    if kind not in kinds:
+        raise UserError(f"family.{role}: found {kind!r}, expected one of {', '.join(kinds)}")
+    return kinds[kind]
+
+
+def trained_config(run: RunConfig, role: Role) -> Any:
+    """The settings of the tokenizer or generator that a run trains: the section of its family."""
+    return getattr(run, trained_family(run, role).section)
+
+
+def sections_of(run: RunConfig, names: Collection[str]) -> set[str]:
+    """Names of sections of a run, where "tokenizer" and "generator" stand for those of the families that it trains."""
+    trained = {role: trained_family(run, role).section for role in ("tokenizer", "generator")}
+    return {trained.get(name, name) for name in names}

@@ -9,43 +9,55 @@ from typing import Any
 from ..checkpoints.settings import refuse_other_settings
 from ..config import RunConfig, TokenizerConfig
 from ..core.errors import UserError
-from .interfaces import DiscreteTokenizer, LoadedGenerator
+from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer
 from .load import check_codebooks, load_generator, load_tokenizer
-from .registry import family_of
+from .registry import Family, family_of, trained_config, trained_family
 from .tokenizers.tuning import start_from_dinov2, tune
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
 
-def tokenizer_to_train(run: RunConfig) -> ViTTokenizer:
+def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
     """The tokenizer that main training starts from, on the CPU; new weights come from torch's global generator.
 
     Raises: UserError for a stored tokenizer, or pretrained ViTs, of other shapes than the settings'.
     """
+    family, config = trained_family(run, "tokenizer"), trained_config(run, "tokenizer")
     if run.start.tokenizer:
-        model = _stored_tokenizer(run.start.tokenizer, run.start.num_heads, run.tokenizer)
+        model = _stored_tokenizer(run.start.tokenizer, run.start.num_heads, family, config)
     else:
-        model = ViTTokenizer(run.tokenizer)
-        if run.frozen.dinov2:
+        model = family.build(config)
+        if run.frozen.dinov2 and isinstance(model, ViTTokenizer):
             start_from_dinov2(model, run.frozen.dinov2)
-    tune(model, run.frozen)
+    if isinstance(model, ViTTokenizer):
+        tune(model, run.frozen)
     return model
 
 
-def _stored_tokenizer(path: str, num_heads: int | None, config: TokenizerConfig) -> ViTTokenizer:
+def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: Any) -> LoadedTokenizer:
     """A stored tokenizer under the settings `config`, which may differ in what decides no shape (drop_path)."""
     stored = load_tokenizer(path, "model", num_heads)
-    if type(stored.config) is not type(config):
-        found, expected = (family_of(c).kind for c in (stored.config, config))
-        raise UserError(f"start.tokenizer: {path} holds a {found}; expected a {expected}, as the settings describe")
-    found, expected = ({"tokenizer": shape_settings(c)} for c in (stored.config, config))
+    _refuse_other_family(stored, family, path)
+    found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))
     refuse_other_settings(found, expected, Path(path))
-    model = ViTTokenizer(config)
+    model = family.build(config)
     model.load_state_dict(stored.state_dict())
     return model
 
 
-def shape_settings(config: TokenizerConfig) -> dict[str, Any]:
+def _refuse_other_family(stored: LoadedTokenizer | LoadedGenerator, family: Family, path: str) -> None:
+    """Raises UserError for a stored model of another family than the one that the run trains."""
+    found = family_of(stored).kind
+    if found != family.kind:
+        raise UserError(
+            f"start.{family.role}: {path} holds a {found}; expected a {family.kind}, as the settings describe "
+            f"(or --family.{family.role} {found})"
+        )
+
+
+def shape_settings(config: Any) -> dict[str, Any]:
     """The settings of a tokenizer that decide which tensors it has and their shapes, with defaults written out."""
+    if not isinstance(config, TokenizerConfig):
+        return asdict(config)
     shape = asdict(config) | {"drop_path": None, "layer_scale": config.layer_scale is not None}
     for name in ("width", "depth", "heads"):
         shape[f"decoder_{name}"] = shape[f"decoder_{name}"] or shape[name]
@@ -53,29 +65,27 @@ def shape_settings(config: TokenizerConfig) -> dict[str, Any]:
     return shape
 
 
-def generator_to_train(run: RunConfig, tokenizer: DiscreteTokenizer, num_classes: int) -> LoadedGenerator:
+def generator_to_train(run: RunConfig, tokenizer: Tokenizer, num_classes: int) -> LoadedGenerator:
     """The generator that is trained on this tokenizer's tokens, on the CPU; new weights as above.
 
     Raises: UserError for settings, or a stored generator, that do not fit the tokenizer or the data.
     """
+    family = trained_family(run, "generator")
     if run.start.generator:
         model = load_generator(run.start.generator, "model")
+        _refuse_other_family(model, family, run.start.generator)
     else:
-        config = _fitted(run.generator, tokenizer, num_classes)
-        model = family_of(config).build(config)
+        model = family.build(_fitted(trained_config(run, "generator"), family, tokenizer, num_classes))
     check_codebooks(tokenizer, model)
     return model
 
 
-def _fitted(config: Any, tokenizer: DiscreteTokenizer, num_classes: int) -> Any:
+def _fitted(config: Any, family: Family, tokenizer: Tokenizer, num_classes: int) -> Any:
     """The generator's config with what the tokenizer and the data decide; another value given for it is refused."""
-    decided = {
-        "codebook_size": tokenizer.codebook.shape[-2],
-        "num_classes": num_classes,
-        "num_tokens": tokenizer.num_tokens,
-    }
+    decided = family.decided(tokenizer, num_classes)
     for name, value in decided.items():
         given = getattr(config, name)
         if given not in (None, value):
-            raise UserError(f"generator.{name}: found {given}, but tokenizer and data have {value}; leave it out")
+            found = f"{family.section}.{name}: found {given}"
+            raise UserError(f"{found}, but tokenizer and data have {value}; leave it out")
     return replace(config, **decided)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
+from ..models.registry import trained_config
 from .page import Page
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
 
 def _what_was_run(run: FinishedRun) -> str:
     c, counts = run.config, run.metrics["images"]
+    size = trained_config(c, "tokenizer").image_size
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
-        f"{source}, {c.tokenizer.image_size} x {c.tokenizer.image_size} pixels, {len(run.class_names)} classes: "
+        f"{source}, {size} x {size} pixels, {len(run.class_names)} classes: "
         f"{counts['train']} images to train on, {counts['val']} for validation (early stopping), "
         f"{counts['test']} to test.\n"
         f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "

@@ -20,6 +20,7 @@ from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
+from ..models.registry import sections_of
 
 
 class Run:
@@ -55,8 +56,12 @@ class Run:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
 
     def settings(self, sections: Collection[str]) -> dict[str, Any]:
-        """What a stage's result depends on: these sections of the config, and which images there are."""
-        values = {name: _plain(value) for name, value in asdict(self.config).items() if name in sections}
+        """What a stage's result depends on: these sections of the config, and which images there are.
+
+        "tokenizer" and "generator" mean the sections of the families that the run trains.
+        """
+        names = sections_of(self.config, sections)
+        values = {name: _plain(value) for name, value in asdict(self.config).items() if name in names}
         return {**values, "images": self.images_fingerprint}
 
     def write_config(self) -> None:
