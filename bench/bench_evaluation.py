@@ -159,7 +159,7 @@ class Autocast:
 
 def test_pfid(weights, record, needs_gpu):
     needs_gpu("pFID")
-    from robustok.config import TokenizerConfig
+    from robustok.model_configs import TokenizerConfig
     from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
     shape = TokenizerConfig(256, 16, 768, depth=12, heads=12, num_latents=256, codebook_size=4096, code_width=64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.config import RARConfig
+from robustok.model_configs import RARConfig
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding import decode_attention
 from robustok.ops.decoding.reference import gumbel_noise

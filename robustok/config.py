@@ -1,7 +1,7 @@
 """Every setting of a run, as frozen dataclasses. The presets are YAML files in configs/.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. `None` in the generator's shape stands for what the tokenizer and the data have.
+learning rates are absolute. The shapes of the models are in model_configs.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from .model_configs import RARConfig, SiTConfig, TokenizerConfig
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
     "data.stop": "data.val",
@@ -36,52 +38,6 @@ class FamilyConfig:
 
     tokenizer: str = "tokenizer"
     generator: str = "rar"
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
-
-    image_size: int = 32
-    patch_size: int = 8
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    decoder_width: int | None = None  # None: the decoder is as wide, as deep and has as many heads as the encoder
-    decoder_depth: int | None = None
-    decoder_heads: int | None = None
-    mlp_ratio: float = 4.0
-    layer_scale: float | None = 1e-5  # initial value of LayerScale; None: no LayerScale
-    drop_path: float = 0.0  # stochastic depth, rising linearly over the blocks
-    num_latents: int | None = None  # L; None: as many as patches
-    codebook_size: int = 256  # K
-    code_width: int = 8  # D
-    normalize: bool = True  # compare l2-normalised vectors
-    codebooks: int = 1  # Q; more than one: product quantisation, code_width is that of each (XQ-GAN)
-    scales: tuple[int, ...] | None = None  # grids of residual multi-scale codes, the latents' own last; None: one
-    residual_convs: int = 4  # convolutions that the scales share
-
-
-@dataclass(frozen=True)
-class ConvTokenizerConfig:
-    """Shape of a convolutional tokenizer (VQGAN and its successors), and how its latents are compared with codes."""
-
-    image_size: int = 256  # pixels along one side that it is used at; the network takes any multiple of a latent's side
-    style: Literal["vqgan", "maskgit"] = "vqgan"  # of the network, see models/tokenizers/conv_layers.py
-    widths: tuple[int, ...] = (128, 128, 256, 256, 512)  # channels of each level, the highest resolution first
-    decoder_widths: tuple[int, ...] | None = None  # None: as the encoder's
-    stem_width: int = 128  # channels of the encoder's first convolution
-    blocks: int = 2  # residual blocks a level of the encoder
-    decoder_blocks: int = 3  # and of the decoder
-    attention: tuple[int, ...] = (4,)  # levels with attention; 0 is the highest resolution
-    middle_blocks: int = 2
-    middle_attention: bool = True
-    feature_width: int = 256  # channels between encoder and quantiser
-    projected: bool = True  # 1x1 convolutions from features to latents and back; False: features are the latents
-    codebook_size: int = 16384  # K
-    code_width: int = 8  # D
-    similarity: Literal["l2", "cosine", "dot"] = "l2"  # what a latent's code is: nearest, by angle, largest product
-    value_range: tuple[float, float] = (-1.0, 1.0)  # of the images that the network itself was trained on
 
 
 @dataclass(frozen=True)
@@ -184,19 +140,14 @@ class CodebookConfig:
 
 
 @dataclass(frozen=True)
-class RARConfig:
-    """Shape of the generator (section 5), and its dropout."""
+class FlowSamplingConfig:
+    """How a flow generator is sampled."""
 
-    width: int = 768
-    depth: int = 24
-    heads: int = 16
-    mlp_width: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    class_dropout: float = 0.1
-    codebook_size: int | None = None
-    num_classes: int | None = None
-    num_tokens: int | None = None  # L
+    steps: int = 50
+    solver: Literal["euler", "heun", "dopri5", "sde"] = "euler"
+    guidance_scale: float = 1.5  # 1 is no guidance
+    guidance_interval: tuple[float, float] | None = None  # times of guidance, 1 is noise and 0 data; None: all
+    batch_size: int = 50
 
 
 @dataclass(frozen=True)
@@ -260,9 +211,11 @@ class RunConfig:
     tokenizer_training: TrainingConfig = field(default_factory=TrainingConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     generator: RARConfig = field(default_factory=RARConfig)
+    sit: SiTConfig = field(default_factory=SiTConfig)
     generator_training: TrainingConfig = field(default_factory=TrainingConfig)
     order: OrderConfig = field(default_factory=OrderConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    flow_sampling: FlowSamplingConfig = field(default_factory=FlowSamplingConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     post_training: TrainingConfig = field(default_factory=TrainingConfig)
     post_discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)

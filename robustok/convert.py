@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from .checkpoints.checkpoint import Checkpoint, write_checkpoint
-from .config import TokenizerConfig
 from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
 from .core.options import verb_parser
+from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
 from .models.registry import Family, family_of

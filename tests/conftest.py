@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(scope="session")
 def make_model():
     """Small RAR networks whose parameters are all random: no branch is the identity, no bias zero."""
-    from robustok.config import RARConfig
+    from robustok.model_configs import RARConfig
     from robustok.models.generators.rar import RAR
 
     def make(num_tokens=24, codebook_size=40, num_classes=5, spread=0.3, **shape):

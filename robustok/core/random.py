@@ -6,6 +6,7 @@ Words are uint32 values held in int64 tensors, because torch has little uint32 a
 """
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -66,6 +67,21 @@ def to_uniform(word: Tensor) -> Tensor:
     23 bits, because the middle of the last of 2**24 cells would round to 1, where Gumbel noise is infinite.
     """
     return (word >> 9).to(torch.float32) * 2.0**-23 + 2.0**-24
+
+
+def keyed_normal(seed, stream: int, sample_ids: Tensor, shape: tuple[int, ...], position: int = 0) -> Tensor:
+    """Standard normal numbers, float32 (B, *shape), for each (seed, stream, sample, position).
+
+    Box and Muller's transform of pairs of uniform numbers, computed in float64. sample_ids: int64 (B,), on the device
+    of the result; the other arguments as in `keyed_words`.
+    """
+    count = math.prod(shape)
+    inner = torch.arange(-(-count // 4), device=sample_ids.device)
+    words = torch.stack(keyed_words(seed, stream, sample_ids[:, None], position, inner), -1)
+    first, second = to_uniform(words).double().unflatten(-1, (2, 2)).unbind(-1)
+    radius, angle = (-2 * first.log()).sqrt(), 2 * math.pi * second
+    numbers = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+    return numbers.flatten(1)[:, :count].float().unflatten(1, shape)
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

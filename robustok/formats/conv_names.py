@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints.checkpoint import State
-from ..config import ConvTokenizerConfig
 from ..core.errors import UserError
+from ..model_configs import ConvTokenizerConfig
 from .layout import Given
 from .tensors import require
 

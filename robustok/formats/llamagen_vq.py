@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, State
-from ..config import ConvTokenizerConfig
+from ..model_configs import ConvTokenizerConfig
 from .conv_names import ConvNames
 from .layout import Given, PublishedFile, described, under_both_names
 from .sources import Source

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..config import ConvTokenizerConfig
+from ..model_configs import ConvTokenizerConfig
 from .conv_names import ConvNames
 from .layout import Given, PublishedFile, described, under_both_names
 from .sources import Source

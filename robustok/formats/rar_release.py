@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..config import RARConfig
+from ..model_configs import RARConfig
 from .layout import Given, PublishedFile, described
 from .tensors import block_count, refuse_other_size, require
 

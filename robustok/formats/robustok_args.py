@@ -2,8 +2,8 @@
 
 from argparse import Namespace
 
-from ..config import TokenizerConfig
 from ..core.errors import UserError
+from ..model_configs import TokenizerConfig
 
 # What the authors' loader reads of the training arguments, for a tokenizer that was not trained by their script.
 RELEASED_ARGS = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint, State
-from ..config import TokenizerConfig
 from ..core.errors import UserError
+from ..model_configs import TokenizerConfig
 from . import xqgan_release
 from .layout import Given, PublishedFile, described
 from .robustok_args import released_args

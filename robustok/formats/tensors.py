@@ -8,7 +8,7 @@ from torch import Tensor
 from ..core.errors import UserError
 
 SHOWN = 10  # keys named of each kind
-STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}  # of the standard ViT widths: tiny, small, base, large
+STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16}  # of the standard widths: tiny to large; SiT-XL
 
 
 def block_count(state: dict[str, Tensor], prefix: str = "") -> int:
@@ -23,8 +23,8 @@ def attention_heads(width: int, num_heads: int | None, where: str) -> int:
     heads = num_heads or STANDARD_HEADS.get(width)
     if heads is None:
         raise UserError(
-            f"{where}: a ViT of width {width} is no standard size ({', '.join(map(str, STANDARD_HEADS))}), and the "
-            "file does not store its number of attention heads: give num_heads"
+            f"{where}: a transformer of width {width} is no standard size ({', '.join(map(str, STANDARD_HEADS))}), and "
+            "the file does not store its number of attention heads: give num_heads"
         )
     if width % heads:
         raise UserError(f"{where}: num_heads must divide the width {width}, found {heads}")

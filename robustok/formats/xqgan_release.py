@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import TokenizerConfig
 from ..core.errors import UserError
+from ..model_configs import TokenizerConfig
 
 _KEY = re.compile(r"quantize(?:s\.(?P<part>\d+))?\.(?P<rest>.+)")
 _CONVOLUTION = re.compile(r"quant_resi\.(?:qresi_ls\.|qresi(?P<shared>)\.)?(?:(?P<index>\d+)\.)?(?P<kind>weight|bias)")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..config import ConvTokenizerConfig, RARConfig, RunConfig, TokenizerConfig
+from ..config import RunConfig
 from ..core.errors import UserError
 from ..formats.layout import Layout
 from ..formats.llamagen_vq import LLAMAGEN_VQ
@@ -19,6 +19,7 @@ from ..formats.maskgit_vqgan import MASKGIT_VQGAN
 from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.vqgan import VQGAN_RELEASE
+from ..model_configs import ConvTokenizerConfig, RARConfig, TokenizerConfig
 from .generators.rar import RAR, order_schedule
 from .interfaces import DiscreteTokenizer
 from .tokenizers.conv_tokenizer import ConvTokenizer

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.settings import refuse_other_settings
-from ..config import RunConfig, TokenizerConfig
+from ..config import RunConfig
 from ..core.errors import UserError
+from ..model_configs import TokenizerConfig
 from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer
 from .load import check_codebooks, load_generator, load_tokenizer
 from .registry import Family, family_of, trained_config, trained_family

@@ -51,3 +51,18 @@ def test_derived_seeds_are_stable_and_distinct():
     seeds = {philox.derive_seed(s, name, step) for s in range(5) for name in "ab" for step in range(50)}
     assert len(seeds) == 500 and all(0 <= s < 2**63 for s in seeds)
     assert philox.derive_seed(0, 12) != philox.derive_seed(0, "12") != philox.derive_seed(0, 1, 2)
+
+
+def test_normal_numbers_are_normal_and_each_samples_own():
+    """Moments and distribution of a standard normal; a row depends on its sample id, not on the batch."""
+    ids = torch.tensor([5, 3, 9, 2**40 + 1])
+    numbers = philox.keyed_normal(7, philox.NOISE, ids, (125, 40))
+    assert numbers.shape == (4, 125, 40) and numbers.dtype == torch.float32
+    assert torch.equal(numbers[2:3], philox.keyed_normal(7, philox.NOISE, ids[2:3], (125, 40)))
+    expected = torch.special.ndtri((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000)
+    assert (numbers.double().flatten().sort().values - expected)[50:-50].abs().max() < 0.1
+    correlation = torch.corrcoef(
+        torch.stack([*numbers.flatten(1), philox.keyed_normal(7, philox.NOISE, ids[:1], (5000,), 1)[0]])
+    )
+    assert (correlation - torch.eye(5)).abs().max() < 0.06
+    assert not torch.equal(numbers, philox.keyed_normal(8, philox.NOISE, ids, (125, 40)))

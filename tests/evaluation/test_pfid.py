@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from robustok import vq_perturb
-from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, perturbing, pfid, quick_pfid
 from robustok.evaluation.latents import codebook_usage
 from robustok.evaluation.perturbing import CLEAN, codes_of, device_of, perturbed_images, perturbed_indices
 from robustok.evaluation.pfid import ALPHAS, quick_settings
+from robustok.model_configs import TokenizerConfig
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.config import TokenizerConfig
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import pfid, psnr, ssim
 from robustok.evaluation.features.classifier import ClassifierFeatures
 from robustok.evaluation.features.dino import DinoFeatures
 from robustok.evaluation.features.measuring import distance_name
 from robustok.evaluation.reconstruction import evaluate_reconstruction
+from robustok.model_configs import TokenizerConfig
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.models.vit import ViT

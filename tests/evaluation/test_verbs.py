@@ -9,8 +9,9 @@ import torch
 
 from robustok import evaluate, explain
 from robustok.checkpoints import writing as checkpoints
-from robustok.config import RARConfig, SamplingConfig, TokenizerConfig
+from robustok.config import SamplingConfig
 from robustok.core.cli import run_verb
+from robustok.model_configs import RARConfig, TokenizerConfig
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustok.checkpoints import writing as checkpoints
-from robustok.config import TokenizerConfig
+from robustok.model_configs import TokenizerConfig
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.samplers.autoregressive import AutoregressiveSampler
 

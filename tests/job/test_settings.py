@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustok.config import RunConfig, TokenizerConfig
+from robustok.config import RunConfig
 from robustok.core.errors import UserError
 from robustok.job.command_line import setting_names
+from robustok.model_configs import TokenizerConfig
 from robustok.models.load import open_checkpoint
 from robustok.models.starting import shape_settings
 from robustok.presets import preset_path

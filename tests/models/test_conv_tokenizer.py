@@ -14,13 +14,13 @@ import torch
 
 from robustok import load_tokenizer
 from robustok.checkpoints.checkpoint import Checkpoint
-from robustok.config import ConvTokenizerConfig
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.formats.llamagen_vq import LLAMAGEN_VQ
 from robustok.formats.maskgit_vqgan import MASKGIT_VQGAN
 from robustok.formats.pickles import read_pickled
 from robustok.formats.vqgan import VQGAN_RELEASE
+from robustok.model_configs import ConvTokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
 from robustok.models.load import empty_model
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from robustok import load_generator, load_tokenizer
-from robustok.config import TokenizerConfig
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
 from robustok.formats.robustok_args import released_args
+from robustok.model_configs import TokenizerConfig
 
 
 def test_conversion_to_ours_and_back(released, converted, tmp_path, images):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.config import TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.formats.dino import resample_patches
+from robustok.model_configs import TokenizerConfig
 from robustok.models.frozen.dino import ViTSize, load_backbone, load_teacher
 from robustok.models.tokenizers.tuning import start_from_dinov2
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer

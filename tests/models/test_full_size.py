@@ -7,8 +7,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from robustok.config import TokenizerConfig
 from robustok.formats.robustok_release import to_released
+from robustok.model_configs import TokenizerConfig
 from robustok.models.registry import FAMILIES
 
 PUBLISHED = TokenizerConfig(

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustok import load_generator, load_tokenizer
-from robustok.config import RARConfig, TokenizerConfig
 from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
+from robustok.model_configs import RARConfig, TokenizerConfig
 from robustok.models.generators.rar import RAR
 from robustok.models.load import check_codebooks, empty_model
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustok.config import FrozenConfig, RARConfig, TokenizerConfig
+from robustok.config import FrozenConfig
+from robustok.model_configs import RARConfig, TokenizerConfig
 from robustok.models.compiling import compiled_blocks
 from robustok.models.discriminator import Discriminator
 from robustok.models.frozen.classifier import Classifier

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from robustok.checkpoints.checkpoint import Checkpoint, write_checkpoint
-from robustok.config import ConvTokenizerConfig, RARConfig, RunConfig, StartConfig, TokenizerConfig
+from robustok.config import RunConfig, StartConfig
 from robustok.core.errors import UserError
+from robustok.model_configs import ConvTokenizerConfig, RARConfig, TokenizerConfig
 from robustok.models.registry import family_of
 from robustok.models.starting import generator_to_train, tokenizer_to_train
 

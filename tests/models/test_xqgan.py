@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from robustok import load_tokenizer
-from robustok.config import TokenizerConfig
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.formats.robustok_release import to_released
+from robustok.model_configs import TokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
 from robustok.models.tokenizers.quantizer import Perturbation
 from robustok.models.tokenizers.residual import ResidualQuantizer

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustok.config import RARConfig, RunConfig, TokenizerConfig, TrainingConfig
+from robustok.config import RunConfig, TrainingConfig
+from robustok.model_configs import RARConfig, TokenizerConfig
 from robustok.models.generators.rar import RAR
 from robustok.models.parameters import decayed_parameters
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer

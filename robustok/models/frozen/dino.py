@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checkpoints.checkpoint import State
-from ...config import TokenizerConfig
 from ...core.errors import UserError
 from ...formats.dino import resample_patches, to_vit
 from ...formats.layout import read_state
 from ...formats.tensors import block_count, check_state
+from ...model_configs import TokenizerConfig
 from ..vit import ViT, resample_positions
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images in [0, 1]

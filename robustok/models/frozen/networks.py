@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import FrozenConfig, TokenizerConfig
+from ...config import FrozenConfig
+from ...model_configs import TokenizerConfig
 from .classifier import Classifier
 from .dino import load_backbone, load_teacher
 from .lpips import load_lpips

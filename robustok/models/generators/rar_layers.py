@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import RARConfig
+from ...model_configs import RARConfig
 from ..compiling import CompiledBlock
 
 NORM_EPS = 1e-6

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...config import RARConfig
+from ...model_configs import RARConfig
 from .rar_layers import FinalNorm, RARBlock
 
 PREFIX = 2  # places before the first image token: class vector and condition

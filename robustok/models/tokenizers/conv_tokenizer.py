@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...config import ConvTokenizerConfig
+from ...model_configs import ConvTokenizerConfig
 from .conv_layers import ConvDecoder, ConvEncoder
 from .quantized import QuantizedTokenizer
 from .quantizer import VectorQuantizer

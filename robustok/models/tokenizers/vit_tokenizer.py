@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...config import TokenizerConfig
+from ...model_configs import TokenizerConfig
 from ..vit import ViT, resample_positions
 from .quantized import QuantizedTokenizer
 from .quantizer import ProductQuantizer, VectorQuantizer

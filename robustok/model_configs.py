@@ -1,0 +1,95 @@
+"""The shape of every family of models, as frozen dataclasses: what a checkpoint stores of a model beside its weights.
+
+`None` in a generator's shape stands for what the tokenizer and the data decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
+
+    image_size: int = 32
+    patch_size: int = 8
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    decoder_width: int | None = None  # None: the decoder is as wide, as deep and has as many heads as the encoder
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = 1e-5  # initial value of LayerScale; None: no LayerScale
+    drop_path: float = 0.0  # stochastic depth, rising linearly over the blocks
+    num_latents: int | None = None  # L; None: as many as patches
+    codebook_size: int = 256  # K
+    code_width: int = 8  # D
+    normalize: bool = True  # compare l2-normalised vectors
+    codebooks: int = 1  # Q; more than one: product quantisation, code_width is that of each (XQ-GAN)
+    scales: tuple[int, ...] | None = None  # grids of residual multi-scale codes, the latents' own last; None: one
+    residual_convs: int = 4  # convolutions that the scales share
+
+
+@dataclass(frozen=True)
+class ConvTokenizerConfig:
+    """Shape of a convolutional tokenizer (VQGAN and its successors), and how its latents are compared with codes."""
+
+    image_size: int = 256  # pixels along one side that it is used at; the network takes any multiple of a latent's side
+    style: Literal["vqgan", "maskgit"] = "vqgan"  # of the network, see models/tokenizers/conv_layers.py
+    widths: tuple[int, ...] = (128, 128, 256, 256, 512)  # channels of each level, the highest resolution first
+    decoder_widths: tuple[int, ...] | None = None  # None: as the encoder's
+    stem_width: int = 128  # channels of the encoder's first convolution
+    blocks: int = 2  # residual blocks a level of the encoder
+    decoder_blocks: int = 3  # and of the decoder
+    attention: tuple[int, ...] = (4,)  # levels with attention; 0 is the highest resolution
+    middle_blocks: int = 2
+    middle_attention: bool = True
+    feature_width: int = 256  # channels between encoder and quantiser
+    projected: bool = True  # 1x1 convolutions from features to latents and back; False: features are the latents
+    codebook_size: int = 16384  # K
+    code_width: int = 8  # D
+    similarity: Literal["l2", "cosine", "dot"] = "l2"  # what a latent's code is: nearest, by angle, largest product
+    value_range: tuple[float, float] = (-1.0, 1.0)  # of the images that the network itself was trained on
+
+
+@dataclass(frozen=True)
+class RARConfig:
+    """Shape of the generator (section 5), and its dropout."""
+
+    width: int = 768
+    depth: int = 24
+    heads: int = 16
+    mlp_width: int = 3072
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    class_dropout: float = 0.1
+    codebook_size: int | None = None
+    num_classes: int | None = None
+    num_tokens: int | None = None  # L
+
+
+@dataclass(frozen=True)
+class SiTConfig:
+    """Shape of a flow generator on latents (SiT, LightningDiT), and what its training draws."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    grid: bool = False  # the latents are a square grid, read row by row and taken in patches; else a sequence
+    patch_size: int = 1  # latents along one side of a patch of the grid
+    qk_norm: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    rope: bool = False  # rotary positions in attention, beside the added ones
+    path: Literal["linear", "cosine"] = "linear"  # between data and noise
+    times: Literal["lognormal", "uniform"] = "lognormal"  # how training draws them
+    class_dropout: float = 0.1
+    num_classes: int | None = None
+    num_latents: int | None = None  # L
+    latent_width: int | None = None  # D
+    latent_mean: tuple[float, ...] | None = None  # of each of the D numbers over the training data; the network sees
+    latent_std: tuple[float, ...] | None = None  # (latent - mean) / std. None: it sees latents as they are
