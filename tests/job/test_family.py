@@ -1,15 +1,16 @@
 """A run trains the families that its settings name, each with the settings of its own section."""
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 import torch
 from torch import nn
 
+from robustok.checkpoints.writing import save
 from robustok.config import FamilyConfig, RunConfig, StartConfig
 from robustok.core.errors import UserError
 from robustok.job.preflight import check_settings
+from robustok.model_configs import RARConfig
 from robustok.models.registry import FAMILIES, Family, sections_of, trained_config, trained_family
 from robustok.models.starting import generator_to_train
 from robustok.train import main
@@ -96,8 +97,11 @@ def test_a_kind_that_no_run_trains_is_refused(option, message):
         main([*option, "--dry_run"])
 
 
-def test_a_model_to_start_from_must_be_of_the_trained_family(tables):
-    golden = str(Path(__file__).parents[1] / "golden")
-    run = replace(tables, start=StartConfig(generator=f"{golden}/rar/pytorch_model.bin"))
-    with pytest.raises(UserError, match=r"pytorch_model\.bin holds a rar; expected a table, .*--family\.generator rar"):
+def test_a_model_to_start_from_must_be_of_the_trained_family(tables, tmp_path):
+    shape = RARConfig(width=8, depth=1, heads=2, mlp_width=8, codebook_size=256, num_classes=3, num_tokens=16)
+    state = FAMILIES["rar"].build(shape).state_dict()
+    about = {"kind": "rar", "config": asdict(shape)}
+    save(tmp_path / "rar", {"model": state, "ema": state}, {"config": about})
+    run = replace(tables, start=StartConfig(generator=str(tmp_path / "rar")))
+    with pytest.raises(UserError, match=r"holds a rar; expected a table, .*--family\.generator rar"):
         generator_to_train(run, FAMILIES["tokenizer"].build(tables.tokenizer), num_classes=3)
