@@ -1,7 +1,7 @@
 """The networks that a stage trains: parameters in groups of one weight decay, learning rates, optimiser state by name.
 
 In a checkpoint the state of a parameter is `optimizer.MODULE.PARAMETER.ENTRY`, with the network's own parameter names.
-Version 0.1 wrote the parameter's number instead of its name; such checkpoints are still read.
+Former checkpoints have the parameter's number in place of its name; they are still read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .parallel import parallelize
 from .run import Run
 from .schedules import cosine_rate
 
-# Version 0.1 put a matrix first unless its path had one of these in it. Checkpoints of that version number the
-# parameters in that order, and the norm of the gradients adds up in it: kept, so that both stay the same to the bit.
+# Former checkpoints number the parameters in this order: first the matrices whose path has none of these in it. The
+# norm of the gradients adds up in the same order. It is kept, so that a run goes on from them to the bit.
 _LATER = ("embed", "token", "codebook", "level")
 
 
@@ -107,7 +107,7 @@ def optimizer_state(trained: TrainedModule) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) -> None:
-    """Sets the optimiser's state from `optimizer_state`'s tensors, or from those of version 0.1; others are ignored."""
+    """Sets the optimiser's state from `optimizer_state`'s tensors, or from a former checkpoint's; others are ignored."""
     names = list(trained.parameters)
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in under(tensors, f"optimizer.{trained.name}.").items():

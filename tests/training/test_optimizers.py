@@ -63,8 +63,8 @@ def test_weight_decay_of_main_training_reaches_the_patch_embedding(run, tokenize
     assert torch.equal(tokenizer.codebook, codes)
 
 
-def test_weight_decay_of_the_generator_is_that_of_version_0_1():
-    """Of the tiny main job's generator, as that version's optimiser had it."""
+def test_weight_decay_of_the_generator_is_what_it_was():
+    """The groups that the tiny main job's generator had when they were chosen by parameter names."""
     golden = json.loads((Path(__file__).parents[1] / "golden" / "optimizer_order.json").read_text())["generator"]
     model = RAR(RARConfig(32, 1, 2, 64, codebook_size=8, num_classes=3, num_tokens=4))
     decayed = {id(parameter) for parameter in decayed_parameters(model)}
@@ -104,7 +104,7 @@ def test_state_has_the_networks_own_names(run, wrapped):
 
 @pytest.mark.parametrize("numbered", [False, True])
 def test_state_round_trip(run, numbered):
-    """Whatever module is called, and from the numbers of version 0.1 (matrices first) as well."""
+    """Whatever module is called, and from former checkpoints, which number the parameters (matrices first)."""
     trained, resumed = made(run, wrapped=True), made(run, wrapped=False)
     for step in range(3):
         learn(trained, torch.ones(1, 3), step)

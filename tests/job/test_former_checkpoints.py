@@ -1,4 +1,4 @@
-"""Checkpoints of version 0.1, whose optimisers numbered their parameters, resume to the bit."""
+"""Former checkpoints, whose optimisers numbered their parameters, resume to the bit."""
 
 import json
 import shutil
@@ -10,14 +10,14 @@ import torch
 from robustok.checkpoints import writing as checkpoints
 from robustok.core.files import read_json
 
-# {stage or discriminator: {"decayed": names, "others": names}}: the parameter groups of version 0.1 in the tiny main
-# job of conftest.py, written by that version. It numbered the parameters through both groups.
+# {stage or discriminator: {"decayed": names, "others": names}}: the parameter groups in the tiny main job of
+# conftest.py, written by the code that numbered the parameters, through both groups.
 ORDER = json.loads((Path(__file__).parents[1] / "golden" / "optimizer_order.json").read_text())
 STAGES = ("classifier", "tokenizer", "generator", "post")
 
 
 def with_numbers(training: dict, stage: str) -> dict:
-    """The tensors of training.safetensors as version 0.1 called them."""
+    """The tensors of training.safetensors as they were called then."""
     numbered = {}
     for key, tensor in training.items():
         if key.startswith("optimizer."):
@@ -29,8 +29,8 @@ def with_numbers(training: dict, stage: str) -> dict:
     return numbered
 
 
-def make_old(checkpoint: Path, stage: str) -> None:
-    """Rewrites a checkpoint as version 0.1 wrote it."""
+def make_former(checkpoint: Path, stage: str) -> None:
+    """Rewrites a checkpoint as it was written then."""
     stems = [path.stem for path in checkpoint.glob("*.safetensors")]
     tensors = dict(zip(stems, checkpoints.load(checkpoint, *stems), strict=True))
     tensors["training"] = with_numbers(tensors["training"], stage)
@@ -57,7 +57,7 @@ def test_resumes_to_the_bit(halfway, job):
         expected = {path.stem: checkpoints.load(last, path.stem)[0] for path in last.glob("*.safetensors")}
         shutil.rmtree(last)
         (run / stage / "stage.json").unlink()
-        make_old(before, stage)
+        make_former(before, stage)
         job(stage, **settings)
         for stem, tensors in expected.items():
             (found,) = checkpoints.load(last, stem)
