@@ -22,7 +22,6 @@ from ..report.training_run import FinishedRun, summary_rows, verdicts, write_rep
 from ..training.run import read_log
 from .pipeline import Pipeline
 
-TIMED = ("classifier", "tokenizer", "tokens", "generator", "pairs")
 PICTURED = 20  # images of a strip
 PICTURED_CLASSES, PICTURED_PER_CLASS = 10, 12  # of generated images
 
@@ -135,7 +134,8 @@ def _pictured_samples(job: Pipeline) -> list[int]:
 
 def _costs(job: Pipeline, evaluating: float) -> dict:
     """Seconds of every stage, and the most memory that this process has held."""
-    stages = [*TIMED, *job.post_folders().values()]
-    seconds = {stage: job.run.stage_record(stage).get("seconds", 0.0) for stage in stages}
+    kept = [name for name, stage in job.stages.items() if stage.sections]  # a result without any is not kept
+    folders = dict.fromkeys([*kept, *job.post_folders().values()])
+    seconds = {folder: job.run.stage_record(folder).get("seconds", 0.0) for folder in folders}
     peak = peak_memory_bytes(torch.device("cpu"))
     return {"seconds": seconds | {"evaluation": round(evaluating, 2)}, "peak_memory_bytes": peak}

@@ -107,7 +107,7 @@ def optimizer_state(trained: TrainedModule) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) -> None:
-    """Sets the optimiser's state from `optimizer_state`'s tensors, or from a former checkpoint's; others are ignored."""
+    """Sets the optimiser's state from `optimizer_state`'s tensors or a former checkpoint's; others are ignored."""
     names = list(trained.parameters)
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in under(tensors, f"optimizer.{trained.name}.").items():
