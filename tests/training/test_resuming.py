@@ -53,7 +53,7 @@ def test_a_sharded_network_is_saved_whole(tmp_path):
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "two")]) for rank in range(2)]
     try:
         save_after_a_step(tmp_path / "one", lambda network: None)
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=900) for process in processes] == [0, 0]
     finally:  # a process that waits for the other for ever is what this test is about
         for process in processes:
             process.kill()
