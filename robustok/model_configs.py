@@ -56,6 +56,48 @@ class ConvTokenizerConfig:
 
 
 @dataclass(frozen=True)
+class MAETokConfig:
+    """Shape of a continuous tokenizer whose latents are a sequence (MAETok, SoftVQ), and its masked training."""
+
+    image_size: int = 256
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_patch_size: int | None = None  # None: as the encoder's; the same for the others
+    decoder_width: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = 1e-5  # initial value of LayerScale; None: no LayerScale
+    drop_path: float = 0.0
+    num_latents: int = 128  # L
+    latent_width: int = 32  # D
+    rotary: bool = (
+        False  # rotary positions of image tokens: beside the table in the encoder, in its place in the decoder
+    )
+    decoder_class_token: bool = True
+    modulated_decoder: bool = False  # the latents scale and shift the decoder's normalised values
+    codebooks: int = 0  # SoftVQ: latents are averages of codes, of so many codebooks; 0: none (MAETok)
+    codebook_size: int = 0
+    normalize: bool = True  # unit vectors are compared
+    temperature: float = 0.07  # of the average
+    latent_mean: float = 0.0  # of a published tokenizer: its generators work on (latent - mean) / std
+    latent_std: float = 1.0
+    targets: tuple[Literal["hog", "teacher"], ...] = ("hog", "teacher")  # features that auxiliary decoders predict
+    target_widths: tuple[int, ...] | None = None  # of each target; None: what the run's frozen networks have
+    target_weight: float = 1.0  # of each target's loss
+    auxiliary_width: int = 192  # of the auxiliary decoders
+    auxiliary_depth: int = 3
+    auxiliary_heads: int = 3
+    hidden: tuple[float, float] = (0.4, 0.6)  # share of the patches hidden in training, smallest and largest
+    hidden_until: float | None = None  # epochs; from here on all patches are seen; None: never
+    noise: float = 0.0  # largest strength of noise on the latents that the decoder gets in training
+    noise_kind: Literal["gaussian", "interpolate"] = "gaussian"  # see models/tokenizers/latent_noise.py
+    noise_share: float = 1.0  # share of the batch's images with noise
+
+
+@dataclass(frozen=True)
 class RARConfig:
     """Shape of the generator (section 5), and its dropout."""
 

@@ -18,6 +18,7 @@ KEEP = 2  # tokens preserved while pairs are generated: sample, step
 AUGMENT = 3  # training augmentation: image
 SHUFFLE = 4  # order of an epoch
 NOISE = 5  # noise of continuous latents
+MASK = 6  # patches hidden from an encoder: image, patch
 
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10

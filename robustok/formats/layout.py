@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +12,11 @@ from torch import Tensor
 from ..checkpoints.checkpoint import WEIGHTS, Checkpoint, State
 from ..checkpoints.reading import read_safetensors
 from ..core.errors import UserError
+from ..core.files import read_json
 from .pickles import read_pickled
 from .tensors import some_of
+
+SETTINGS = "config.json"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class PublishedFile:
     path: Path
     content: dict[str, Any]  # all of it
     weights: dict[str, State]  # its sets of weights as they are, "ema" and/or "model"
+    settings: dict[str, Any] = field(default_factory=dict)  # of the config.json beside it
 
     @property
     def state(self) -> State:
@@ -100,7 +104,23 @@ def open_published(path: Path) -> PublishedFile:
     weights = weights or {"ema": content}  # a plain state dict: one set of weights, that for use
     if not all(isinstance(tensor, Tensor) for state in weights.values() for tensor in state.values()):
         raise UserError(f"{path}: no known layout: found {some_of(content)}; expected tensors, or 'model' and 'ema'")
-    return PublishedFile(path, content, weights)
+    return PublishedFile(path, content, weights, _settings_beside(path))
+
+
+def published_file(folder: Path) -> Path | None:
+    """The file of weights in a folder from a hub: the only .safetensors, beside a config.json that is not ours."""
+    files = sorted(folder.glob("*.safetensors"))
+    settings = folder / SETTINGS
+    is_published = len(files) == 1 and settings.is_file() and "kind" not in read_json(settings)
+    return files[0] if is_published else None
+
+
+def _settings_beside(path: Path) -> dict[str, Any]:
+    """The settings in the config.json of a hub's folder; empty for a file that stands alone."""
+    if path.suffix != ".safetensors" or not (path.parent / SETTINGS).is_file():
+        return {}
+    settings = read_json(path.parent / SETTINGS)
+    return settings if isinstance(settings, dict) else {}
 
 
 def read_state(path: str | Path) -> State:

@@ -19,7 +19,7 @@ from .layout import Given, PublishedFile, described
 from .robustok_args import released_args
 from .tensors import attention_heads, block_count, require
 
-MARKS = ("encoder.latent_tokens", "decoder.mask_token")  # no other known layout has them
+MARKS = ("encoder.latent_tokens", "decoder.mask_token", "encoder.lvl_embed.weight")  # MAETok has the first two
 DROP_PATH = 0.1  # of the released training script; the file does not store it
 TEACHER = "semantic_model."
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
-from ..formats.layout import Given, described, nearest_layout, open_published
+from ..formats.layout import Given, described, nearest_layout, open_published, published_file
 from ..formats.tensors import check_state, some_of
 from .interfaces import DiscreteTokenizer, LoadedGenerator, LoadedTokenizer, TokenGenerator
 from .registry import FAMILIES, Role, families, family_of
@@ -26,8 +26,9 @@ def load_tokenizer(
 
     Args:
         path: a checkpoint folder of this package or a stage's folder that holds some (its best, else its newest valid
-            one); a published file (`main-train.pt`, `post-train.pt`); or a Hugging Face hub id `owner/name[/file]` that
-            is in the local cache (nothing is downloaded here).
+            one); a published file (`main-train.pt`, `post-train.pt`), or a folder with config.json and one file of
+            weights as hubs have it; or a Hugging Face hub id `owner/name[/file]` that is in the local cache (nothing is
+            downloaded here).
         weights: "ema", the moving average, or "model".
         num_heads: attention heads, only for a published file whose width is no standard ViT: the file cannot say.
         image_size: pixels along one side, only for a published convolutional tokenizer that is to be used at another
@@ -62,7 +63,9 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
     Raises: UserError for what is missing, damaged, of no known layout or another role; UnsafeFileError for a pickle
     that would run code.
     """
-    if path.is_dir():
+    if path.is_dir() and (published := published_file(path)):
+        path = published
+    elif path.is_dir():
         folder = find_checkpoint(path)
         kind, config = read_config(folder, {family.kind: family.config for family in families()})
         _expect(role, FAMILIES[kind].role, folder, f"{kind} checkpoint of this package")

@@ -15,14 +15,16 @@ from ..config import RunConfig
 from ..core.errors import UserError
 from ..formats.layout import Layout
 from ..formats.llamagen_vq import LLAMAGEN_VQ
+from ..formats.maetok import MAETOK_RELEASE
 from ..formats.maskgit_vqgan import MASKGIT_VQGAN
 from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.vqgan import VQGAN_RELEASE
-from ..model_configs import ConvTokenizerConfig, RARConfig, TokenizerConfig
+from ..model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
 from .generators.rar import RAR, order_schedule
 from .interfaces import DiscreteTokenizer
 from .tokenizers.conv_tokenizer import ConvTokenizer
+from .tokenizers.maetok import MAETok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
 Role = Literal["tokenizer", "generator"]
@@ -68,6 +70,7 @@ FAMILIES = {
     for family in (
         Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,), section="tokenizer"),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
+        Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
     )
 }

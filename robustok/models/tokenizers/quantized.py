@@ -1,7 +1,5 @@
 """What all tokenizers with a quantiser between encoder and decoder share, whatever the networks are."""
 
-from collections.abc import Iterator
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 
 from ..interfaces import Perturbable
 from .quantizer import NO_PERTURBATION, Perturbation
+from .two_sided import TwoSidedTokenizer
 
 
 class TokenizerOutput(NamedTuple):
@@ -24,34 +23,13 @@ class TokenizerOutput(NamedTuple):
     usage: Tensor  # (K,) int64, how often each code is in `nearest`
 
 
-class QuantizedTokenizer(nn.Module):
+class QuantizedTokenizer(TwoSidedTokenizer):
     """Images -> encoder -> z -> `quantizer` -> z_q -> decoder -> images; images are float (B, 3, S, S) in [-1, 1].
 
-    A family sets `quantizer`, and defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`.
+    A family sets `quantizer` beside what TwoSidedTokenizer asks for.
     """
 
     quantizer: nn.Module  # a VectorQuantizer, or one with its methods
-    _encoder_frozen = False
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images -> z (B, L, D), float32, as it goes into the vq ops."""
-        raise NotImplementedError
-
-    def decode(self, z_q: Tensor) -> Tensor:
-        """z_q (B, L, D), on the scale of the codes -> images, not clamped."""
-        raise NotImplementedError
-
-    def encoder_side(self) -> tuple[nn.Module, ...]:
-        """The modules that turn images into tokens."""
-        raise NotImplementedError
-
-    def decoder_side(self) -> tuple[nn.Module, ...]:
-        """All other modules."""
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
     @property
     def codebook(self) -> Tensor:
@@ -126,25 +104,3 @@ class QuantizedTokenizer(nn.Module):
         nearest = self.quantizer.nearest(z.detach())
         zero = z.new_zeros(())
         return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the tokens of an image depend on."""
-        return chain.from_iterable(module.parameters() for module in self.encoder_side())
-
-    def decoder_parameters(self) -> Iterator[nn.Parameter]:
-        """All other parameters."""
-        return chain.from_iterable(module.parameters() for module in self.decoder_side())
-
-    def freeze_encoder(self) -> None:
-        """Stop the encoder side from learning, and keep it in evaluation mode (no stochastic depth) for good."""
-        for parameter in self.encoder_parameters():
-            parameter.requires_grad_(False)
-        self._encoder_frozen = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        if self._encoder_frozen:
-            for module in self.encoder_side():
-                module.eval()
-        return self

@@ -1,0 +1,57 @@
+"""What all tokenizers share that can be trained: an encoder side, which can be frozen, and a decoder side."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+class TwoSidedTokenizer(nn.Module):
+    """A family defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`."""
+
+    _encoder_frozen = False
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images -> z (B, L, D), float32."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, L, D), as the decoder takes them -> images, not clamped."""
+        raise NotImplementedError
+
+    def encoder_side(self) -> tuple[nn.Module, ...]:
+        """The modules that turn images into tokens or latents."""
+        raise NotImplementedError
+
+    def decoder_side(self) -> tuple[nn.Module, ...]:
+        """The modules that turn them into images."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the tokens or latents of an image depend on."""
+        return chain.from_iterable(module.parameters() for module in self.encoder_side())
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the decoder side."""
+        return chain.from_iterable(module.parameters() for module in self.decoder_side())
+
+    def freeze_encoder(self) -> None:
+        """Stop all but the decoder side from learning, with the encoder side in evaluation mode for good."""
+        decoder = {id(parameter) for parameter in self.decoder_parameters()}
+        for parameter in self.parameters():
+            if id(parameter) not in decoder:
+                parameter.requires_grad_(False)
+        self._encoder_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self._encoder_frozen:
+            for module in self.encoder_side():
+                module.eval()
+        return self
