@@ -21,8 +21,7 @@
 #define ISA avx2
 #define SCORER kAvx2Scorer
 
-namespace robustok {
-namespace ISA {
+namespace robustok::ISA {
 namespace {
 
 struct Simd {
@@ -39,8 +38,7 @@ struct Simd {
 constexpr int kRows = 6, kVectors = 2;  // 12 of 16 registers hold sums
 
 }  // namespace
-}  // namespace ISA
-}  // namespace robustok
+}  // namespace robustok::ISA
 
 #include "host_scores.inc"
 

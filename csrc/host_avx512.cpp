@@ -21,8 +21,7 @@
 #define ISA avx512
 #define SCORER kAvx512Scorer
 
-namespace robustok {
-namespace ISA {
+namespace robustok::ISA {
 namespace {
 
 struct Simd {
@@ -39,8 +38,7 @@ struct Simd {
 constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers hold sums
 
 }  // namespace
-}  // namespace ISA
-}  // namespace robustok
+}  // namespace robustok::ISA
 
 #include "host_scores.inc"
 

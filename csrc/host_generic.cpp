@@ -9,8 +9,7 @@
 #define ISA generic
 #define SCORER kGenericScorer
 
-namespace robustok {
-namespace ISA {
+namespace robustok::ISA {
 namespace {
 
 struct Simd {
@@ -35,7 +34,6 @@ struct Simd {
 constexpr int kRows = 4, kVectors = 2;  // 8 of 16 registers hold sums
 
 }  // namespace
-}  // namespace ISA
-}  // namespace robustok
+}  // namespace robustok::ISA
 
 #include "host_scores.inc"

@@ -13,41 +13,33 @@ from .table import make
 DRAW = {"alpha": 0.8, "beta": 1.0, "delta": 20, "seed": 6}
 
 
+def recorded(function):
+    """A method that runs the function and writes down that it did."""
+
+    def method(self, *arguments):
+        self.calls.append(function.__name__)
+        return function(*arguments)
+
+    return method
+
+
 class ToyBackend:
     """Delegates to the reference and writes down which methods ran. It takes at most 100 codes."""
 
     name = "toy"
     devices = ("cpu",)
+    nearest = recorded(reference.nearest)
+    neighbors = recorded(reference.neighbors)
+    perturb = recorded(reference.perturb)
+    quantize = recorded(reference.quantize)
+    perturb_backward = recorded(gradients.perturb_backward)
+    quantize_backward = recorded(gradients.quantize_backward)
 
     def __init__(self):
         self.calls = []
 
     def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
         return f"a toy takes 100 codes: found K = {shape.K}" if shape and shape.K > 100 else None
-
-    def nearest(self, *arguments):
-        self.calls.append("nearest")
-        return reference.nearest(*arguments)
-
-    def neighbors(self, *arguments):
-        self.calls.append("neighbors")
-        return reference.neighbors(*arguments)
-
-    def perturb(self, *arguments):
-        self.calls.append("perturb")
-        return reference.perturb(*arguments)
-
-    def quantize(self, *arguments):
-        self.calls.append("quantize")
-        return reference.quantize(*arguments)
-
-    def perturb_backward(self, *arguments):
-        self.calls.append("perturb_backward")
-        return gradients.perturb_backward(*arguments)
-
-    def quantize_backward(self, *arguments):
-        self.calls.append("quantize_backward")
-        return gradients.quantize_backward(*arguments)
 
 
 @pytest.fixture

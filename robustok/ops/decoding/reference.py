@@ -58,19 +58,10 @@ def gumbel_noise(seed: Tensor | int, sample_ids: Tensor, step: Tensor | int, siz
     return -(-to_uniform(torch.stack(words, -1)).flatten(1)[:, :size].log()).log()
 
 
-def guided_sample(
-    logits: Tensor,
-    scale: Tensor,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: Tensor,
-    sample_ids: Tensor,
-    step: Tensor,
-) -> Tensor:
+def guided_sample(logits, scale, temperature, top_k, top_p, seed, sample_ids, step) -> Tensor:
     """One token for each image, int64 (B,): arg-max of guided, filtered logits + Gumbel noise.
 
-    Arguments as `guided_sample.guided_sample`.
+    Arguments as those of the public `guided_sample`.
     """
     guided = keep_likely(guide(logits, len(sample_ids), scale[:, None], temperature), top_k, top_p)
     return (guided + gumbel_noise(seed, sample_ids, step[:, None], guided.shape[-1])).argmax(-1)

@@ -87,18 +87,8 @@ def resolve_sample_ids(sample_ids: Tensor | None, z: Tensor) -> Tensor:
     return sample_ids
 
 
-def resolve_draw(
-    z: Tensor,
-    codebook: Tensor,
-    alpha: float | Tensor,
-    beta: float,
-    delta: int | Tensor,
-    seed: int | Tensor,
-    sample_ids: Tensor | None,
-    num_images: int | None,
-    neighbors: str,
-) -> Draw:
-    """The checked arguments of a perturbation; the ranges of alpha, delta and seed are checked when it runs."""
+def resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors) -> Draw:
+    """The arguments of `vq_perturb`, checked; the ranges of alpha, delta and seed are checked when it runs."""
     check_images(z, codebook)
     check_neighbors(neighbors)
     return Draw(
