@@ -5,13 +5,17 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from robustok.ops.vq import normalize_rows
-from robustok.ops.vq.backends.cuda_backend import _MAX_NORM, half_tiles
+from robustok.ops import Draw
+from robustok.ops.vq import normalize_rows, reference
+from robustok.ops.vq.backends import cuda_backend
+from robustok.ops.vq.backends.cuda_backend import _MAX_NORM, CudaBackend, half_tiles
+from robustok.ops.vq.backends.triton_backend import TritonBackend
 
 from .table import make, order
 
@@ -73,14 +77,18 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     sources = [folder / f"{name}.cpp" for name in ("nearest", "select", "wrappers")]
     flags = ["-O2", "-march=native", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-I", folder, "-I", CUDA]
     subprocess.run(["g++", *flags, *sources, "-o", folder / "kernels.so"], check=True)
-    return ctypes.CDLL(folder / "kernels.so")
+    library = ctypes.CDLL(folder / "kernels.so")
+    pointer, size = ctypes.c_void_p, ctypes.c_int
+    searched = [pointer, ctypes.c_int64, pointer, pointer, size, size, size, ctypes.c_double]
+    library.run_nearest.argtypes = [*searched, pointer, pointer, pointer]
+    library.run_select.argtypes = [*searched, pointer, pointer]
+    return library
 
 
 def arguments(u, e):
     tiles = half_tiles(e)
-    pointer = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (u, tiles, e)]
-    sizes = len(e), e.shape[1], tiles.shape[1], ctypes.c_double(_MAX_NORM)
-    return tiles, (pointer[0], ctypes.c_int64(len(u)), *pointer[1:], *sizes)
+    sizes = len(e), e.shape[1], tiles.shape[1], _MAX_NORM
+    return tiles, (u.data_ptr(), len(u), tiles.data_ptr(), e.data_ptr(), *sizes)
 
 
 CASES = {  # N, K, D: blocks not filled, one code, no padding left in the width, many tiles
@@ -116,7 +124,7 @@ def test_nearest_on_cpu(emulated, size, special):
         torch.zeros(1, dtype=torch.int32),
     )
     _tiles, given = arguments(u, e)
-    emulated.run_nearest(*given, *(ctypes.c_void_p(x.data_ptr()) for x in (out, tied, count)))
+    emulated.run_nearest(*given, *(x.data_ptr() for x in (out, tied, count)))
     assert np.array_equal(out, orders[:, 0])
 
 
@@ -128,5 +136,26 @@ def test_select_on_cpu(emulated, size, special):
     ranks = torch.randint(0, min(len(e), 100), (len(u),), generator=generator, dtype=torch.int32)
     out = torch.from_numpy(orders[:, 0].copy())
     _tiles, given = arguments(u, e)
-    emulated.run_select(*given, ctypes.c_void_p(ranks.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+    emulated.run_select(*given, ranks.data_ptr(), out.data_ptr())
     assert np.array_equal(out, orders[np.arange(len(u)), ranks])
+
+
+@pytest.mark.parametrize("neighbors", ["latent", "code"])
+def test_the_backend_on_cpu(emulated, neighbors, monkeypatch):
+    """The whole backend: its own kernels in the emulator, those of Triton in the interpreter."""
+    if reason := TritonBackend().missing(torch.device("cpu")):
+        pytest.skip(reason)
+    searches = SimpleNamespace(
+        nearest=lambda *given: emulated.run_nearest(*given[:-1]), select=lambda *given: emulated.run_select(*given[:-1])
+    )
+    monkeypatch.setattr(cuda_backend, "_cuda", searches)
+    monkeypatch.setattr(cuda_backend, "_stream", lambda u: 0)
+    z, codebook = make((2, 7, 12, 90, 20))
+    numbers = torch.tensor(0.8, dtype=torch.float64), torch.tensor(20), torch.tensor(6)
+    draw = Draw(*numbers, sample_ids=torch.arange(2), num_images=2)
+    found = CudaBackend().quantize(z, codebook, draw, neighbors, True)
+    for ours, expected in zip(found, reference.quantize(z, codebook, draw, neighbors, True), strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert torch.equal(CudaBackend().nearest(z, codebook, True), found.nearest)
+    assert torch.equal(CudaBackend().perturb(z, codebook, draw, neighbors, True).indices, found.indices)
+    assert not torch.equal(found.indices, found.nearest)

@@ -58,12 +58,12 @@ class Quantized(NamedTuple):
 
     @classmethod
     def empty(cls, z: Tensor, K: int) -> "Quantized":
-        """Contiguous tensors to write the result for latents z (B, L, D) and K codes into; losses and usage are 0."""
+        """Contiguous tensors to write the result for latents z (B, L, D) and K codes into; usage is 0."""
         return cls(
             *Perturbed.empty(z),
             z_q_clean=z.new_empty(z.shape),
-            vq_loss=z.new_zeros((), dtype=torch.float32),
-            commit_loss=z.new_zeros((), dtype=torch.float32),
+            vq_loss=z.new_empty((), dtype=torch.float32),
+            commit_loss=z.new_empty((), dtype=torch.float32),
             usage=z.new_zeros(K, dtype=torch.int64),
         )
 
