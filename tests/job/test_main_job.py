@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from robustok import load_tokenizer
 from robustok.core.errors import RunError, UserError
-from robustok.training.run import Run, read_log
+from robustok.training.run import Run
 from robustok.training.stages import decoder
 from robustok.training.stages.classifier import ClassifierStage
 from robustok.training.stages.generator import GeneratorStage
@@ -183,15 +183,3 @@ def test_training_goes_on_only_from_a_model_of_the_same_shape(job):
     made = job("tokenizer")
     with pytest.raises(UserError, match=r"tokenizer\.width: stored 64, now 128"):
         job("tokenizer", name="other", start__tokenizer=made / "tokenizer", tokenizer__width=128)
-
-
-def test_compiled_training_gives_the_losses_of_eager_training(job):
-    settings = {"tokenizer__drop_path": 0.0, "tokenizer_training__lr": 2e-4, "tokenizer_training__epochs": 0.4}
-    eager, compiled = (
-        [line for line in read_log(job("tokenizer", name=name, extra=extra, **settings) / "log.jsonl") if "vq" in line]
-        for name, extra in (("eager", ()), ("compiled", ("--compile",)))
-    )
-    assert len(eager) == len(compiled) == 3
-    for a, b in zip(eager, compiled, strict=True):
-        for name in ("reconstruction", "perceptual", "vq", "commit", "semantic"):
-            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), name

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py, by itself and under torchrun: robustok.train in float64, once for each list of arguments.
+"""Run by test_same_steps.py, by itself and under torchrun: robustok.train in float64, once for each list of arguments.
 
 The lists come as JSON.
 """
@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from robustok.core import distributed
@@ -39,4 +40,5 @@ register_optimizer_step_post_hook(compare_weights)
 stop, distributed.stop = distributed.stop, lambda: None  # gloo may hang where a process joins a second group
 for arguments in json.loads(sys.argv[1]):
     main(arguments)
+    assert "--compile" not in arguments or counters["stats"]["unique_graphs"], "nothing was compiled"
 stop()

@@ -1,4 +1,7 @@
-"""Two processes on a CPU: the same weights on both at every step, and the losses of one process with the same batch."""
+"""Training that must take the same steps: on two processes as on one, in micro-batches as in a batch, compiled or not.
+
+The losses, gradients' norms and figures of every step are compared, in float64.
+"""
 
 import json
 import subprocess
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = Path(__file__).with_name("train_in_float64.py")
 SETTINGS = {
     "stage": "tokenizer",
     "log_every": 1,
@@ -28,25 +31,27 @@ SETTINGS = {
     "tokenizer_training.batch_size": 32,
 }
 # InfoNCE and the adaptive weight belong to a micro-batch: without them the sum over micro-batches is that of the batch.
-SUMS = {"losses.semantic": 0.0, "losses.adversarial": 0.0}
-VARIANTS = {"all losses": {}, "sums": SUMS, "micro-batches": SUMS | {"tokenizer_training.accumulate": 2}}
+SUMS = ["--losses.semantic=0", "--losses.adversarial=0"]
+VARIANTS = {"all losses": [], "sums": SUMS, "micro-batches": [*SUMS, "--tokenizer_training.accumulate=2"]}
+COMPILED = {"compiled": ["--compile"]}
+RUNS = {1: VARIANTS | COMPILED, 2: VARIANTS}  # by number of processes
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory) -> dict[tuple[int, str], list[dict]]:
     """Records of the logs by (number of processes, variant). One process and two train at the same time."""
-    folder = tmp_path_factory.mktemp("runs")
+    folders = {processes: tmp_path_factory.mktemp("runs") for processes in RUNS}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(train, (1, 2), (folder / "1", folder / "2")))
-    return {(count, name): read_log(folder / str(count) / name) for count in (1, 2) for name in VARIANTS}
+        list(pool.map(train, folders, folders.values()))
+    return {(count, name): read_log(folders[count] / name) for count, variants in RUNS.items() for name in variants}
 
 
-def train(processes: int, runs: Path) -> None:
+def train(processes: int, folder: Path) -> None:
     """All variants, one after the other."""
-    variants = [SETTINGS | {"runs": str(runs), "name": name} | settings for name, settings in VARIANTS.items()]
-    arguments = [[part for key, value in run.items() for part in (f"--{key}", str(value))] for run in variants]
+    settings = [f"--{key}={value}" for key, value in (SETTINGS | {"runs": folder}).items()]
+    runs = [[*settings, f"--name={name}", *arguments] for name, arguments in RUNS[processes].items()]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), json.dumps(arguments)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), json.dumps(runs)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)  # it takes seconds
     assert result.returncode == 0, result.stderr[-3000:]
 
@@ -66,6 +71,10 @@ def test_two_processes_train_as_one(logs, variant):
 
 def test_micro_batches_train_as_one_batch(logs):
     assert_same_steps(logs[1, "micro-batches"], logs[1, "sums"])
+
+
+def test_compiled_training_takes_the_steps_of_eager_training(logs):
+    assert_same_steps(logs[1, "compiled"], logs[1, "all losses"])
 
 
 def assert_same_steps(found: list[dict], expected: list[dict]) -> None:
