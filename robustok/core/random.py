@@ -82,7 +82,7 @@ def keyed_normal(seed, stream: int, sample_ids: Tensor, shape: tuple[int, ...], 
     first, second = to_uniform(words).double().unflatten(-1, (2, 2)).unbind(-1)
     radius, angle = (-2 * first.log()).sqrt(), 2 * math.pi * second
     numbers = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
-    return numbers.flatten(1)[:, :count].float().unflatten(1, shape)
+    return numbers.flatten(1)[:, :count].float().reshape(len(sample_ids), *shape)
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

@@ -19,10 +19,12 @@ from ..formats.maetok import MAETOK_RELEASE
 from ..formats.maskgit_vqgan import MASKGIT_VQGAN
 from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
+from ..formats.sit_release import SIT_GRID, SIT_SEQUENCE
 from ..formats.vqgan import VQGAN_RELEASE
-from ..model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
+from ..model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
 from .generators.rar import RAR, order_schedule
-from .interfaces import DiscreteTokenizer
+from .generators.sit import SiT
+from .interfaces import DiscreteTokenizer, Tokenizer
 from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.maetok import MAETok
 from .tokenizers.vit_tokenizer import ViTTokenizer
@@ -49,6 +51,12 @@ def sizes_of_tokens(tokenizer: DiscreteTokenizer, num_classes: int) -> dict[str,
     return {"codebook_size": codes, "num_classes": num_classes, "num_tokens": tokenizer.num_tokens}
 
 
+def sizes_of_latents(tokenizer: Tokenizer, num_classes: int) -> dict[str, int]:
+    """The settings of a generator of latents that the tokenizer and the data decide."""
+    length, width = tokenizer.latent_shape
+    return {"num_latents": length, "latent_width": width, "num_classes": num_classes}
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of models."""
@@ -72,6 +80,7 @@ FAMILIES = {
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
+        Family("sit", "generator", SiTConfig, SiT, (SIT_SEQUENCE, SIT_GRID), section="sit", decided=sizes_of_latents),
     )
 }
 

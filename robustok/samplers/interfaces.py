@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -53,3 +53,26 @@ class TokenNetwork(Protocol):
 def take(table: Tensor, index: int | Tensor) -> Tensor:
     """table[index] for an int or an int64 (1,) tensor, whose value the host does not read."""
     return table[index] if isinstance(index, int) else table.index_select(0, index)[0]
+
+
+class VelocityField(Protocol):
+    """A network that says where latents move between data (t = 0) and noise (t = 1)."""
+
+    latent_shape: tuple[int, int]  # (L, D) of one image's latents
+    latent_shapes: tuple[tuple[int, ...], ...]  # all shapes in which it takes them, this one first
+    num_classes: int  # C; class C is the null class
+    path: Literal["linear", "cosine"]  # between data and noise, see samplers/paths.py
+    knows_null_class: bool  # whether it learned to do without a class, which guidance needs
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def velocity(self, z_t: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        """dz/dt of z_t (B, ...) at times t (B,) for classes (B,), float32 or the dtype of z_t."""
+
+    def normalized(self, latents: Tensor) -> Tensor:
+        """Latents as a tokenizer makes them -> on the network's own scale."""
+
+    def denormalized(self, z: Tensor) -> Tensor:
+        """The way back."""
