@@ -40,6 +40,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as safetensors ({error}); it is truncated or damaged") from error
 
 
+def load(folder: Path, *stems: str) -> list[dict[str, Tensor]]:
+    """The named safetensors files of a verified checkpoint, on the CPU. Raises UserError when one is damaged."""
+    return [read_safetensors(folder / f"{stem}.safetensors") for stem in stems]
+
+
+def steps(stage_folder: Path) -> list[Path]:
+    """The checkpoints of a stage, oldest first."""
+    numbered = [path for path in stage_folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder meant by `path`: itself, or in a stage's folder the best, else the newest valid one.
 
@@ -52,8 +63,7 @@ def find_checkpoint(path: Path) -> Path:
     if best is not None:
         return path / best
     rejected = []
-    steps = [step for step in path.glob("step-*") if step.name.removeprefix("step-").isdigit()]
-    for step in sorted(steps, key=lambda step: -int(step.name.removeprefix("step-"))):
+    for step in reversed(steps(path)):
         try:
             verify(step)
             return step

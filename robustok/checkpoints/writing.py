@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.errors import RunError
 from ..core.files import sha256, written_whole
-from .reading import MANIFEST
+from .reading import MANIFEST, steps
 
 
 def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
@@ -49,23 +48,8 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
         ) from error
 
 
-def load(folder: Path, *stems: str, device: torch.device | str = "cpu") -> list[dict[str, Tensor]]:
-    """The named safetensors files of a verified checkpoint."""
-    return [load_file(folder / f"{stem}.safetensors", device=str(device)) for stem in stems]
-
-
-def steps(stage_folder: Path) -> list[Path]:
-    """The checkpoints of a stage, oldest first."""
-    return sorted(stage_folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
 def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None:
     """Deletes all but the newest `count` checkpoints (and the one named `also`, the best)."""
     for path in steps(stage_folder)[:-count]:
         if path.name != also:
             shutil.rmtree(path)
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose name starts with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints import writing as checkpoints
+from ..checkpoints.reading import steps
 from ..core import distributed
 from ..core.progress import Progress
 from ..core.random import derive_seed
@@ -173,7 +173,7 @@ class Fit:
     def _finish(self) -> Path:
         self._count_seconds()
         folder = self.run.folder / self.stage.name
-        chosen = self.state.best or checkpoints.steps(folder)[-1].name
+        chosen = self.state.best or steps(folder)[-1].name
         settings = self.run.settings(self.stage.sections)
         self.run.update_stage(
             self.stage.name, finished=True, best=chosen, seconds=round(self.state.seconds, 2), settings=settings

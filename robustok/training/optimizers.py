@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.writing import under
 from ..config import DiscriminatorConfig, TrainingConfig
 from ..models.parameters import decayed_parameters
 from .parallel import parallelize
@@ -110,8 +109,11 @@ def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) 
     """Sets the optimiser's state from `optimizer_state`'s tensors or a former checkpoint's; others are ignored."""
     names = list(trained.parameters)
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in under(tensors, f"optimizer.{trained.name}.").items():
-        name, _, entry = key.rpartition(".")
+    prefix = f"optimizer.{trained.name}."
+    for key, value in tensors.items():
+        if not key.startswith(prefix):
+            continue
+        name, _, entry = key.removeprefix(prefix).rpartition(".")
         if name not in trained.parameters:
             name = names[int(name)]
         states[name][entry] = value

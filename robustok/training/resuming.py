@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..checkpoints import writing as checkpoints
-from ..checkpoints.reading import verify
+from ..checkpoints import reading, writing
 from ..checkpoints.settings import refuse_other_settings
 from ..core import distributed
 from ..core.errors import UserError
@@ -42,7 +41,7 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     tensors = {stem: {name: whole(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
     if distributed.is_main():
         folder = run.folder / stage.name
-        checkpoints.save(
+        writing.save(
             folder / f"step-{state.step}",
             tensors,
             {
@@ -50,7 +49,7 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
                 "state": {**asdict(state), "settings": run.settings(stage.sections)},
             },
         )
-        checkpoints.keep_newest(folder, 2, also=state.best)
+        writing.keep_newest(folder, 2, also=state.best)
     distributed.barrier()
 
 
@@ -61,20 +60,20 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     """
     if distributed.is_main():
         remove_leftovers(run.folder / stage.name, "step-")
-    found = checkpoints.steps(run.folder / stage.name)
+    found = reading.steps(run.folder / stage.name)
     if not found:
         return StageState()
     newest = found[-1]
     _verify(newest)
     state = read_json(newest / "state.json")
     refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
-    model, average, training = checkpoints.load(newest, "model", "ema", "training")
+    model, average, training = reading.load(newest, "model", "ema", "training")
     stage.model.load_state_dict(model)
     ema.load(average)
     for trained in stage.trained:
         load_optimizer_state(trained, training)
     for trained in stage.trained[1:]:
-        trained.network.load_state_dict(checkpoints.load(newest, trained.name)[0])
+        trained.network.load_state_dict(reading.load(newest, trained.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
     return StageState(**state)
@@ -82,7 +81,7 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
 
 def _verify(checkpoint: Path) -> None:
     try:
-        verify(checkpoint)
+        reading.verify(checkpoint)
     except UserError as error:
         raise UserError(
             f"{error}; delete {checkpoint} to go on from the checkpoint before it, or start over with --resume never"

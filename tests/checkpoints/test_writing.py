@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustok.checkpoints import writing as checkpoints
-from robustok.checkpoints.reading import verify
+from robustok.checkpoints.reading import load, steps, verify
 from robustok.core.errors import RunError, UserError
 from robustok.core.files import read_json
 
@@ -17,7 +17,7 @@ def test_round_trip_is_exact_and_verified(tmp_path):
     folder = tmp_path / "step-5"
     checkpoints.save(folder, TENSORS, {"state": {"step": 5}})
     verify(folder)
-    (loaded,) = checkpoints.load(folder, "model")
+    (loaded,) = load(folder, "model")
     assert torch.equal(loaded["weight"], TENSORS["model"]["weight"])
     assert read_json(folder / "state.json") == {"step": 5}
     assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
@@ -55,7 +55,7 @@ def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monk
 
 
 def test_newest_checkpoints_and_the_best_are_kept(tmp_path):
-    for step in (5, 10, 15, 100):
-        (tmp_path / f"step-{step}").mkdir()
+    for name in ("step-5", "step-10", "step-15", "step-100", "step-5-of-mine"):  # the last is none of ours
+        (tmp_path / name).mkdir()
     checkpoints.keep_newest(tmp_path, 2, also="step-5")
-    assert [path.name for path in checkpoints.steps(tmp_path)] == ["step-5", "step-15", "step-100"]
+    assert [path.name for path in steps(tmp_path)] == ["step-5", "step-15", "step-100"]

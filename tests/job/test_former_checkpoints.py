@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustok.checkpoints import writing as checkpoints
+from robustok.checkpoints import reading, writing
 from robustok.core.files import read_json
 
 # {stage or discriminator: {"decayed": names, "others": names}}: the parameter groups in the tiny main job of
@@ -32,12 +32,10 @@ def with_numbers(training: dict, stage: str) -> dict:
 def make_former(checkpoint: Path, stage: str) -> None:
     """Rewrites a checkpoint as it was written then."""
     stems = [path.stem for path in checkpoint.glob("*.safetensors")]
-    tensors = dict(zip(stems, checkpoints.load(checkpoint, *stems), strict=True))
+    tensors = dict(zip(stems, reading.load(checkpoint, *stems), strict=True))
     tensors["training"] = with_numbers(tensors["training"], stage)
     assert any(key.startswith("optimizer.") and key.split(".")[2].isdigit() for key in tensors["training"])
-    checkpoints.save(
-        checkpoint, tensors, {stem: read_json(checkpoint / f"{stem}.json") for stem in ("config", "state")}
-    )
+    writing.save(checkpoint, tensors, {stem: read_json(checkpoint / f"{stem}.json") for stem in ("config", "state")})
 
 
 @pytest.fixture
@@ -53,14 +51,14 @@ def halfway(job):
 def test_resumes_to_the_bit(halfway, job):
     run, settings = halfway
     for stage in STAGES:
-        *_, before, last = checkpoints.steps(run / stage)
-        expected = {path.stem: checkpoints.load(last, path.stem)[0] for path in last.glob("*.safetensors")}
+        *_, before, last = reading.steps(run / stage)
+        expected = {path.stem: reading.load(last, path.stem)[0] for path in last.glob("*.safetensors")}
         shutil.rmtree(last)
         (run / stage / "stage.json").unlink()
         make_former(before, stage)
         job(stage, **settings)
         for stem, tensors in expected.items():
-            (found,) = checkpoints.load(last, stem)
+            (found,) = reading.load(last, stem)
             assert found.keys() == tensors.keys()
             different = [name for name, tensor in tensors.items() if not torch.equal(found[name], tensor)]
             assert different == [], f"{stage}, {stem}"
