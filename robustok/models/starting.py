@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.settings import refuse_other_settings
+from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig
 from ..core.errors import UserError
 from ..model_configs import TokenizerConfig

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..checkpoints import reading, writing
-from ..checkpoints.settings import refuse_other_settings
+from ..checkpoints.stored_settings import refuse_other_settings
 from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers

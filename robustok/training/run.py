@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 import yaml
 
-from ..checkpoints.settings import refuse_other_settings
+from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig
 from ..core import distributed
 from ..core.device import resolve_device

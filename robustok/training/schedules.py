@@ -6,7 +6,7 @@ Time is counted in epochs or in steps, as long as all arguments use the same uni
 import math
 
 from ..config import PerturbationConfig
-from ..core.schedules import anneal_ratio
+from ..core.annealing import anneal_ratio
 
 
 def cosine_rate(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustok.config import OrderConfig, PerturbationConfig, RunConfig
-from robustok.core.schedules import anneal_ratio
+from robustok.core.annealing import anneal_ratio
 from robustok.models.generators.rar import order_schedule
 from robustok.training.schedules import cosine_rate, perturbation_strength
 

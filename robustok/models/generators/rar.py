@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...config import RunConfig
+from ...core.annealing import anneal_ratio
 from ...core.random import NOISE, SHUFFLE, keyed_words, to_uniform
-from ...core.schedules import anneal_ratio
 from .autoregressive import Autoregressive
 from .rar_decoding import RARDecoder
 from .rar_network import RARNetwork

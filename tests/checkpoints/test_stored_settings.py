@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustok.checkpoints.settings import refuse_other_settings
+from robustok.checkpoints.stored_settings import refuse_other_settings
 from robustok.core.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustok.core.schedules import anneal_ratio
+from robustok.core.annealing import anneal_ratio
 
 
 def test_ratio_ends_at_the_end_ratio_without_a_jump():

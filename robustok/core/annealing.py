@@ -1,4 +1,4 @@
-"""Plain functions of time in training. Time may be in epochs or in steps: the same unit for all arguments."""
+"""How a quantity is annealed in training. Time may be in epochs or in steps: the same unit for all arguments."""
 
 
 def anneal_ratio(time: float, *, start: float, end: float, end_ratio: float) -> float:
