@@ -27,7 +27,7 @@ def length_of(squares, D):
 
 @triton.jit
 def score_error(length, max_norm, rounded, roundoff, D):
-    """Largest error of the scores of rows of these lengths; NaN or infinite where a score says nothing.
+    """The largest error that a row's scores can have, from its length; NaN or infinite where a score says nothing.
 
     max_norm: the largest |e|; rounded: error of the products by the rounding of their operands; roundoff: error of the
     sums, relative to their magnitude. The definition rounds too: its distance is within (D + 3) * 2**-53 of

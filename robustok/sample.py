@@ -100,7 +100,7 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         "batch_size": options.batch_size,
         "precision": options.precision,
         "images": list(options.save),
-        "features": getattr(network, "protocol", None),
+        "features": None if network is None else network.protocol,
     }
     folder = Path(options.output)
     sharded = ShardedRun(

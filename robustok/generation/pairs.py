@@ -15,7 +15,7 @@ from ..data.loader import prefetch
 from ..data.rows import tokenizer_hash
 from ..data.tokens import TokenWriter, open_tokens
 from ..data.transforms import from_uint8, to_uint8
-from ..models.interfaces import Sampler, TrainableTokenizer
+from ..models.interfaces import LoadedTokenizer, Sampler
 from .batches import generate_batches
 
 PAIRS_PER_SHARD = 4096
@@ -31,7 +31,7 @@ class PairWriter:
         self,
         config: PairsConfig,
         split: ImageSplit,
-        tokenizer: TrainableTokenizer,
+        tokenizer: LoadedTokenizer,
         sampler: Sampler,
         seed: int,
         batch_size: int,
@@ -41,6 +41,7 @@ class PairWriter:
         self.count = len(split) * config.per_image
 
     def write(self, folder: Path, about: dict) -> None:
+        """Writes the pairs that are missing; every process calls it. `about`: what tells these pairs from others."""
         self._write(folder / "direct", about, self._generated)
         if "reencode" in self.config.modes:
             direct = open_tokens(folder / "direct").tokens

@@ -106,7 +106,9 @@ class Generator(Protocol):
     num_classes: int
     config: Any  # its config dataclass
 
-    def loss(self, inputs: Tensor, classes: Tensor, *, seed: int, sample_ids: Tensor, **schedule: float):
+    def loss(
+        self, inputs: Tensor, classes: Tensor, *, seed: int, sample_ids: Tensor, **schedule: float
+    ) -> tuple[Tensor, Terms]:
         """(loss to differentiate, terms to log) of a training batch; what is drawn depends on (seed, sample id)."""
 
     def sampler(self, *, compile: bool = False, choices: Path | None = None, **settings: Any) -> Sampler:
@@ -130,7 +132,7 @@ class TokenGenerator(Generator, Protocol):
         """Bytes of keys and values that attention reads to sample one image with `streams` streams."""
 
 
-class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer):
+class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer, TrainableTokenizer):
     """The type of what `load_tokenizer` returns: a torch module that is a tokenizer. Only for annotations."""
 
     config: Any  # its config dataclass

@@ -56,7 +56,7 @@ class AutoregressiveSampler:
         check(not len(outside), "keep_tokens", outside[:5].tolist(), f"codes 0..{codes - 1}")
         kept = keep_mask(keep_ratio, seed, ids, self.length)
         self.tokens.copy_(keep_tokens.T)
-        return self._around(kept.cpu(), logits)
+        return self._draw_unknown(kept.cpu(), logits)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, classes: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class AutoregressiveSampler:
         drawn = self._draw(self.decoder.step(tokens, self.step), self.step, self.ids)
         self.tokens.index_copy_(0, self.step, drawn[None])
 
-    def _around(self, known: Tensor, logits: Tensor) -> Tensor:
+    def _draw_unknown(self, known: Tensor, logits: Tensor) -> Tensor:
         """Draws the tokens that are not `known` (B, L), on the host; the buffer of tokens holds those that are."""
         count, device = len(known), self.device
         for images, steps, runs in rounds(known):

@@ -1,8 +1,7 @@
-"""Sampling around tokens that are known beforehand: which are kept, and what goes through the network when (section 6).
+"""Sampling where some tokens are known beforehand (section 6): which are kept, and how the others are drawn.
 
-No logits are needed for a known token. So an image goes from one token to be drawn to the next in one causal step, with
-all known tokens that lie between, and every image at its own pace: there are as many rounds as the image with most
-tokens to draw has of them.
+No logits are needed for a known token. So all known tokens between two that are drawn go through the network in one
+causal step, for each image by itself. There are as many rounds as the image with the most tokens to draw needs.
 """
 
 import math

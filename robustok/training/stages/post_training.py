@@ -12,8 +12,7 @@ from ...data.row_datasets import PairDataset
 from ...data.tokens import TokenSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
-from ...models.interfaces import Terms
-from ...models.tokenizers.vit_tokenizer import ViTTokenizer
+from ...models.interfaces import LoadedTokenizer, Terms
 from ..adversary import Adversary
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
@@ -27,7 +26,7 @@ PAIR_SECTIONS = (*GeneratorStage.sections, "sampling", "pairs")  # of the config
 class DecoderOfTokens(nn.Module):
     """Tokens (B, L) -> images, not clamped: a tokenizer as post-training calls it."""
 
-    def __init__(self, tokenizer: ViTTokenizer):
+    def __init__(self, tokenizer: LoadedTokenizer):
         super().__init__()
         self.tokenizer = tokenizer  # its name is part of the order that training/optimizers.py keeps
 
@@ -51,10 +50,10 @@ class PostTrainingStage(DecoderStage):
         images: Images,
         pairs: TokenSet,
         frozen: FrozenNetworks,
-        model: ViTTokenizer,
+        model: LoadedTokenizer,
         discriminator: dict[str, Tensor],
         lecam: Tensor,
-        score_of: Callable[[ViTTokenizer], float],
+        score_of: Callable[[LoadedTokenizer], float],
     ):
         c = run.config
         self.run, self.frozen, self.model, self.name = run, frozen, model, name
