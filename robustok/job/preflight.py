@@ -10,7 +10,8 @@ import torch
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
-from ..models.registry import trained_config, trained_family
+from ..models.interfaces import is_discrete
+from ..models.registry import families, trained_config, trained_family
 
 SHARES = (
     "perturbation.alpha",
@@ -35,14 +36,15 @@ POSITIVE = (
 
 
 def check_settings(c: RunConfig) -> None:
-    """Raises UserError naming a setting that is out of range or contradicts another, with what was expected."""
+    """Raises UserError naming a setting that is out of range or contradicts another, with what was expected.
+
+    Settings of families that the run does not train do not matter.
+    """
     for name in SHARES:
         _expect(c, name, 0.0 <= attrgetter(name)(c) <= 1.0, "a share in [0, 1]")
     for name in POSITIVE:
         _expect(c, name, attrgetter(name)(c) > 0, "a positive number")
     p, t, g = c.perturbation, c.tokenizer, c.generator
-    delta_range = f"1 to tokenizer.codebook_size = {t.codebook_size}"
-    _expect(c, "perturbation.delta", 1 <= p.delta <= t.codebook_size, delta_range)
     at_most = f"at most perturbation.anneal_end = {p.anneal_end}"
     _expect(c, "perturbation.anneal_start", p.anneal_start <= p.anneal_end, at_most)
     patches = f"a multiple of tokenizer.patch_size = {t.patch_size}"
@@ -62,7 +64,9 @@ def check_settings(c: RunConfig) -> None:
 
 
 def _check_shapes(c: RunConfig) -> None:
-    """Builds the models without their values: what their constructors refuse is refused here."""
+    """Builds the models without their values: what their constructors refuse is refused here, and more neighbours than
+    the tokenizer has codes.
+    """
     of_tokenizer, of_generator = trained_family(c, "tokenizer"), trained_family(c, "generator")
     try:
         with torch.device("meta"):
@@ -71,6 +75,9 @@ def _check_shapes(c: RunConfig) -> None:
             of_generator.build(replace(trained_config(c, "generator"), **decided))
     except ValueError as error:
         raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
+    if is_discrete(tokenizer):
+        codes = tokenizer.codebook.shape[-2]
+        _expect(c, "perturbation.delta", 1 <= c.perturbation.delta <= codes, f"1 to {codes}, the number of codes")
 
 
 def _check_training(c: RunConfig, name: str) -> None:
@@ -105,6 +112,11 @@ def check_data(c: RunConfig, images: Images, world: int) -> None:
 
 
 def _expect(c: RunConfig, name: str, holds: bool, expected: str) -> None:
-    """Raises UserError with the value of the dotted setting `name` unless the condition holds."""
-    if not holds:
+    """Raises UserError with the value of the dotted setting `name` unless the condition holds.
+
+    What is set for a family that the run does not train is passed over.
+    """
+    trained = {trained_family(c, role).section for role in ("tokenizer", "generator")}
+    others = {family.section for family in families()} - trained
+    if not holds and name.partition(".")[0] not in others:
         raise UserError(f"{name}: found {attrgetter(name)(c)}, expected {expected}")

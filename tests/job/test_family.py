@@ -60,6 +60,7 @@ def test_the_settings_of_the_trained_family_count(tables, tmp_path):
     """They are checked, and what was trained under others is refused; another family's settings do not matter."""
     assert trained_config(tables, "generator") is tables.table
     check_settings(tables)
+    check_settings(replace(tables, generator=replace(tables.generator, heads=5)))  # of RAR, which is not trained
     with pytest.raises(UserError, match="width: found 3, expected an even number"):
         check_settings(replace(tables, table=TableConfig(width=3)))
     run = Run(replace(tables, runs=str(tmp_path), device="cpu"))
