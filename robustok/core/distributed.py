@@ -34,7 +34,7 @@ def world() -> int:
 
 
 def is_main() -> bool:
-    """True for the process that writes and speaks."""
+    """True for the one process that writes files and shows progress."""
     return rank() == 0
 
 

@@ -35,7 +35,7 @@ def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
 
 
 def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: Any) -> LoadedTokenizer:
-    """A stored tokenizer under the settings `config`, which may differ in what decides no shape (drop_path)."""
+    """A stored tokenizer with the settings `config`: those that change no tensor's shape (drop_path) may be others."""
     stored = load_tokenizer(path, "model", num_heads)
     _refuse_other_family(stored, family, path)
     found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))

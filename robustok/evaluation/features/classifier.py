@@ -16,6 +16,8 @@ from .measuring import measuring
 
 
 class ClassifierOutput(NamedTuple):
+    """What `ClassifierFeatures` gives, float32."""
+
     features: Tensor  # (B, F)
     logits: Tensor  # (B, classes) with bias
 

@@ -21,6 +21,8 @@ SIDE, PATCH, HEAD_WIDTH = 224, 14, 64
 
 
 class DinoOutput(NamedTuple):
+    """What `DinoFeatures` gives, float32."""
+
     features: Tensor  # (B, width) class feature after the final norm
 
 
