@@ -16,4 +16,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     save_after_a_step(folder, lambda network: fully_shard(network, mesh=init_device_mesh("cpu", (2,))))
+    dist.barrier()  # no process leaves while the other still waits for its last message
     dist.destroy_process_group()

@@ -50,10 +50,13 @@ def tensors(folder) -> dict[str, torch.Tensor]:
 def test_a_sharded_network_is_saved_whole(tmp_path):
     (tmp_path / "two").mkdir()
     command = [sys.executable, str(SCRIPT)]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "two")]) for rank in range(2)]
+    options = {"stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "two")], **options) for rank in range(2)]
     try:
         save_after_a_step(tmp_path / "one", lambda network: None)
-        assert [process.wait(timeout=900) for process in processes] == [0, 0]
+        for process in processes:
+            _, errors = process.communicate(timeout=900)
+            assert process.returncode == 0, errors[-3000:]
     finally:  # a process that waits for the other for ever is what this test is about
         for process in processes:
             process.kill()
