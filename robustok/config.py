@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .model_configs import RARConfig, SiTConfig, TokenizerConfig
+from .model_configs import LlamaGenConfig, RARConfig, SiTConfig, TokenizerConfig
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
     "data.stop": "data.val",
@@ -211,6 +211,7 @@ class RunConfig:
     tokenizer_training: TrainingConfig = field(default_factory=TrainingConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     generator: RARConfig = field(default_factory=RARConfig)
+    llamagen: LlamaGenConfig = field(default_factory=LlamaGenConfig)
     sit: SiTConfig = field(default_factory=SiTConfig)
     generator_training: TrainingConfig = field(default_factory=TrainingConfig)
     order: OrderConfig = field(default_factory=OrderConfig)

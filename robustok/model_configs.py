@@ -114,6 +114,27 @@ class RARConfig:
 
 
 @dataclass(frozen=True)
+class LlamaGenConfig:
+    """Shape of LlamaGen's GPT (section 5), and its dropout: GPT-B as it stands here.
+
+    Published: B 768 x 12 layers, 12 heads, MLP 2048; L 1024 x 24, 16, 2816; XL 1280 x 36, 20, 3584.
+    """
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    kv_heads: int | None = None  # heads of keys and values, each shared by heads / kv_heads query heads; None: as heads
+    mlp_width: int = 2048
+    positions: Literal["grid", "line"] = "grid"  # rotary, of each token's row and column, or of its number alone
+    dropout: float = 0.1  # of what attention and MLP add
+    token_dropout: float = 0.1  # of the embedded sequence
+    class_dropout: float = 0.1
+    codebook_size: int | None = None
+    num_classes: int | None = None
+    num_tokens: int | None = None  # L
+
+
+@dataclass(frozen=True)
 class SiTConfig:
     """Shape of a flow generator on latents (SiT, LightningDiT), and what its training draws."""
 

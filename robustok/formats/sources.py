@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """Published weights of one layout, as facts to show beside a measurement."""
 
     name: str
@@ -12,6 +12,12 @@ class Source:
     repository: str  # owner/name of the repository or hub page that offers them
     licence: str | None  # that the repository states; None: none
     weights: str  # which of several sets its evaluation takes: "ema", "model", or "only" where there is one
+
+
+@dataclass(frozen=True)
+class Source(WeightsSource):
+    """Published weights of a tokenizer."""
+
     similarity: str  # "l2", "cosine" or "dot"
     value_range: tuple[float, float]  # of its images
     resize: str  # of images in its own evaluation

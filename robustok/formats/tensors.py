@@ -1,7 +1,7 @@
 """What every layout needs: counting blocks and comparing a state dict with the one a model expects."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -11,20 +11,20 @@ SHOWN = 10  # keys named of each kind
 STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16}  # of the standard widths: tiny to large; SiT-XL
 
 
-def block_count(state: dict[str, Tensor], prefix: str = "") -> int:
+def block_count(state: dict[str, Tensor], prefix: str = "", blocks: str = "blocks") -> int:
     """Number of transformer blocks under `prefix` (one more than the largest index in `blocks.<i>.`)."""
-    pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
+    pattern = re.compile(re.escape(f"{prefix}{blocks}.") + r"(\d+)\.")
     found = [int(match[1]) for match in map(pattern.match, state) if match]
     return max(found, default=-1) + 1
 
 
-def attention_heads(width: int, num_heads: int | None, where: str) -> int:
-    """`num_heads`, or that of the standard ViT of this width. Raises UserError where neither says."""
-    heads = num_heads or STANDARD_HEADS.get(width)
+def attention_heads(width: int, num_heads: int | None, where: str, standard: Mapping[int, int] = STANDARD_HEADS) -> int:
+    """`num_heads`, or that of the standard network of this width. Raises UserError where neither says."""
+    heads = num_heads or standard.get(width)
     if heads is None:
         raise UserError(
-            f"{where}: a transformer of width {width} is no standard size ({', '.join(map(str, STANDARD_HEADS))}), and "
-            "the file does not store its number of attention heads: give num_heads"
+            f"{where}: a transformer of width {width} is no standard size ({', '.join(map(str, standard))}), and the "
+            "file does not store its number of attention heads: give num_heads"
         )
     if width % heads:
         raise UserError(f"{where}: num_heads must divide the width {width}, found {heads}")

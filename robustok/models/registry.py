@@ -14,6 +14,7 @@ from torch import nn
 from ..config import RunConfig
 from ..core.errors import UserError
 from ..formats.layout import Layout
+from ..formats.llamagen_gpt import LLAMAGEN_GPT
 from ..formats.llamagen_vq import LLAMAGEN_VQ
 from ..formats.maetok import MAETOK_RELEASE
 from ..formats.maskgit_vqgan import MASKGIT_VQGAN
@@ -21,7 +22,15 @@ from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.sit_release import SIT_GRID, SIT_SEQUENCE
 from ..formats.vqgan import VQGAN_RELEASE
-from ..model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
+from ..model_configs import (
+    ConvTokenizerConfig,
+    LlamaGenConfig,
+    MAETokConfig,
+    RARConfig,
+    SiTConfig,
+    TokenizerConfig,
+)
+from .generators.llamagen import LlamaGen
 from .generators.rar import RAR, order_schedule
 from .generators.sit import SiT
 from .interfaces import DiscreteTokenizer, Tokenizer
@@ -80,6 +89,7 @@ FAMILIES = {
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
+        Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
         Family("sit", "generator", SiTConfig, SiT, (SIT_SEQUENCE, SIT_GRID), section="sit", decided=sizes_of_latents),
     )
 }

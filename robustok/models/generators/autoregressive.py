@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ...core.random import NOISE, keyed_words, to_uniform
 from ...samplers.autoregressive import AutoregressiveSampler
 from ...samplers.interfaces import TokenDecoder
 from ...samplers.settings import SamplingSettings
@@ -102,3 +105,28 @@ class Autoregressive(nn.Module):
         """What `generate` samples from at each step if the tokens drawn were `tokens` (B, L): float32 (B, L, K)."""
         settings = SamplingSettings(guidance_scale, guidance_power, temperature)
         return AutoregressiveSampler(self, settings).logits(tokens, classes)
+
+
+def check_shape(config: Any) -> None:
+    """Raises ValueError where a generator's config lacks a size that tokenizer or data decide, or heads do not fit."""
+    for name in ("codebook_size", "num_classes", "num_tokens"):
+        value = getattr(config, name)
+        if value is None or value < 1:
+            raise ValueError(f"{name}: found {value}, expected a positive number (from the tokenizer or the data)")
+    if config.width % config.heads:
+        raise ValueError(f"heads must divide width, found width {config.width} and heads {config.heads}")
+
+
+def drop_classes(model: Any, classes: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
+    """Classes (B,) with the null class in place of each with probability model.config.class_dropout.
+
+    Which are dropped is a pure function of the seed and the sample id.
+    """
+    dropped = to_uniform(keyed_words(seed, NOISE, sample_ids, 0)[0]) < model.config.class_dropout
+    return classes.masked_fill(dropped, model.num_classes)
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """(mean cross-entropy in nats, float32; terms to log: loss, accuracy as a share) of logits (B, L, K)."""
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == targets).float().mean()}

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...config import RunConfig
 from ...core.annealing import anneal_ratio
-from ...core.random import NOISE, SHUFFLE, keyed_words, to_uniform
-from .autoregressive import Autoregressive
+from ...core.random import SHUFFLE, keyed_words, to_uniform
+from .autoregressive import Autoregressive, drop_classes, token_loss
+from .decoding import cache_traffic
 from .rar_decoding import RARDecoder
-from .rar_network import RARNetwork
+from .rar_network import PREFIX, RARNetwork
 
 
 class RAR(Autoregressive, RARNetwork):
@@ -38,24 +38,17 @@ class RAR(Autoregressive, RARNetwork):
         Returns: (mean in nats, float32, to differentiate; terms to log: loss, accuracy as a share).
         """
         orders = random_orders(seed, sample_ids, self.num_tokens, random_order_share)
-        dropped = to_uniform(keyed_words(seed, NOISE, sample_ids, 0)[0]) < self.config.class_dropout
-        logits = self(tokens, classes.masked_fill(dropped, self.num_classes), orders)
-        targets = tokens.gather(1, orders)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == targets).float().mean()}
+        logits = self(tokens, drop_classes(self, classes, seed, sample_ids), orders)
+        return token_loss(logits, tokens.gather(1, orders))
 
     def decoder(self, streams: int, choices: Path | None = None) -> RARDecoder:
         """The network place by place, for a number of sequences at once; arguments as RARDecoder's."""
         return RARDecoder(self, streams, choices)
 
     def cache_bytes(self, streams: int) -> int:
-        """Bytes of keys and values that attention reads to sample one image with `streams` streams (2 with guidance).
-
-        Place p reads places 0..p of every layer: sum over the L + 1 places = (L + 1)(L + 2) / 2.
-        """
-        places = self.num_tokens + 1
+        """Bytes of keys and values that attention reads to sample one image with `streams` streams: 2 with guidance."""
         row = self.config.width * self.cls_token.element_size()
-        return streams * self.config.depth * 2 * row * places * (places + 1) // 2
+        return cache_traffic(PREFIX + self.num_tokens - 1, streams * self.config.depth * 2 * row)
 
 
 def random_orders(seed: int, sample_ids: Tensor, length: int, share: float) -> Tensor:

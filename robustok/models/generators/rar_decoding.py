@@ -1,26 +1,23 @@
 """RAR token by token, with a static cache of keys and values.
 
 The first two places of a sequence (class vector and condition) depend on its class alone, so they go through the
-network once a class and not once an image. A step number is an int on the host, or int64 (1,) on the device where a
-captured graph of the step is replayed.
+network once a class and not once an image.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops.decoding import decode_attention, fastest_attention
+from ...ops.decoding import fastest_attention
 from ...ops.linear import ready_linear
 from ...samplers.interfaces import take
 from ...samplers.known_tokens import KnownRuns
+from .decoding import Attend, Float32Head, KeyValueCache
 from .rar_layers import NORM_EPS
 from .rar_modulation import ModulationTable
 from .rar_network import PREFIX, RARNetwork
-
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v) -> what the new places attend to
 
 
 class RARDecoder:
@@ -34,15 +31,23 @@ class RARDecoder:
         self.network = network
         self.modulation = ModulationTable(network, PREFIX)
         self.moved = 0
-        attention = network.blocks[0].attn
-        head_width = attention.q_norm.weight.shape[0]
-        shape = (len(network.blocks), streams, attention.heads, network.num_tokens + 1, head_width)
-        self.keys, self.values = network.cls_token.new_zeros(shape), network.cls_token.new_zeros(shape)
-        self.attention = fastest_attention(self.keys[0], choices)
-        # in float32, because guidance amplifies rounding
-        self.head_copy = [torch.empty_like(part, dtype=torch.float32) for part in network.lm_head.parameters()]
-        self.rows = torch.zeros(streams, dtype=torch.int64, device=self.keys.device)
+        self.cache = self._new_cache(streams, PREFIX + network.num_tokens - 1)
+        self.attention = fastest_attention(self.cache.keys[0], choices)
+        self.head = Float32Head(network.lm_head)
+        self.rows = torch.zeros(streams, dtype=torch.int64, device=network.cls_token.device)
         self.positions = torch.empty_like(network.pos_embed[0, : network.num_tokens + 1])
+
+    def _new_cache(self, streams: int, places: int) -> KeyValueCache:
+        attention = self.network.blocks[0].attn
+        return KeyValueCache(
+            self.network.cls_token,
+            layers=len(self.network.blocks),
+            streams=streams,
+            heads=attention.heads,
+            places=places,
+            width=attention.q_norm.weight.shape[0],
+            prefix=PREFIX,
+        )
 
     def start(self, classes: Tensor) -> Tensor:
         """Begins new sequences of classes (S,); the one call that waits for the device."""
@@ -65,9 +70,7 @@ class RARDecoder:
             [ready_linear(x.weight, x.bias, rows) for x in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
             for b in self.network.blocks
         ]
-        for copy, parameter in zip(self.head_copy, self.network.lm_head.parameters(), strict=True):
-            copy.copy_(parameter)
-        self.head = ready_linear(*self.head_copy, rows)
+        self.head.ready(rows)
 
     def _prefix(self, classes: Tensor) -> Tensor:
         """Sends class vector and condition of each class (U,) through the network: logits of token 0, (U, K).
@@ -75,12 +78,10 @@ class RARDecoder:
         Their keys and values are copied to every sequence of the class.
         """
         rows = torch.arange(len(classes), device=classes.device)
-        layers, _, heads, _, width = self.keys.shape
-        caches = self.keys.new_empty(2, layers, len(rows), heads, PREFIX, width)
+        cache = self._new_cache(len(rows), PREFIX)
         for place, x in enumerate((self.network.cls_token[0].expand(len(rows), -1), self.network.condition(classes))):
-            last = self._blocks(x + self.positions[place], self.modulation.at(place, rows), _one(*caches, place))
-        for cache, prefix in zip((self.keys, self.values), caches, strict=True):
-            cache[:, :, :, :PREFIX] = prefix[:, self.rows]
+            last = self._blocks(x + self.positions[place], self.modulation.at(place, rows), cache.one_place(place))
+        self.cache.begin(cache, self.rows)
         return self._head(last, self.modulation.at(PREFIX - 1, rows))
 
     def step(self, tokens: Tensor, step: int | Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class RARDecoder:
         place = step + 1
         modulation = self.modulation.at(place, self.rows)
         x = self.network.embeddings(tokens) + take(self.positions, place)
-        attend = _one(self.keys, self.values, place, self.attention)
+        attend = self.cache.one_place(place, self.attention)
         return self._head(self._blocks(x, modulation, attend), modulation)
 
     def prepare(self, step: int) -> None:
@@ -100,7 +101,7 @@ class RARDecoder:
         places = runs.steps + 1
         modulation = self.modulation.of(places, self.rows[runs.sequences])
         x = self.network.embeddings(tokens) + self.positions[places]
-        x = self._blocks(x, modulation, _many(self.keys, self.values, runs))
+        x = self._blocks(x, modulation, self.cache.runs(runs))
         return self._head(x[runs.last], modulation[:, runs.last])
 
     def _blocks(self, x: Tensor, modulation: Tensor, attend: Attend) -> Tensor:
@@ -118,36 +119,4 @@ class RARDecoder:
 
     def _head(self, x: Tensor, modulation: Tensor) -> Tensor:
         x = torch.addcmul(modulation[-2], F.layer_norm(x, x.shape[1:], eps=NORM_EPS), modulation[-1])
-        return self.head(x.float())
-
-
-def _one(
-    keys: Tensor, values: Tensor, place: int | Tensor, attention: Callable[..., Tensor] = decode_attention
-) -> Attend:
-    """Attention of one new place in every sequence, the same in all."""
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        where = slice(place, place + 1) if isinstance(place, int) else place
-        keys[layer][:, :, where] = k[:, :, None]
-        values[layer][:, :, where] = v[:, :, None]
-        seen = (place + 1, None) if isinstance(place, int) else (keys.shape[3], place[:, None])
-        return attention(q[:, :, None], keys[layer], values[layer], *seen).flatten(1)
-
-    return attend
-
-
-def _many(keys: Tensor, values: Tensor, runs: KnownRuns) -> Attend:
-    """Attention of runs of new places, whose length differs from sequence to sequence."""
-    sequences, columns, places = runs.sequences, runs.columns, runs.steps + 1
-    last = places.new_zeros(keys.shape[1], runs.longest)  # shorter runs are filled up with queries that see place 0
-    last[sequences, columns] = places
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys[layer][sequences, :, places] = k
-        values[layer][sequences, :, places] = v
-        queries = q.new_zeros(len(last), runs.longest, *q.shape[1:])
-        queries[sequences, columns] = q
-        mixed = decode_attention(queries.transpose(1, 2), keys[layer], values[layer], runs.reach + 2, last)
-        return mixed.transpose(1, 2)[sequences, columns].flatten(1)
-
-    return attend
+        return self.head(x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_configs import RARConfig
+from .autoregressive import check_shape
 from .rar_layers import FinalNorm, RARBlock
 
 PREFIX = 2  # places before the first image token: class vector and condition
@@ -25,7 +26,7 @@ class RARNetwork(nn.Module):
 
     def __init__(self, config: RARConfig):
         super().__init__()
-        _check(config)
+        check_shape(config)
         self.config = config
         self.codebook_size, self.num_classes = config.codebook_size, config.num_classes
         self.num_tokens = config.num_tokens
@@ -88,12 +89,3 @@ class RARNetwork(nn.Module):
     def condition(self, classes: Tensor) -> Tensor:
         """Embedding of classes (...,), the null class C included -> (..., width)."""
         return self.embeddings(classes + self.codebook_size + 1)
-
-
-def _check(config: RARConfig) -> None:
-    for name in ("codebook_size", "num_classes", "num_tokens"):
-        value = getattr(config, name)
-        if value is None or value < 1:
-            raise ValueError(f"{name}: found {value}, expected a positive number (from the tokenizer or the data)")
-    if config.width % config.heads:
-        raise ValueError(f"heads must divide width, found width {config.width} and heads {config.heads}")

@@ -51,7 +51,7 @@ def sdpa_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, pla
 
 
 def flash_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
-    """`decode_attention` by flash-attn, for one query a sequence.
+    """`decode_attention` by flash-attn, for queries of one place a sequence.
 
     Raises ImportError without the package, TypeError for a dtype that it does not take.
     """
@@ -86,18 +86,21 @@ def choices_file() -> Path:
     return Path(torch.hub.get_dir()).parent / "robustok-attention.json"
 
 
-def fastest_attention(keys: Tensor, file: Path | None = None) -> Callable[..., Tensor]:
-    """The implementation that is fastest for one query a sequence on half-filled caches like `keys` (S, H, T, width).
+def fastest_attention(keys: Tensor, file: Path | None = None, queries: int = 1) -> Callable[..., Tensor]:
+    """The implementation that is fastest for queries of one place on half-filled caches like `keys` (S, H, T, width).
 
+    queries: how many a sequence has for each head of the cache; several where query heads share one.
     On a GPU it is measured once for each shape, dtype and device, and kept in `file` (None: `choices_file()`).
     Elsewhere it is scaled_dot_product_attention.
     """
     if not keys.is_cuda:
         return sdpa_attention
     length = keys.shape[2]
-    arguments = keys[:, :, :1].contiguous(), keys, keys, length, torch.full((1, 1), length // 2, device=keys.device)
+    query = keys[:, :, :1].repeat(1, 1, queries, 1)
+    arguments = query, keys, keys, length, torch.full((1, 1), length // 2, device=keys.device)
     flash = "with flash-attn" if find_spec("flash_attn") else "without flash-attn"
     name = torch.cuda.get_device_name(keys.device)
     key = f"{name}, {tuple(keys.shape)}, {keys.dtype}, torch {torch.__version__}, {flash}"
+    key += f", {queries} queries" if queries > 1 else ""
     runs = {name: partial(run, *arguments) for name, run in CANDIDATES.items()}
     return CANDIDATES[choose_fastest(key, runs, file or choices_file(), graph_milliseconds)]
