@@ -9,18 +9,37 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def with_random_parameters(model: torch.nn.Module, spread: float) -> torch.nn.Module:
+    """No branch is the identity, no bias zero."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, spread, generator=generator)
+    return model.eval()
+
+
 @pytest.fixture(scope="session")
 def make_model():
-    """Small RAR networks whose parameters are all random: no branch is the identity, no bias zero."""
+    """Small RAR networks whose parameters are all random."""
     from robustok.model_configs import RARConfig
     from robustok.models.generators.rar import RAR
 
     def make(num_tokens=24, codebook_size=40, num_classes=5, spread=0.3, **shape):
         shape = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64} | shape
-        model = RAR(RARConfig(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens, **shape))
-        generator = torch.Generator().manual_seed(0)
-        for parameter in model.parameters():
-            parameter.data.normal_(0, spread, generator=generator)
-        return model.eval()
+        config = RARConfig(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens, **shape)
+        return with_random_parameters(RAR(config), spread)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_llamagen():
+    """Small LlamaGen networks whose parameters are all random."""
+    from robustok.model_configs import LlamaGenConfig
+    from robustok.models.generators.llamagen import LlamaGen
+
+    def make(num_tokens=25, codebook_size=40, num_classes=5, spread=0.3, **shape):
+        shape = {"width": 32, "depth": 2, "heads": 4, "mlp_width": 48} | shape
+        config = LlamaGenConfig(codebook_size=codebook_size, num_classes=num_classes, num_tokens=num_tokens, **shape)
+        return with_random_parameters(LlamaGen(config), spread)
 
     return make

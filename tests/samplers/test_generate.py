@@ -13,9 +13,23 @@ from robustok.samplers.settings import guidance_ramp
 GUIDED = {"guidance_scale": 3.0, "guidance_power": 1.2, "temperature": 1.1}
 
 
-@pytest.mark.parametrize("width, heads, num_tokens", [(32, 2, 24), (48, 3, 1), (96, 2, 7)])
-def test_cached_steps_equal_teacher_forcing(make_model, width, heads, num_tokens):
-    model = make_model(num_tokens, width=width, heads=heads)
+@pytest.fixture(params=["rar", "llamagen", "llamagen with shared heads"])
+def model(request, make_model, make_llamagen):
+    """One of each kind of network that the sampler drives."""
+    if request.param == "rar":
+        return make_model()
+    return make_llamagen(kv_heads=2 if "shared" in request.param else None)
+
+
+SHAPES = [("rar", 24, 32, {"heads": 2}), ("rar", 1, 48, {"heads": 3}), ("rar", 7, 96, {"heads": 2})]
+SHAPES += [("llamagen", 9, 32, {"heads": 4}), ("llamagen", 1, 24, {"heads": 3}), ("llamagen", 25, 64, {"heads": 2})]
+SHAPES += [("llamagen", 16, 64, {"heads": 8, "kv_heads": 2}), ("llamagen", 9, 32, {"heads": 2, "kv_heads": 1})]
+SHAPES += [("llamagen", 7, 48, {"heads": 3, "positions": "line"})]
+
+
+@pytest.mark.parametrize(("family", "num_tokens", "width", "shape"), SHAPES)
+def test_cached_steps_equal_teacher_forcing(make_model, make_llamagen, family, num_tokens, width, shape):
+    model = (make_model if family == "rar" else make_llamagen)(num_tokens, width=width, **shape)
     tokens, classes = torch.randint(0, 40, (3, num_tokens)), torch.tensor([4, 0, 4])
     with torch.no_grad():
         c, u = model.logits(tokens, classes).double(), model.logits(tokens, None).double()
@@ -37,8 +51,8 @@ def test_tokens_are_the_keyed_draws_from_the_guided_logits(make_model, filters):
         assert torch.equal(tokens[:, step], (likely + gumbel_noise(5, ids, step, 40)).argmax(-1))
 
 
-def test_tokens_do_not_depend_on_the_batch(make_model):
-    model, classes = make_model(), torch.arange(16) % 5
+def test_tokens_do_not_depend_on_the_batch(model):
+    classes = torch.arange(16) % 5
     whole = model.generate(classes, seed=1, **GUIDED)
     for size in (1, 7):
         ids = torch.arange(16).split(size)
@@ -71,8 +85,8 @@ def test_logits_do_not_depend_on_the_batch(make_model):
         torch.testing.assert_close(whole, single, rtol=0, atol=1e-10)
 
 
-def test_bfloat16_weights_give_float32_logits_close_to_theirs(make_model):
-    model, tokens, classes = make_model(), torch.randint(0, 40, (3, 24)), torch.tensor([4, 0, 4])
+def test_bfloat16_weights_give_float32_logits_close_to_theirs(model):
+    tokens, classes = torch.randint(0, 40, (3, model.num_tokens)), torch.tensor([4, 0, 4])
     exact = model.guided_logits(tokens, classes, **GUIDED).log_softmax(-1)
     coarse = model.bfloat16().guided_logits(tokens, classes, **GUIDED)
     assert coarse.dtype == torch.float32
@@ -80,24 +94,24 @@ def test_bfloat16_weights_give_float32_logits_close_to_theirs(make_model):
     assert divergence.mean() < 5e-3
 
 
-def test_sampler_reuses_its_buffers(make_model):
-    model, sampler = make_model(), make_model().sampler(**GUIDED)
+def test_sampler_reuses_its_buffers(model):
+    sampler = model.sampler(**GUIDED)
     for classes in (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 4]), torch.tensor([2, 2])):
         found = sampler.generate(classes, seed=3)
         assert torch.equal(found, model.generate(classes, seed=3, **GUIDED))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_step_on_the_device_equals_step_on_the_host(make_model, compiled):
+def test_step_on_the_device_equals_step_on_the_host(model, compiled):
     """The unit that a GPU captures as a graph reads its step number from memory, and compiles without a break."""
-    model, classes = make_model(), torch.tensor([0, 3, 1])
+    classes = torch.tensor([0, 3, 1])
     sampler = model.sampler(**GUIDED)
     expected = sampler.generate(classes, seed=3)
     sampler.tokens[1:] = -1
     unit = torch.compile(sampler._device_step, fullgraph=True, backend="eager") if compiled else sampler._device_step
     sampler.step.zero_()
     with torch.no_grad():
-        for step in range(1, 24):
+        for step in range(1, model.num_tokens):
             sampler.decoder.prepare(step)
             unit()
     assert torch.equal(sampler.tokens.T, expected)
@@ -105,15 +119,15 @@ def test_step_on_the_device_equals_step_on_the_host(make_model, compiled):
 
 @pytest.mark.parametrize("settings", [GUIDED, {"guidance_scale": 1.0}])
 @pytest.mark.parametrize("ratio", [0.0, 0.7, 1.0])
-def test_kept_tokens_and_the_draws_between_them(make_model, settings, ratio):
+def test_kept_tokens_and_the_draws_between_them(model, settings, ratio):
     """One causal step for a run of kept tokens draws what going step by step would draw."""
-    model, classes, ids = make_model(), torch.arange(5), torch.arange(5) + 100
-    keep_tokens = torch.randint(0, 40, (5, 24), generator=torch.Generator().manual_seed(0))
+    classes, ids, length = torch.arange(5), torch.arange(5) + 100, model.num_tokens
+    keep_tokens = torch.randint(0, 40, (5, length), generator=torch.Generator().manual_seed(0))
     found = model.generate(classes, seed=9, sample_ids=ids, keep_tokens=keep_tokens, keep_ratio=ratio, **settings)
-    kept = keep_mask(ratio, 9, ids, 24)
+    kept = keep_mask(ratio, 9, ids, length)
     assert torch.equal(found[kept], keep_tokens[kept])
     logits = model.guided_logits(found, classes, **settings)
-    drawn = torch.stack([(logits[:, step] + gumbel_noise(9, ids, step, 40)).argmax(-1) for step in range(24)], 1)
+    drawn = torch.stack([(logits[:, step] + gumbel_noise(9, ids, step, 40)).argmax(-1) for step in range(length)], 1)
     assert torch.equal(found[~kept], drawn[~kept])
     if ratio == 0.0:
         assert torch.equal(found, model.generate(classes, seed=9, sample_ids=ids, **settings))
