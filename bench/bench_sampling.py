@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustok.model_configs import RARConfig
+from robustok.model_configs import LlamaGenConfig, RARConfig
+from robustok.models.generators.autoregressive import Autoregressive
+from robustok.models.generators.llamagen import LlamaGen
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding import decode_attention
 from robustok.ops.decoding.reference import gumbel_noise
 
 from . import recording
+from .llamagen_peer import PublishedLoop
 from .sampling_peers import CompiledStaticCache, GrowingCache, multinomial
 
 GUIDANCE = (6.0, 1.15, 1.02)  # scale, power, temperature
@@ -22,6 +25,10 @@ RAR_SHAPES = {
     "rar-b": {"width": 768, "depth": 24, "heads": 16, "mlp_width": 3072},
     "rar-l": {"width": 1024, "depth": 24, "heads": 16, "mlp_width": 4096},
 }
+LLAMAGEN_GUIDANCE = 2.0  # constant
+LLAMAGEN_SMALL = SMALL | {"num_tokens": 9, "kv_heads": 1}
+LLAMAGEN_CPU_SHAPE = {"width": 256, "depth": 8, "heads": 4, "mlp_width": 768}
+LLAMAGEN_L = {"width": 1024, "depth": 24, "heads": 16, "mlp_width": 2816, "codebook_size": 16384}
 GOALS = {"rar-b": (12.0, 430.0), "rar-l": (10.0, 310.0)}  # times the authors' speed at batch 50; images/s at our best
 
 
@@ -34,11 +41,19 @@ def few_rounds(monkeypatch):
 
 def random_model(shape: dict, device: str = "cpu") -> RAR:
     with torch.device(device):
-        model = RAR(RARConfig(**shape)).eval()
+        return with_random_weights(RAR(RARConfig(**shape)), device)
+
+
+def random_llamagen(shape: dict, device: str = "cpu") -> LlamaGen:
+    with torch.device(device):
+        return with_random_weights(LlamaGen(LlamaGenConfig(**shape)), device)
+
+
+def with_random_weights(model: Autoregressive, device: str) -> Autoregressive:
     generator = torch.Generator(device).manual_seed(0)
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.05, generator=generator)
-    return model
+    return model.eval()
 
 
 def our_settings() -> dict:
@@ -73,6 +88,41 @@ def test_sampling_on_cpu(timed, record, few_rounds):
         rate = images_per_second(timings, 16)
         what = f"RAR 256 x 8 x 4, 256 tokens, CFG, batch 16, {torch.get_num_threads()} threads"
         add_ratio(record, "sampling", what, timings, "the authors' loop", 3.0, images_per_second=rate)
+
+
+def test_llamagen_on_cpu(timed, record, few_rounds):
+    """The goal: at least 3x the images/s of the published loop, the same tokens where both use the same noise."""
+    model = random_llamagen(LLAMAGEN_CPU_SHAPE | PUBLISHED if timed else LLAMAGEN_SMALL)
+    classes, ids = torch.full((16,), 3), torch.arange(16)
+    sampler, published = model.sampler(guidance_scale=LLAMAGEN_GUIDANCE), PublishedLoop(model)
+    tokens = sampler.generate(classes, seed=0)
+    assert torch.equal(tokens, published.generate(classes, LLAMAGEN_GUIDANCE, partial(same_noise, ids)))
+    if timed:
+        variants = {
+            "ours": lambda: sampler.generate(classes, seed=0),
+            "the published loop": lambda: published.generate(classes, LLAMAGEN_GUIDANCE, multinomial),
+        }
+        timings = recording.measure(variants)
+        rate = images_per_second(timings, 16)
+        what = f"LlamaGen 256 x 8 x 4, 256 tokens, CFG, batch 16, {torch.get_num_threads()} threads"
+        add_ratio(record, "sampling, LlamaGen", what, timings, "the published loop", 3.0, images_per_second=rate)
+
+
+def test_llamagen_on_gpu(record, needs_gpu, few_rounds):
+    """LlamaGen-L, batch 50, against its published loop in the same precision."""
+    goal = "sampling, LlamaGen-L"
+    needs_gpu(goal)
+    model = random_llamagen(PUBLISHED | LLAMAGEN_L, "cuda").bfloat16()
+    sampler, published = model.sampler(guidance_scale=LLAMAGEN_GUIDANCE, compile=True), PublishedLoop(model)
+    classes = torch.full((50,), 3, device="cuda")
+    timings = recording.measure(
+        {
+            "ours": lambda: sampler.generate(classes, seed=0),
+            "the published loop": lambda: published.generate(classes, LLAMAGEN_GUIDANCE, multinomial),
+        },
+        "cuda",
+    )
+    add_ratio(record, goal, "LlamaGen-L, batch 50", timings, "the published loop", 3.0)
 
 
 def test_compiled_peer_draws_the_same_tokens():

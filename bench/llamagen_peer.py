@@ -26,7 +26,7 @@ class PublishedLoop:
     def __init__(self, model: LlamaGen):
         self.model = model
         cos, sin = model.rotation()
-        self.table = torch.stack([cos[:, 0, ::2], sin[:, 0, 1::2]], -1)
+        self.table = torch.stack([cos[:, 0], sin[:, 0]], -1)
         self.places = -(-(1 + model.num_tokens) // 8) * 8
 
     @torch.no_grad()
@@ -36,7 +36,10 @@ class PublishedLoop:
         classes = torch.cat([classes, torch.full_like(classes, model.num_classes)])
         attention = model.layers[0].attention
         shape = (len(classes), attention.kv_heads, self.places, attention.head_width)
-        caches = [[torch.zeros(shape, device=device) for _ in range(2)] for _ in model.layers]
+        caches = [
+            [torch.zeros(shape, dtype=self.model.output.weight.dtype, device=device) for _ in range(2)]
+            for _ in model.layers
+        ]
         self.seen = torch.ones(self.places, self.places, dtype=torch.bool, device=device).tril()
         self.seen = self.seen.repeat(len(classes), 1, 1)
         x, tokens = model.cls_embedding(classes)[:, None], []

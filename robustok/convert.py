@@ -30,14 +30,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
     parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
-    parser.add_argument("--num_heads", type=int, help="attention heads of a released tokenizer of unusual width")
+    parser.add_argument("--num_heads", type=int, help="attention heads of a published model of unusual width")
+    parser.add_argument("--num_tokens", type=int, help="tokens an image of a published generator, if SRC cannot say")
     parser.add_argument("--image_size", type=int, help="pixels along one side, of a convolutional tokenizer")
     parser.add_argument("--similarity", choices=("l2", "cosine", "dot"), help="of latents and codes, if SRC cannot say")
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
     if options.target.exists():
         raise UserError(f"{options.target} exists; choose another name or remove it")
-    given = {name: getattr(options, name) for name in ("num_heads", "image_size", "similarity")}
+    given = {name: getattr(options, name) for name in ("num_heads", "num_tokens", "image_size", "similarity")}
     checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)
     family = family_of(checkpoint.config)

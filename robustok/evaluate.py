@@ -25,12 +25,14 @@ from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.options import (
     add_device,
+    add_generator_sizes,
     add_network,
     add_output,
     add_sampling,
     add_seed,
     sampling_of,
     sampling_settings,
+    sizes_of,
     verb_parser,
 )
 
@@ -54,7 +56,7 @@ def generator(options: argparse.Namespace) -> None:
     from .generation.batches import GeneratedImages
     from .models.load import check_codebooks, load_generator, load_tokenizer
 
-    model = load_generator(options.generator).to(options.device)
+    model = load_generator(options.generator, **sizes_of(options)).to(options.device)
     tokenizer = load_tokenizer(options.tokenizer).to(options.device)
     check_codebooks(tokenizer, model)
     sampling = sampling_settings(options, sampling_of(SamplingConfig()))
@@ -162,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
     )
     drive.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
+    add_generator_sizes(drive)
     add_sampling(drive, sampling_of(SamplingConfig()))
     return parser
 

@@ -26,12 +26,14 @@ from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
 from .core.options import (
     add_device,
+    add_generator_sizes,
     add_network,
     add_output,
     add_sampling,
     add_seed,
     sampling_of,
     sampling_settings,
+    sizes_of,
     verb_parser,
 )
 from .generation.image_writer import KINDS
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> None:
     _check(options)
     from .models.load import check_codebooks, load_generator, load_tokenizer
 
-    generator = load_generator(options.generator).to(device, getattr(torch, options.precision))
+    generator = load_generator(options.generator, **sizes_of(options)).to(device, getattr(torch, options.precision))
     tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
     if tokenizer is not None:
         check_codebooks(tokenizer, generator)
@@ -193,7 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--generator", required=True, help="the generator: a checkpoint of this package or a released file")
     add("--tokenizer", help="the tokenizer that decodes its tokens, likewise (default: none, only tokens are made)")
-    add("--preset", help="whose sampling settings to take: rar-b, rar-l, ... (default: none)")
+    add_generator_sizes(parser)
+    add("--preset", help="whose sampling settings to take: rar-b, llamagen-l, ... (default: none)")
     add("--n", "--images", type=int, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")
     add("--class_weights", type=_numbers(float), help="share of each class, with commas (default: equal shares)")

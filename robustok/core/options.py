@@ -37,6 +37,18 @@ def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
     parser.add_argument("--output", default=default, help=f"folder for {holds} (default {default})")
 
 
+def add_generator_sizes(parser: ArgumentParser) -> None:
+    """--num_heads and --num_tokens, for `sizes_of`."""
+    of = "of a published generator whose file cannot say (default: as the file says)"
+    parser.add_argument("--num_heads", type=int, help=f"attention heads {of}")
+    parser.add_argument("--num_tokens", type=int, help=f"tokens an image {of}")
+
+
+def sizes_of(options: Namespace) -> dict[str, int | None]:
+    """Those two as `load_generator` takes them."""
+    return {"num_heads": options.num_heads, "num_tokens": options.num_tokens}
+
+
 def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:
     """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode."""
     parser.add_argument(

@@ -54,7 +54,7 @@ class LlamaGenGPT:
         codes, width = state["output.weight"].shape
         heads = attention_heads(width, given.num_heads, where, HEADS)
         kv_heads, rest = divmod(state[QKV].shape[0] - width, 2 * width // heads)
-        if rest or kv_heads < 1 or heads % kv_heads:
+        if rest or kv_heads < 1 or heads % kv_heads or width // heads % 4:
             raise UserError(f"{where}: {QKV} has {state[QKV].shape[0]} rows, which do not fit num_heads = {heads}")
         return LlamaGenConfig(
             width=width,

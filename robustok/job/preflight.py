@@ -20,6 +20,9 @@ SHARES = (
     "pairs.sigma",
     "generator.class_dropout",
     "generator.dropout",
+    "llamagen.class_dropout",
+    "llamagen.dropout",
+    "llamagen.token_dropout",
     "tokenizer.drop_path",
 )
 POSITIVE = (

@@ -161,7 +161,7 @@ def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
 
 def _what_was_run(run: FinishedRun) -> str:
     c, counts = run.config, run.metrics["images"]
-    size = trained_config(c, "tokenizer").image_size
+    size, generator = trained_config(c, "tokenizer").image_size, trained_config(c, "generator")
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
         f"{source}, {size} x {size} pixels, {len(run.class_names)} classes: "
@@ -169,7 +169,7 @@ def _what_was_run(run: FinishedRun) -> str:
         f"{counts['test']} to test.\n"
         f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
         f"alpha {c.perturbation.alpha}, beta {c.perturbation.beta}, delta {c.perturbation.delta}; "
-        f"RAR generator {c.generator.width} wide, {c.generator.depth} layers; "
+        f"generator ({c.family.generator}) {generator.width} wide, {generator.depth} layers; "
         f"post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
     )
 

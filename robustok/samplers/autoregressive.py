@@ -10,7 +10,7 @@ from torch import Tensor
 from ..ops.decoding import guide, guided_sample
 from .interfaces import TokenNetwork, take
 from .known_tokens import keep_mask, rounds
-from .settings import SamplingSettings, check, guidance_ramp
+from .settings import SamplingSettings, check, guidance_ramp, warn_of_null_class
 
 
 class AutoregressiveSampler:
@@ -31,6 +31,7 @@ class AutoregressiveSampler:
         ramp = guidance_ramp(settings.guidance_scale, settings.guidance_power, self.length)
         self.scales = ramp.to(self.device)
         self.decoder = None
+        warn_of_null_class(model, settings.guidance_scale)
 
     @torch.no_grad()
     def generate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from ..core.random import NOISE, keyed_normal
 from .interfaces import VelocityField
 from .paths import interpolate
-from .settings import check
+from .settings import check, warn_of_null_class
 from .solvers import Interval, dormand_prince, euler, euler_maruyama, heun
 
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dopri5": dormand_prince}
@@ -61,12 +60,7 @@ class FlowSampler:
         self.model, self.settings = model, settings
         self.device, self.streams = model.device, settings.streams
         self._velocity = torch.compile(model.velocity) if compile else model.velocity
-        if self.streams == 2 and not model.knows_null_class:
-            warnings.warn(
-                f"guidance_scale = {settings.guidance_scale}, but this generator was trained without class dropout: "
-                "what it gives for no class is arbitrary; use guidance_scale 1",
-                stacklevel=3,
-            )
+        warn_of_null_class(model, settings.guidance_scale)
 
     @torch.no_grad()
     def generate(

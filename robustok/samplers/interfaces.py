@@ -32,12 +32,21 @@ class TokenDecoder(Protocol):
         """Appends runs of tokens (R,) in one causal step: logits (k, K) of what follows the rows runs.last."""
 
 
-class TokenNetwork(Protocol):
+class GuidedNetwork(Protocol):
+    """A network that makes something of a class, or of none."""
+
+    num_classes: int  # C; class C is the null class
+
+    @property
+    def knows_null_class(self) -> bool:
+        """Whether it learned to do without a class, which guidance needs."""
+
+
+class TokenNetwork(GuidedNetwork, Protocol):
     """A generator as the autoregressive sampler sees it."""
 
     num_tokens: int  # L
     codebook_size: int  # K
-    num_classes: int  # C; class C is the null class
 
     @property
     def device(self) -> torch.device:
@@ -55,14 +64,12 @@ def take(table: Tensor, index: int | Tensor) -> Tensor:
     return table[index] if isinstance(index, int) else table.index_select(0, index)[0]
 
 
-class VelocityField(Protocol):
+class VelocityField(GuidedNetwork, Protocol):
     """A network that says where latents move between data (t = 0) and noise (t = 1)."""
 
     latent_shape: tuple[int, int]  # (L, D) of one image's latents
     latent_shapes: tuple[tuple[int, ...], ...]  # all shapes in which it takes them, this one first
-    num_classes: int  # C; class C is the null class
     path: Literal["linear", "cosine"]  # between data and noise, see samplers/paths.py
-    knows_null_class: bool  # whether it learned to do without a class, which guidance needs
 
     @property
     def device(self) -> torch.device:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from .interfaces import GuidedNetwork
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ def guidance_ramp(scale: float, power: float | None, length: int) -> Tensor:
         return torch.full((length,), float(scale))
     shares = [(1 - math.cos(math.pi * (step / length) ** power)) / 2 for step in range(length)]
     return torch.tensor([1 + (scale - 1) * share for share in shares])
+
+
+def warn_of_null_class(model: GuidedNetwork, scale: float) -> None:
+    """Warns of guidance on a network that was trained without class dropout."""
+    if scale != 1 and not model.knows_null_class:
+        warnings.warn(
+            f"guidance_scale = {scale}, but this generator was trained without class dropout: what it gives for no "
+            "class is arbitrary; use guidance_scale 1",
+            stacklevel=4,
+        )
 
 
 def check(holds: bool | Tensor, name: str, found: object, expected: str) -> None:

@@ -20,8 +20,8 @@ from robustok.core.errors import UserError
 from robustok.formats.maetok import MAETOK_RELEASE, to_published
 from robustok.model_configs import MAETokConfig
 from robustok.models.interfaces import ContinuousTokenizer, DiscreteTokenizer, is_discrete
+from robustok.models.rotary import rotate
 from robustok.models.tokenizers.latent_noise import LatentNoise, add_noise
-from robustok.models.tokenizers.latent_transformer import rotate
 from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.masked_features import hidden_patches, masked_loss
 
@@ -222,7 +222,7 @@ def test_rotation_turns_neighbouring_channels():
     """Against multiplication of complex numbers."""
     x, angles = torch.randn(2, 3, 5, 8, dtype=torch.float64), torch.randn(3, 5, 4, dtype=torch.float64)
     expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * torch.polar(angles * 0 + 1, angles))
-    torch.testing.assert_close(rotate(x, angles), expected.flatten(-2))
+    torch.testing.assert_close(rotate(x, angles.cos(), angles.sin()), expected.flatten(-2))
 
 
 def test_freezing_the_encoder_leaves_the_decoder_alone():

@@ -64,6 +64,28 @@ PUBLISHED = {
         "generator": dict(width=1024, depth=24, heads=16, mlp_width=4096),
         "sampling": dict(guidance_scale=6.75, guidance_power=1.01, temperature=1.04),
     },
+    "llamagen-b": {
+        "family": dict(generator="llamagen"),
+        "llamagen": dict(
+            width=768, depth=12, heads=12, mlp_width=2048, dropout=0.1, token_dropout=0.1, class_dropout=0.1
+        ),
+        "generator_training": dict(
+            epochs=300,
+            batch_size=256,
+            lr=1e-4,
+            min_lr=1e-4,
+            warmup_epochs=0,
+            betas=(0.9, 0.95),
+            weight_decay=0.05,
+            clip_norm=1.0,
+        ),
+        "sampling": dict(guidance_scale=2.0, guidance_power=None, temperature=1.0, top_k=0, top_p=1.0),
+        "pairs": dict(sigma=0.95),
+    },
+    "llamagen-l": {
+        "llamagen": dict(width=1024, depth=24, heads=16, mlp_width=2816),
+        "sampling": dict(guidance_scale=2.0, guidance_power=None),
+    },
     "robustok-b-post": {
         "pairs": dict(sigma=0.7),
         "post_training": dict(lr=5e-5, min_lr=1e-5, warmup_epochs=1, weight_decay=0.0, ema=0.9999),

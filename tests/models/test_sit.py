@@ -12,9 +12,10 @@ from robustok.core.errors import UserError
 from robustok.model_configs import SiTConfig
 from robustok.models.generators.flow import draw_times
 from robustok.models.generators.sit import SiT
-from robustok.models.generators.sit_layers import rotate, rotations
+from robustok.models.generators.sit_layers import rotations
 from robustok.models.interfaces import Generator, TokenGenerator
 from robustok.models.parameters import decayed_parameters
+from robustok.models.rotary import rotate
 
 SEQUENCE = SiTConfig(width=24, depth=3, heads=2, mlp_ratio=3.5, num_classes=5, num_latents=9, latent_width=6)
 GRID = replace(SEQUENCE, grid=True, patch_size=3, num_latents=36, qk_norm=True, mlp_ratio=4.0)
@@ -118,7 +119,7 @@ def test_rotary_positions_depend_on_distance_alone():
     """Inner products of turned queries and keys: the same for any two places that are equally far apart."""
     turns = rotations(LIGHTNING)  # 2 x 2 patches
     q, k = torch.randn(2, 1, 1, 1, 12, dtype=torch.float64).expand(-1, -1, -1, 4, -1)
-    products = (rotate(q, turns.double()) @ rotate(k, turns.double()).mT)[0, 0]
+    products = (rotate(q, *turns.double()) @ rotate(k, *turns.double()).mT)[0, 0]
     torch.testing.assert_close(products[0, 1], products[2, 3], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(products[0, 2], products[1, 3], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(products.diagonal(), (q * k).sum(-1)[0, 0], rtol=1e-5, atol=1e-6)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.random import NOISE, keyed_words, to_uniform
 from ...samplers.autoregressive import AutoregressiveSampler
 from ...samplers.interfaces import TokenDecoder
 from ...samplers.settings import SamplingSettings
@@ -25,6 +24,12 @@ class Autoregressive(nn.Module):
     codebook_size: int  # K
     num_classes: int  # C
     num_tokens: int  # L
+    config: Any
+
+    @property
+    def knows_null_class(self) -> bool:
+        """Whether some classes were left out in training, without which guidance makes no sense."""
+        return getattr(self.config, "class_dropout", 1.0) > 0
 
     def decoder(self, streams: int, choices: Path | None = None) -> TokenDecoder:
         """See samplers/interfaces.py: TokenNetwork."""
@@ -115,15 +120,6 @@ def check_shape(config: Any) -> None:
             raise ValueError(f"{name}: found {value}, expected a positive number (from the tokenizer or the data)")
     if config.width % config.heads:
         raise ValueError(f"heads must divide width, found width {config.width} and heads {config.heads}")
-
-
-def drop_classes(model: Any, classes: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
-    """Classes (B,) with the null class in place of each with probability model.config.class_dropout.
-
-    Which are dropped is a pure function of the seed and the sample id.
-    """
-    dropped = to_uniform(keyed_words(seed, NOISE, sample_ids, 0)[0]) < model.config.class_dropout
-    return classes.masked_fill(dropped, model.num_classes)
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,9 +13,11 @@ from ...core.random import NOISE, keyed_normal, keyed_words, to_uniform
 from ...samplers.flow import ODE_SOLVERS, FlowSampler, FlowSettings
 from ...samplers.paths import interpolate, velocity_target
 from ...samplers.settings import check
+from .classes import drop_classes
 
-# Positions of the NOISE stream in training; sampling uses its own seeds and counts them from 0.
-DROPOUT, TIME, LATENTS = 0, 1, 2
+# Positions of the NOISE stream in training, where 0 is that of dropped classes; sampling uses its own seeds and counts
+# positions from 0.
+TIME, LATENTS = 1, 2
 
 
 class FlowGenerator(nn.Module):
@@ -74,10 +76,9 @@ class FlowGenerator(nn.Module):
 
         Returns: (mean over the batch, float32, to differentiate; terms to log).
         """
-        dropped = to_uniform(keyed_words(seed, NOISE, sample_ids, DROPOUT)[0]) < self.config.class_dropout
         t = draw_times(self.config.times, self.path, seed, sample_ids)
         noise = keyed_normal(seed, NOISE, sample_ids, self.latent_shape, LATENTS)
-        classes = classes.masked_fill(dropped, self.num_classes)
+        classes = drop_classes(classes, self.num_classes, self.config.class_dropout, seed, sample_ids)
         loss = self.velocity_errors(self.normalized(latents), noise, t, classes).mean()
         return loss, {"loss": loss}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .autoregressive import Autoregressive, drop_classes, token_loss
+from .autoregressive import Autoregressive, token_loss
+from .classes import drop_classes
 from .decoding import cache_traffic
 from .llamagen_decoding import LlamaGenDecoder
 from .llamagen_network import LlamaGenNetwork
@@ -31,7 +32,8 @@ class LlamaGen(Autoregressive, LlamaGenNetwork):
 
         Returns: (mean in nats, float32, to differentiate; terms to log: loss, accuracy as a share).
         """
-        return token_loss(self(tokens, drop_classes(self, classes, seed, sample_ids)), tokens)
+        dropped = drop_classes(classes, self.num_classes, self.config.class_dropout, seed, sample_ids)
+        return token_loss(self(tokens, dropped), tokens)
 
     def decoder(self, streams: int, choices: Path | None = None) -> LlamaGenDecoder:
         """The network place by place, for a number of sequences at once; arguments as LlamaGenDecoder's."""

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ...model_configs import LlamaGenConfig
 from ..compiling import CompiledBlock
-from .rotary import rotate
+from ..rotary import rotate
 
 NORM_EPS = 1e-5
 
@@ -60,14 +60,3 @@ class LlamaGenBlock(CompiledBlock):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin))
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
-
-
-class ClassEmbedding(nn.Module):
-    """The vector that a sequence begins with, of each class and of the null class (the last row)."""
-
-    def __init__(self, num_classes: int, width: int):
-        super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
-
-    def forward(self, classes: Tensor) -> Tensor:
-        return self.embedding_table(classes)

@@ -8,11 +8,13 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...model_configs import LlamaGenConfig
+from ..rotary import grid_angles
 from .autoregressive import check_shape
-from .llamagen_layers import NORM_EPS, ClassEmbedding, LlamaGenBlock
-from .rotary import rotary_table
+from .classes import ClassEmbedding
+from .llamagen_layers import NORM_EPS, LlamaGenBlock
 
 PREFIX = 1  # places before the first image token: the class vector
 
@@ -61,14 +63,20 @@ class LlamaGenNetwork(nn.Module):
         return self.output(self.norm(x))
 
     def rotation(self) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of places 0..L-1, each float32 (L, 1, head width): see `rotary_table`."""
+        """Cosine and sine of places 0..L-1, each float32 (L, 1, head width / 2), for `rotate`.
+
+        Both are 0 at the class vector's place, as in the published code: its query and key become zero, so that later
+        places see its value with weight exp(0).
+        """
         config = self.config
         index = torch.arange(self.num_tokens - 1, device=self.output.weight.device)
         rows = columns = index
         if config.positions == "grid":
             side = math.isqrt(self.num_tokens)
             rows, columns = index // side, index % side
-        return rotary_table(rows, columns, config.width // config.heads, PREFIX)
+        angles = grid_angles(rows, columns, config.width // config.heads)
+        cos, sin = F.pad(torch.stack([angles.cos(), angles.sin()]).float(), (0, 0, PREFIX, 0))[:, :, None]
+        return cos, sin
 
 
 def _check(config: LlamaGenConfig) -> None:

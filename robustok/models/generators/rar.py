@@ -10,7 +10,8 @@ from torch import Tensor
 from ...config import RunConfig
 from ...core.annealing import anneal_ratio
 from ...core.random import SHUFFLE, keyed_words, to_uniform
-from .autoregressive import Autoregressive, drop_classes, token_loss
+from .autoregressive import Autoregressive, token_loss
+from .classes import drop_classes
 from .decoding import cache_traffic
 from .rar_decoding import RARDecoder
 from .rar_network import PREFIX, RARNetwork
@@ -38,7 +39,8 @@ class RAR(Autoregressive, RARNetwork):
         Returns: (mean in nats, float32, to differentiate; terms to log: loss, accuracy as a share).
         """
         orders = random_orders(seed, sample_ids, self.num_tokens, random_order_share)
-        logits = self(tokens, drop_classes(self, classes, seed, sample_ids), orders)
+        dropped = drop_classes(classes, self.num_classes, self.config.class_dropout, seed, sample_ids)
+        logits = self(tokens, dropped, orders)
         return token_loss(logits, tokens.gather(1, orders))
 
     def decoder(self, streams: int, choices: Path | None = None) -> RARDecoder:

@@ -7,9 +7,9 @@ import math
 from torch import Tensor, nn
 
 from ...model_configs import SiTConfig
+from .classes import ClassEmbedding
 from .flow import FlowGenerator
 from .sit_layers import (
-    ClassEmbedding,
     GridPatches,
     SiTBlock,
     TimeEmbedding,

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from ...model_configs import SiTConfig
 from ..compiling import CompiledBlock
+from ..rotary import SLOWEST, falling_angles, grid_angles, rotate
 from .rar_layers import AdaLN
 
 NORM_EPS = 1e-6
 HEAD_NORM_EPS = {"layer": 1e-5, "rms": 1e-6}  # of queries and keys
 FREQUENCIES = 256  # numbers that a time is described by
-SLOWEST = 10000.0  # longest wave of times and positions, over 2 pi
 
 
 class TimeEmbedding(nn.Module):
@@ -35,17 +35,6 @@ def time_waves(t: Tensor) -> Tensor:
     falling = torch.exp(-math.log(SLOWEST) / half * torch.arange(half, device=t.device, dtype=torch.float32))
     angles = t.float()[:, None] * falling
     return torch.cat([angles.cos(), angles.sin()], 1)
-
-
-class ClassEmbedding(nn.Module):
-    """Classes (B,) in 0..C -> (B, width); class C is the null class."""
-
-    def __init__(self, num_classes: int, width: int):
-        super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
-
-    def forward(self, classes: Tensor) -> Tensor:
-        return self.embedding_table(classes)
 
 
 class GridPatches(nn.Module):
@@ -83,16 +72,9 @@ class SiTAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turns adjacent pairs of channels of x (B, heads, N, head width) by the angles of `rotation` (see `rotations`)."""
-    cosines, sines = rotation
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([first * cosines - second * sines, second * cosines + first * sines], -1).flatten(-2)
 
 
 class SiTMLP(nn.Module):
@@ -164,14 +146,8 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 
 def _waves(places: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    angles = _angles(places, channels)
+    angles = falling_angles(places, channels)
     return angles.sin(), angles.cos()
-
-
-def _angles(places: Tensor, channels: int) -> Tensor:
-    """Places (N,) times channels / 2 falling frequencies, float64."""
-    falling = SLOWEST ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels // 2))
-    return places.double()[:, None] * falling
 
 
 def rotations(config: SiTConfig) -> Tensor:
@@ -181,9 +157,9 @@ def rotations(config: SiTConfig) -> Tensor:
     """
     width = config.width // config.heads
     if not config.grid:
-        angles = _angles(torch.arange(config.num_latents), width)
+        angles = falling_angles(torch.arange(config.num_latents), width)
     else:
         side = math.isqrt(config.num_latents) // config.patch_size
         row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        angles = torch.cat([_angles(row.flatten(), width // 2), _angles(column.flatten(), width // 2)], 1)
+        angles = grid_angles(row.flatten(), column.flatten(), width)
     return torch.stack([angles.cos(), angles.sin()]).float()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compiling import CompiledBlock
+from ..rotary import rotate
 from ..vit import MLP, NORM_EPS, Attention, DropPath, LayerScale
 
 ROTARY_BASE = 10.0  # ratio of the largest to the smallest initial frequency
@@ -26,15 +27,9 @@ class RotaryAttention(Attention):
         """angles: (heads, T, width / heads / 2), one a pair of neighbouring channels; None: no rotation."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            cosines, sines = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+            q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns each pair of neighbouring channels of x (..., T, 2 P) by its angle (..., T, P)."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
 class PlainBlock(CompiledBlock):
