@@ -33,8 +33,8 @@ class LlamaGenAttention(nn.Module):
         return self.wo(x.transpose(1, 2).flatten(2))
 
 
-class SwiGLU(nn.Module):
-    """w2(silu(w1 x) * w3 x)."""
+class LlamaGenMLP(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
 
     def __init__(self, config: LlamaGenConfig):
         super().__init__()
@@ -54,7 +54,7 @@ class LlamaGenBlock(CompiledBlock):
         self.attention_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
         self.attention = LlamaGenAttention(config)
         self.ffn_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
-        self.feed_forward = SwiGLU(config)
+        self.feed_forward = LlamaGenMLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
