@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .model_configs import LlamaGenConfig, RARConfig, SiTConfig, TokenizerConfig
+from .model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
     "data.stop": "data.val",
@@ -202,6 +202,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     family: FamilyConfig = field(default_factory=FamilyConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    maetok: MAETokConfig = field(default_factory=MAETokConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     start: StartConfig = field(default_factory=StartConfig)
     classifier: TrainingConfig = field(default_factory=TrainingConfig)  # of the network that stands in for frozen ones

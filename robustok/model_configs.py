@@ -98,6 +98,21 @@ class MAETokConfig:
 
 
 @dataclass(frozen=True)
+class ConvVAEConfig:
+    """Shape of a convolutional variational autoencoder (diffusers' AutoencoderKL)."""
+
+    image_size: int = 256
+    widths: tuple[int, ...] = (128, 256, 512, 512)  # channels of each level, the highest resolution first
+    blocks: int = 2  # residual blocks a level of the encoder; the decoder has one more
+    middle_attention: bool = True
+    latent_width: int = 4  # D
+    quant_conv: bool = True  # 1x1 convolution after the encoder
+    post_quant_conv: bool = True  # and before the decoder
+    scaling_factor: float = 1.0  # of a published one: its generators work on (latent - shift) * scaling
+    shift_factor: float = 0.0
+
+
+@dataclass(frozen=True)
 class RARConfig:
     """Shape of the generator (section 5), and its dropout."""
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..data.transforms import from_uint8, to_uint8
-from ..models.interfaces import Perturbable
+from ..models.interfaces import Perturbable, is_discrete
 from ..ops import vq_neighbors
 from ..ops.vq import normalize_rows
 from ..ops.vq.draws import perturbation_words, rank, threshold
@@ -22,8 +22,10 @@ CLEAN: Setting = (0.0, 1)  # the setting that perturbs nothing
 
 
 def how_perturbable(tokenizer) -> Perturbable:
-    """How a tokenizer's latents can be perturbed. One that does not say is taken to have one codebook ("codes")."""
-    return getattr(tokenizer, "perturbable", "codes")
+    """How a tokenizer's latents can be perturbed. One that does not say is taken to have one codebook ("codes"), or to
+    be continuous ("none") where it has no codebook.
+    """
+    return getattr(tokenizer, "perturbable", "codes" if hasattr(tokenizer, "codebook") else "none")
 
 
 def device_of(tokenizer) -> torch.device:
@@ -50,10 +52,15 @@ def perturbed_images(
             draw = {"alpha": alpha, "delta": delta, "seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
             restored = tokenizer.reconstruct(from_uint8(images), **draw)
         elif setting == CLEAN:
-            restored = tokenizer.detokenize(tokenizer.tokenize(from_uint8(images)))
+            restored = plainly_reconstructed(tokenizer, from_uint8(images))
         else:
             raise UserError("latent perturbation, and with it pFID, is not defined for this tokenizer")
         yield setting, to_uint8(restored)
+
+
+def plainly_reconstructed(tokenizer, images: Tensor) -> Tensor:
+    """Images in [-1, 1] -> their reconstructions without perturbation or noise, clamped; for tokenizers of any kind."""
+    return tokenizer.detokenize(tokenizer.tokenize(images)) if is_discrete(tokenizer) else tokenizer.reconstruct(images)
 
 
 def perturbed_indices(

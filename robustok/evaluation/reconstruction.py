@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.progress import Progress
 from ..data.transforms import from_uint8, to_uint8
+from ..models.interfaces import is_discrete
 from .latents import Usage, code_counts, usage_of
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
@@ -25,7 +26,7 @@ class Reconstruction(NamedTuple):
     psnr: float  # dB; images given back exactly are left out of the mean
     ssim: float
     lpips: float | None  # None without its weights
-    usage: Usage
+    usage: Usage | None  # None: a continuous tokenizer has no codes
     count: int
 
 
@@ -50,15 +51,18 @@ def evaluate_reconstruction(
 
     rFID compares with the very images that were encoded, gFID with a reference set: the two are not comparable.
     """
-    device = device_of(tokenizer)
+    device, discrete = device_of(tokenizer), is_discrete(tokenizer)
     sides: list[FeatureStatistics] = []
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
     counts = torch.zeros((), dtype=torch.int64)
     for batch in Progress(f"reconstructing {stream.name}", len(stream)).track(stream):
         original = batch.to(device)
-        tokens = tokenizer.tokenize(from_uint8(original))
-        counts = counts + code_counts(tokenizer, tokens)
-        restored = to_uint8(tokenizer.detokenize(tokens))
+        if discrete:
+            tokens = tokenizer.tokenize(from_uint8(original))
+            counts = counts + code_counts(tokenizer, tokens)
+            restored = to_uint8(tokenizer.detokenize(tokens))
+        else:
+            restored = to_uint8(tokenizer.reconstruct(from_uint8(original)))
         features = [network(images).features for images in (restored, original)]
         sides = sides or [FeatureStatistics(f.shape[1], f.device) for f in features]
         for side, values in zip(sides, features, strict=True):
@@ -69,7 +73,8 @@ def evaluate_reconstruction(
             with torch.autocast(device.type, enabled=False):  # a caller's is meant for the tokenizer
                 figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
     means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
-    return Reconstruction(rfid=frechet_distance(*sides), usage=usage_of(counts), count=sides[0].count, **means)
+    usage = usage_of(counts) if discrete else None
+    return Reconstruction(rfid=frechet_distance(*sides), usage=usage, count=sides[0].count, **means)
 
 
 def _finite_mean(values: Tensor) -> float:

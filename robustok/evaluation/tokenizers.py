@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.progress import Progress
+from ..models.interfaces import is_discrete
 from .features.measuring import distance_name
 from .latents import perturbed_reconstructions
 from .perturbing import CLEAN, Setting, how_perturbable
@@ -25,7 +26,7 @@ class TokenizerFigures:
 
     name: str
     distance: str  # "FID", or "FD" for other features than Inception's
-    codebook_size: int
+    codebook_size: int | None  # None: a continuous tokenizer
     transform: str  # what was done to the stored pixels
     plain: Reconstruction
     perturbed: PFID | None  # None: not asked for
@@ -52,14 +53,19 @@ def evaluate_tokenizer(
 
     Raises UserError where pFID is asked for and the tokenizer cannot be perturbed.
     """
-    perturbable = how_perturbable(tokenizer) != "none"
+    discrete, perturbable = is_discrete(tokenizer), how_perturbable(tokenizer) != "none"
+    if pfid != "none" and not discrete:
+        raise UserError(
+            f"{name}: pFID perturbs codes, and this tokenizer's latents are continuous: FID under latent noise is its "
+            "counterpart; evaluate it with --pfid none"
+        )
     if pfid != "none" and not perturbable:
         raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")
     stream = open_stream(images, tokenizer.image_size)
     plain = evaluate_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
     originals = next(iter(stream))[:STRIP]
-    codes = tokenizer.codebook.shape[-2]
+    codes = tokenizer.codebook.shape[-2] if discrete else None
     settings = [CLEAN, *((alpha, delta_set(codes)[-1]) for alpha in ALPHAS[::-2] if perturbable)]
     strips = perturbed_reconstructions(tokenizer, originals, settings, seed)
     return TokenizerFigures(

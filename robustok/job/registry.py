@@ -10,12 +10,15 @@ from ..core.random import derive_seed
 from ..data.tokenization import encode_images
 from ..data.tokens import open_tokens
 from ..generation.pairs import PairWriter
+from ..models.interfaces import is_discrete
 from ..models.starting import generator_to_train, tokenizer_to_train
 from ..training.adversary import stored_adversary
 from ..training.loop import fit
 from ..training.stages.base import Stage
 from ..training.stages.classifier import ClassifierStage
+from ..training.stages.decoder import MainTrainingStage
 from ..training.stages.generator import GeneratorStage
+from ..training.stages.masked_tokenizer import MaskedTokenizerStage
 from ..training.stages.post_training import PAIR_SECTIONS, PostTrainingStage
 from ..training.stages.tokenizer import TokenizerStage
 from .final_evaluation import evaluate_run
@@ -37,18 +40,19 @@ def make_classifier_stage(job: Pipeline) -> ClassifierStage:
     return ClassifierStage(job.run, job.images)
 
 
-def make_tokenizer_stage(job: Pipeline) -> TokenizerStage:
-    """Main training of the tokenizer."""
+def make_tokenizer_stage(job: Pipeline) -> MainTrainingStage:
+    """Main training of the tokenizer, discrete or continuous."""
     torch.manual_seed(job.config.seed)
     model = tokenizer_to_train(job.config).to(job.run.device)
-    return TokenizerStage(job.run, job.images, job.frozen, model)
+    stage = TokenizerStage if is_discrete(model) else MaskedTokenizerStage
+    return stage(job.run, job.images, job.frozen, model)
 
 
 def write_tokens(job: Pipeline) -> None:
     """Tokens of the training images, as shards."""
     if job.is_finished("tokens"):
         return
-    with job.run.finishing("tokens", TokenizerStage.sections):
+    with job.run.finishing("tokens", MainTrainingStage.sections):
         tokenizer, views = job.load_tokenizer("tokenizer"), job.config.data.token_views
         encode_images(tokenizer, job.images.train, job.run.folder / "tokens", augment=views).run_on_all_processes()
 
@@ -94,8 +98,8 @@ def post_train(job: Pipeline) -> None:
 
 STAGES = {
     "classifier": training_stage(ClassifierStage, make_classifier_stage),
-    "tokenizer": training_stage(TokenizerStage, make_tokenizer_stage),
-    "tokens": JobStage(TokenizerStage.sections, write_tokens),
+    "tokenizer": training_stage(MainTrainingStage, make_tokenizer_stage),
+    "tokens": JobStage(MainTrainingStage.sections, write_tokens),
     "generator": training_stage(GeneratorStage, make_generator_stage),
     "pairs": JobStage(PAIR_SECTIONS, write_pairs),
     "post": JobStage(PostTrainingStage.sections, post_train),

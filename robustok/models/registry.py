@@ -13,6 +13,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..core.errors import UserError
+from ..formats.diffusers_vae import DIFFUSERS_VAE
 from ..formats.layout import Layout
 from ..formats.llamagen_gpt import LLAMAGEN_GPT
 from ..formats.llamagen_vq import LLAMAGEN_VQ
@@ -24,6 +25,7 @@ from ..formats.sit_release import SIT_GRID, SIT_SEQUENCE
 from ..formats.vqgan import VQGAN_RELEASE
 from ..model_configs import (
     ConvTokenizerConfig,
+    ConvVAEConfig,
     LlamaGenConfig,
     MAETokConfig,
     RARConfig,
@@ -35,6 +37,7 @@ from .generators.rar import RAR, order_schedule
 from .generators.sit import SiT
 from .interfaces import DiscreteTokenizer, Tokenizer
 from .tokenizers.conv_tokenizer import ConvTokenizer
+from .tokenizers.conv_vae import ConvVAE
 from .tokenizers.maetok import MAETok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -87,7 +90,8 @@ FAMILIES = {
     for family in (
         Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,), section="tokenizer"),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
-        Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,)),
+        Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok"),
+        Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
         Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
         Family("sit", "generator", SiTConfig, SiT, (SIT_SEQUENCE, SIT_GRID), section="sit", decided=sizes_of_latents),

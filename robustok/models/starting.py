@@ -9,10 +9,11 @@ from typing import Any
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig
 from ..core.errors import UserError
-from ..model_configs import TokenizerConfig
+from ..model_configs import MAETokConfig, TokenizerConfig
 from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer
 from .load import check_codebooks, load_generator, load_tokenizer
 from .registry import Family, family_of, trained_config, trained_family
+from .tokenizers import maetok
 from .tokenizers.tuning import start_from_dinov2, tune
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -41,7 +42,8 @@ def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: 
     found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))
     refuse_other_settings(found, expected, Path(path))
     model = family.build(config)
-    model.load_state_dict(stored.state_dict())
+    # auxiliary decoders start anew: their targets are the run's
+    model.load_state_dict({k: v for k, v in stored.state_dict().items() if not k.startswith("masked.")})
     return model
 
 
@@ -57,6 +59,8 @@ def _refuse_other_family(stored: LoadedTokenizer | LoadedGenerator, family: Fami
 
 def shape_settings(config: Any) -> dict[str, Any]:
     """The settings of a tokenizer that decide which tensors it has and their shapes, with defaults written out."""
+    if isinstance(config, MAETokConfig):
+        return maetok.shape_settings(config)
     if not isinstance(config, TokenizerConfig):
         return asdict(config)
     shape = asdict(config) | {"drop_path": None, "layer_scale": config.layer_scale is not None}

@@ -37,12 +37,14 @@ def _cells(figures: TokenizerFigures) -> tuple:
     pfid = "-" if figures.perturbed is None else figures.perturbed.mean
     lpips = "-" if plain.lpips is None else plain.lpips
     quality = (plain.rfid, pfid, plain.psnr, plain.ssim, lpips)
-    return (figures.name, figures.codebook_size, *quality, f"{usage.used:.1%}", f"{usage.perplexity:.1f}")
+    codes = ("-", "-") if usage is None else (f"{usage.used:.1%}", f"{usage.perplexity:.1f}")
+    return (figures.name, figures.codebook_size or "-", *quality, *codes)
 
 
 def _record(figures: TokenizerFigures) -> dict:
     """For metrics.json."""
     plain, perturbed, distance = figures.plain, figures.perturbed, figures.distance.lower()
+    usage = plain.usage
     return {
         "name": figures.name,
         "codebook_size": figures.codebook_size,
@@ -52,8 +54,8 @@ def _record(figures: TokenizerFigures) -> dict:
         "psnr": plain.psnr,
         "ssim": plain.ssim,
         "lpips": plain.lpips,
-        "codes_used": plain.usage.used,
-        "perplexity": plain.usage.perplexity,
+        "codes_used": None if usage is None else usage.used,
+        "perplexity": None if usage is None else usage.perplexity,
         f"p{distance}": None if perturbed is None else perturbed.mean,
         f"p{distance}_settings": None if perturbed is None else table_record(perturbed.table),
         f"p{distance}_images": None if perturbed is None else perturbed.count,

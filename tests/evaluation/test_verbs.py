@@ -11,9 +11,10 @@ from robustok import evaluate, explain
 from robustok.checkpoints import writing as checkpoints
 from robustok.config import SamplingConfig
 from robustok.core.cli import run_verb
-from robustok.model_configs import RARConfig, TokenizerConfig
+from robustok.model_configs import MAETokConfig, RARConfig, TokenizerConfig
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
+from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 SIZE = 16
@@ -90,6 +91,20 @@ def test_a_tokenizer_that_cannot_be_perturbed_is_judged_without_pfid(run, room, 
     assert "--pfid none" in capsys.readouterr().err
     found = run(evaluate, "tokenizer scales --images images.npz --pfid none" + CLASSIFIER)["tokenizers"][0]
     assert found["rfd"] > 0 and found["pfd"] is None
+
+
+def test_a_continuous_tokenizer_is_judged_without_codes(run, room, capsys):
+    shape = MAETokConfig(
+        **dict(image_size=SIZE, patch_size=4, width=32, depth=1, heads=2, num_latents=4, latent_width=4),
+        **dict(targets=(), hidden=(0.0, 0.0)),
+    )
+    weights = {name: MAETok(shape).state_dict() for name in ("model", "ema")}
+    checkpoints.save(room / "latents" / "step-1", weights, {"config": {"kind": "maetok", "config": asdict(shape)}})
+    run(evaluate, "tokenizer latents --images images.npz" + CLASSIFIER, code=2)
+    assert "FID under latent noise is its counterpart" in capsys.readouterr().err
+    (found,) = run(evaluate, "tokenizer latents --images images.npz --pfid none" + CLASSIFIER)["tokenizers"]
+    assert found["rfd"] > 0 and found["psnr"] > 0 and 0 < found["ssim"] <= 1
+    assert [found[name] for name in ("codebook_size", "codes_used", "perplexity", "pfd")] == [None] * 4
 
 
 def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run):

@@ -64,6 +64,12 @@ class DINOTeacher(nn.Module):
         """Images (B, 3, S, S) in [-1, 1] -> (B, width)."""
         return self.vit(self.normalize(images))[:, 0]
 
+    def patches(self, images: Tensor, grid: int) -> Tensor:
+        """Features of the patches (B, grid**2, width), row-major; `grid` must be the network's own."""
+        if grid != self.vit.grid:
+            raise ValueError(f"the teacher has a grid of {self.vit.grid} patches, asked for {grid}")
+        return self.vit(self.normalize(images))[:, 1:]
+
 
 class DINOBackbone(nn.Module):
     """Frozen DINO ViT/16 read before its blocks and after some of them: patch tokens plus the class token.

@@ -7,7 +7,8 @@ hidden patches and auxiliary decoders (masked_features.py); SoftVQ replaces each
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,20 +127,22 @@ class MAETok(ContinuousBase):
             rotary=config.rotary,
             modulated=config.modulated_decoder,
         )
-        widths = config.target_widths  # None: the run decides them before it trains
-        self.masked = self._masked_features(config) if config.targets and widths is not None else None
+        self.masked: MaskedFeatures | None = None
+        if config.targets and config.target_widths is not None:
+            self.predict(config.target_widths)
 
-    def _masked_features(self, config: MAETokConfig) -> MaskedFeatures:
-        if len(config.target_widths) != len(config.targets):
-            raise ValueError(f"target_widths: found {config.target_widths}, expected one for each of {config.targets}")
+    def predict(self, target_widths: tuple[int, ...]) -> None:
+        """Gives the tokenizer new auxiliary decoders: what its targets' widths are is known once a run has teachers."""
+        config = self.config = replace(self.config, target_widths=target_widths)
+        if len(target_widths) != len(config.targets):
+            raise ValueError(f"target_widths: found {target_widths}, expected one for each of {config.targets}")
         shape = dict(width=config.auxiliary_width, depth=config.auxiliary_depth, heads=config.auxiliary_heads)
         shape |= dict(grid=self.patch_grid, mlp_ratio=config.mlp_ratio, layer_scale=None, drop_path=0.0)
-        widths = dict(zip(config.targets, config.target_widths, strict=True))
         decoders = {
             name: MAEDecoder(self.latent_shape, width, table=True, modulated=False, **shape)
-            for name, width in widths.items()
+            for name, width in zip(config.targets, target_widths, strict=True)
         }
-        return MaskedFeatures(config.width, decoders)
+        self.masked = MaskedFeatures(config.width, decoders).to(self.device)
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -187,9 +190,29 @@ class MAETok(ContinuousBase):
         return (self.decoder,)
 
 
+def shape_settings(config: MAETokConfig) -> dict[str, Any]:
+    """The settings that decide the tensors of encoder and decoder, with defaults written out."""
+    names = ("image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "num_latents", "latent_width")
+    names += ("rotary", "decoder_class_token", "modulated_decoder", "codebooks", "codebook_size")
+    names += ("normalize", "temperature")
+    values = asdict(config)
+    shape = {name: values[name] for name in names} | {"layer_scale": config.layer_scale is not None}
+    decoder = {name: values[f"decoder_{name}"] or values[name] for name in ("patch_size", "width", "depth", "heads")}
+    return shape | {f"decoder_{name}": value for name, value in decoder.items()}
+
+
 def _check(config: MAETokConfig, decoder_patch: int) -> None:
     for name, patch in (("patch_size", config.patch_size), ("decoder_patch_size", decoder_patch)):
         if config.image_size % patch:
             raise ValueError(f"image_size must be a multiple of {name}, found {config.image_size} and {patch}")
+    low, high = config.hidden
+    if not 0 <= low <= high < 1:
+        raise ValueError(f"hidden must be two shares, the smaller first, below 1; found {config.hidden}")
+    if high and not config.targets:
+        raise ValueError("patches are hidden for auxiliary decoders to predict: give targets, or hidden [0, 0]")
+    if config.noise < 0 or (config.noise_kind == "interpolate" and config.noise > 1):
+        raise ValueError(f"noise must be at least 0, and at most 1 to interpolate; found {config.noise}")
+    if not 0 <= config.noise_share <= 1:
+        raise ValueError(f"noise_share must lie in [0, 1], found {config.noise_share}")
     if config.codebooks and config.num_latents % config.codebooks:
         raise ValueError(f"codebooks must divide num_latents, found {config.codebooks} and {config.num_latents}")

@@ -5,12 +5,14 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from ...data.images import Images
 from ...data.loader import Batch
 from ...models.frozen.networks import FrozenNetworks
-from ...models.interfaces import Terms
+from ...models.interfaces import LoadedTokenizer, Terms
+from ...models.registry import family_of
 from ..adversary import Adversary
 from ..losses import reconstruction_loss
-from ..optimizers import TrainedModule
+from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from .base import Stage, StepPosition
 
@@ -18,10 +20,13 @@ from .base import Stage, StepPosition
 class DecoderStage(Stage):
     """A stage that trains a tokenizer's decoder, at the least, against real images."""
 
-    kind = "tokenizer"
     run: Run
     frozen: FrozenNetworks
     adversary: Adversary
+
+    @property
+    def kind(self) -> str:
+        return family_of(self.model).kind
 
     def model_config(self) -> dict:
         return asdict(self.model.config)
@@ -51,3 +56,30 @@ class DecoderStage(Stage):
             objective, decoded, images, self.model.last_layer, batch.ids, position
         )
         return objective, terms | adversarial_terms
+
+
+class MainTrainingStage(DecoderStage):
+    """Main training of a tokenizer: all of it learns from the training images; the discriminator starts late."""
+
+    name = "tokenizer"
+    sections = (
+        *("seed", "data", "precision", "start", "frozen", "classifier", "tokenizer", "codebook"),
+        *("perturbation", "losses", "tokenizer_training", "discriminator"),
+    )
+
+    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: LoadedTokenizer):
+        c = run.config
+        self.run, self.frozen, self.model = run, frozen, model
+        self.training, self.dataset = c.tokenizer_training, images.train
+        steps = len(self.dataset) // self.training.batch_size
+        self.adversary = Adversary(
+            run,
+            frozen.backbone,
+            c.losses,
+            c.discriminator,
+            start=c.losses.adversarial_start,
+            epochs=self.training.epochs,
+            steps_per_epoch=steps,
+        )
+        own = TrainedModule.with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
+        self.trained = [own, self.adversary.trained]

@@ -17,27 +17,20 @@ from ...models.interfaces import Terms
 from ...models.tokenizers.quantized import TokenizerOutput
 from ...models.tokenizers.quantizer import Perturbation
 from ...models.tokenizers.vit_tokenizer import ViTTokenizer
-from ..adversary import Adversary
 from ..losses import semantic_loss
-from ..optimizers import TrainedModule, learning_rate
+from ..optimizers import TrainedModule
 from ..run import Run
 from ..schedules import perturbation_strength
 from .base import StepPosition
-from .decoder import DecoderStage
+from .decoder import MainTrainingStage
 
 
-class TokenizerStage(DecoderStage):
+class TokenizerStage(MainTrainingStage):
     """All losses; reconstruction, perceptual and adversarial terms alone see perturbed latents.
 
     The semantic loss contrasts the images of one micro-batch over all processes. A teacher narrower than the encoder
     fills the first channels of its feature.
     """
-
-    name = "tokenizer"
-    sections = (
-        *("seed", "data", "precision", "start", "frozen", "classifier", "tokenizer", "codebook"),
-        *("perturbation", "losses", "tokenizer_training", "discriminator"),
-    )
 
     def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: ViTTokenizer):
         c = run.config
@@ -46,20 +39,7 @@ class TokenizerStage(DecoderStage):
                 f"tokenizer.width: found {c.tokenizer.width}, expected at least the teacher's {frozen.teacher.width}: "
                 "its class feature goes through the tokenizer's quant_conv"
             )
-        self.run, self.frozen, self.model = run, frozen, model
-        self.training, self.dataset = c.tokenizer_training, images.train
-        steps = len(self.dataset) // self.training.batch_size
-        self.adversary = Adversary(
-            run,
-            frozen.backbone,
-            c.losses,
-            c.discriminator,
-            start=c.losses.adversarial_start,
-            epochs=self.training.epochs,
-            steps_per_epoch=steps,
-        )
-        own = TrainedModule.with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
-        self.trained = [own, self.adversary.trained]
+        super().__init__(run, images, frozen, model)
         self._recent_usage: deque[Tensor] = deque()
 
     def begin_step(self, position: StepPosition) -> list[str]:

@@ -1,0 +1,62 @@
+"""Convolutional variational autoencoders on a grid of latents: diffusers' AutoencoderKL, as Stable Diffusion has it."""
+
+from torch import Tensor, nn
+
+from ...model_configs import ConvVAEConfig
+from .continuous import ContinuousBase
+from .conv_layers import ConvDecoder, ConvEncoder
+
+
+class ConvVAE(ContinuousBase):
+    """Images <-> a square grid of latents, row-major. Images are float (B, 3, S, S) in [-1, 1]; S = `image_size`.
+
+    A latent is the mean that the encoder gives; its spread, which training would draw from, is left out.
+    Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; latent_shape (L, D).
+    Raises: ValueError for sizes that do not fit together.
+    """
+
+    def __init__(self, config: ConvVAEConfig):
+        super().__init__()
+        cell, D = 2 ** (len(config.widths) - 1), config.latent_width
+        if config.image_size < cell or config.image_size % cell:
+            raise ValueError(f"image_size must be a multiple of {cell} (a latent), found {config.image_size}")
+        self.config, self.image_size, self.grid = config, config.image_size, config.image_size // cell
+        self.num_latents = self.grid**2
+        shape = dict(widths=config.widths, attention=(), middle_blocks=2, middle_attention=config.middle_attention)
+        shape |= dict(style="vqgan")
+        self.encoder = ConvEncoder(stem_width=config.widths[0], blocks=config.blocks, out_channels=2 * D, **shape)
+        self.quant_conv = nn.Conv2d(2 * D, 2 * D, 1) if config.quant_conv else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(D, D, 1) if config.post_quant_conv else nn.Identity()
+        self.decoder = ConvDecoder(blocks=config.blocks + 1, in_channels=D, **shape)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(L, D) of `encode`'s result."""
+        return self.num_latents, self.config.latent_width
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the last convolution: where the adaptive adversarial weight compares gradients."""
+        return self.decoder.conv_out.weight
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> means z (B, L, D), float32, on the scale that the decoder takes."""
+        size = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+        moments = self.quant_conv(self.encoder(images)).float()
+        return moments[:, : self.config.latent_width].flatten(2).mT
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
+        if z.ndim != 3 or z.shape[1:] != self.latent_shape:
+            raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
+        # Rows of latents are a map with channels last, whose group normalisation rounds several times worse on a CPU.
+        return self.decoder(self.post_quant_conv(z.mT.contiguous().unflatten(2, (self.grid, self.grid))))
+
+    def encoder_side(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.quant_conv
+
+    def decoder_side(self) -> tuple[nn.Module, ...]:
+        return self.post_quant_conv, self.decoder
