@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .config import SamplingConfig
+from .config import FlowSamplingConfig, RunConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.options import (
@@ -54,12 +54,14 @@ def samples(options: argparse.Namespace) -> None:
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
     from .generation.batches import GeneratedImages
-    from .models.load import check_codebooks, load_generator, load_tokenizer
+    from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
+    from .models.registry import family_of
 
     model = load_generator(options.generator, **sizes_of(options)).to(options.device)
     tokenizer = load_tokenizer(options.tokenizer).to(options.device)
-    check_codebooks(tokenizer, model)
-    sampling = sampling_settings(options, sampling_of(SamplingConfig()))
+    check_fits(tokenizer, model)
+    take_statistics(model, tokenizer)
+    sampling = sampling_settings(options, sampling_of(getattr(RunConfig(), family_of(model).sampling)))
     stream = GeneratedImages(
         model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
     )
@@ -158,14 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16 (default: no LPIPS)")
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
-    drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens it makes")
+    drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")
     drive.add_argument("--reference", required=True, help="images or saved statistics to compare with")
     drive.add_argument(
         "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
     )
     drive.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
     add_generator_sizes(drive)
-    add_sampling(drive, sampling_of(SamplingConfig()))
+    add_sampling(drive, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
     return parser
 
 

@@ -100,13 +100,13 @@ def mmd(options: argparse.Namespace, results) -> None:
     from .evaluation.latents import latent_discrepancy
     from .evaluation.pfid import ALPHAS, delta_set
     from .generation.batches import GeneratedImages
-    from .models.load import check_codebooks, load_generator
+    from .models.load import check_fits, load_generator
     from .report.plots import settings_figure
     from .report.results import table_record
 
     tokenizer = _tokenizer(options, options.tokenizer)
     generator = load_generator(options.generator).to(options.device)
-    check_codebooks(tokenizer, generator)
+    check_fits(tokenizer, generator)
     generated = GeneratedImages(
         generator,
         tokenizer,
@@ -119,7 +119,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     deltas = sorted({1, max(1, middle[0] // 4), *middle, min(len(tokenizer.codebook), 2 * middle[-1])})
     settings = [(alpha, delta) for alpha in (0.1, 0.3, *sorted(ALPHAS), 1.0) for delta in deltas]
     table = latent_discrepancy(
-        tokenizer, _first(options, tokenizer.image_size), torch.cat([*generated.tokens()]), settings, options.seed
+        tokenizer, _first(options, tokenizer.image_size), torch.cat([*generated.generated()]), settings, options.seed
     )
     alpha, delta = min(table, key=table.get)
     results.table([("lowest at", f"alpha {alpha}, delta {delta}", table[alpha, delta])], ("", "setting", "squared MMD"))

@@ -6,10 +6,10 @@ r"""Sample a generator at any scale: python -m robustok.sample --generator G [--
         --grid 8x8 --classes 207,360
     torchrun --nproc_per_node 8 -m robustok.sample --images 50000 ...  (torchrun takes --n for its own)
 
-By default images go straight from the decoder to features, moments and FID; --save keeps them. The tokens of every
-image are kept in OUTPUT/tokens. Work is shared out in shards over any number of processes that run the same command, on
-any machines that share the folder; after a kill the same command goes on, and the bytes at the end are the same. On a
-GPU the first process measures which attention is fastest and keeps it in OUTPUT/attention.json for all of them.
+By default images go straight from the decoder to features, moments and FID; --save keeps them. The tokens or latents
+of every image are kept in OUTPUT/tokens. Work is shared out in shards over any number of processes that run the same
+command, on any machines that share the folder; after a kill the same command goes on, and the bytes at the end are the
+same. On a GPU the first process measures which attention is fastest and keeps it in OUTPUT/attention.json for all.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .config import SamplingConfig
+from .config import FlowSamplingConfig, RunConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
@@ -46,31 +46,33 @@ PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
 def main(argv: list[str]) -> None:
     """Parses the options, then draws a picture or runs a large sample."""
     options = _parser().parse_args(argv)
-    settings = sampling_settings(options, _defaults(options.preset))
     device = options.device = resolve_device(options.device)
     options.batch_size = BATCH_SIZE[device.type] if options.batch_size is None else options.batch_size
     options.precision = options.precision or PRECISION[device.type]
     _check(options)
-    from .models.load import check_codebooks, load_generator, load_tokenizer
+    from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
+    from .models.registry import family_of
 
     generator = load_generator(options.generator, **sizes_of(options)).to(device, getattr(torch, options.precision))
+    settings = sampling_settings(options, _defaults(options.preset, family_of(generator).sampling))
     tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
     if tokenizer is not None:
-        check_codebooks(tokenizer, generator)
+        check_fits(tokenizer, generator)
+        take_statistics(generator, tokenizer)
     if options.grid:
         _draw_grid(generator, tokenizer, settings, options)
     else:
         _run(generator, tokenizer, settings, options)
 
 
-def _defaults(preset: str | None) -> dict:
-    """The sampling settings where no option gives them: those of the preset, where it has them."""
-    settings = sampling_of(SamplingConfig())
+def _defaults(preset: str | None, section: str) -> dict:
+    """The sampling settings where no option gives them: those of this section of the preset, where it has them."""
+    settings = sampling_of(getattr(RunConfig(), section))
     if preset is None:
         return settings
     from .presets import preset_path, read_settings
 
-    stored = read_settings(preset_path(preset)).get("sampling", {})
+    stored = read_settings(preset_path(preset)).get(section, {})
     return {name: stored.get(name, default) for name, default in settings.items()}
 
 
@@ -121,15 +123,13 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     with Progress("sampling", len(classes), shown=os.environ.get("RANK", "0") == "0") as progress:
         made = sharded.work(progress.show)
     _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
-    tokens = sharded.finish()
-    if tokens is None:
+    rows = sharded.finish()
+    if rows is None:
         print("every shard is there; another process puts them together")
         return
-    print(f"written: {tokens.folder} ({len(tokens)} images)")
+    print(f"written: {rows.folder} ({len(rows)} images)")
     if network is not None:
-        found = sharded.features.collect(
-            sharded.shards, network, tokens.tokens[:], classes, Path(options.generator).name
-        )
+        found = sharded.features.collect(sharded.shards, network, rows.rows, classes, Path(options.generator).name)
         reference = load_reference(options.reference, network)
         report_comparison(found, reference, options.output, sampling=settings | {"seed": options.seed})
 
@@ -139,19 +139,19 @@ def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     if made == 0:
         print("nothing was left to sample")
         return
-    traffic = generator.cache_bytes(sampler.streams) * made / seconds
-    print(
-        f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s, peak memory"
-        f" {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB, key/value caches read at {traffic / 1e9:.1f} GB/s"
-    )
+    peak = f"peak memory {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB"
+    figures = [f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s", peak]
+    if hasattr(generator, "cache_bytes"):
+        traffic = generator.cache_bytes(sampler.streams) * made / seconds
+        figures.append(f"key/value caches read at {traffic / 1e9:.1f} GB/s")
+    print(", ".join(figures))
 
 
 def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """One picture of rows x columns images, sorted by class."""
     from PIL import Image
 
-    from .data.transforms import to_uint8
-    from .generation.batches import generate_batches
+    from .generation.batches import decode_generated, generate_batches
     from .generation.classes import class_list
     from .report.page import image_grid
 
@@ -159,7 +159,7 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
     classes = class_list(rows * columns, generator.num_classes, options.classes, options.class_weights)
     sampler, size = generator.sampler(**settings), min(options.batch_size, len(classes))
     batches = generate_batches(sampler, classes, seed=options.seed, batch_size=size)
-    images = torch.cat([to_uint8(tokenizer.detokenize(tokens)).cpu() for tokens in batches])
+    images = torch.cat([decode_generated(tokenizer, batch).cpu() for batch in batches])
     path = Path(options.output)
     path = path if path.suffix == ".png" else path / "grid.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--n", "--images", type=int, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")
     add("--class_weights", type=_numbers(float), help="share of each class, with commas (default: equal shares)")
-    add_sampling(parser, sampling_of(SamplingConfig()), note=", or as the preset says")
+    kinds = (sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
+    add_sampling(parser, *kinds, note=", or as the preset says")
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=int, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
     add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")

@@ -5,6 +5,9 @@ What belongs to the rooms above (settings of a preset, the list of networks) is 
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from .errors import UserError
 
 
 def verb_parser(name: str, description: str | None) -> ArgumentParser:
@@ -74,8 +77,17 @@ def _number_or_none(text: str) -> float | None:
         raise ArgumentTypeError(f"found {text!r}, expected a number, or none") from None
 
 
+def _times_or_none(text: str) -> tuple[float, ...] | None:
+    try:
+        return None if text == "none" else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}, expected two times LOW,HIGH, or none") from None
+
+
+Settings = Mapping[str, Any]  # sampling settings by name
+
 # Setting -> what its text becomes, and what it means. Ranges are checked by the sampler.
-_SAMPLING: dict[str, tuple[Callable[[str], float | int | None], str]] = {
+_SAMPLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "guidance_scale": (float, "strength of classifier-free guidance, from 0; 1 is no guidance"),
     "guidance_power": (
         _number_or_none,
@@ -85,25 +97,37 @@ _SAMPLING: dict[str, tuple[Callable[[str], float | int | None], str]] = {
     "temperature": (float, "divides the logits, above 0: below 1 draws likely tokens more often, above 1 less often"),
     "top_k": (int, "draws only from the k likeliest tokens; 0: from all"),
     "top_p": (float, "draws only from the likeliest tokens that together have this probability, above 0; 1: from all"),
+    "steps": (int, "steps from noise to latents, from 1; dopri5 chooses them itself"),
+    "solver": (str, "how those steps are taken: euler, heun, dopri5 or sde"),
+    "guidance_interval": (_times_or_none, "times LOW,HIGH of guidance, from 1 (noise) down to 0 (data); none: all"),
 }
 
 
-def sampling_of(config: object) -> dict[str, float | int | None]:
+def sampling_of(config: object) -> dict[str, Any]:
     """The sampling settings among the attributes of `config`, by name."""
-    return {name: getattr(config, name) for name in _SAMPLING}
+    return {name: getattr(config, name) for name in _SAMPLING if hasattr(config, name)}
 
 
-def add_sampling(parser: ArgumentParser, defaults: Mapping[str, float | int | None], note: str = "") -> None:
-    """An option for each sampling setting in `defaults`; `note` says what else than they may decide.
+def add_sampling(parser: ArgumentParser, *defaults: Settings, note: str = "") -> None:
+    """An option for each sampling setting in `defaults`, those of each kind of generator that may be sampled; `note`
+    says what else than they may decide.
 
     An option that is not given is no attribute of what the parser returns: None is a value of its own.
     """
-    for name, default in defaults.items():
+    for name in dict.fromkeys(name for settings in defaults for name in settings):
         kind, meaning = _SAMPLING[name]
-        said = "none" if default is None else default
+        values = [settings[name] for settings in defaults if name in settings]
+        said = " or ".join("none" if value is None else str(value) for value in values)
         parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=f"{meaning} (default {said}{note})")
 
 
-def sampling_settings(options: Namespace, defaults: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
-    """The sampling settings by name: those given as options, else those of `defaults`."""
+def sampling_settings(options: Namespace, defaults: Settings) -> dict[str, Any]:
+    """The sampling settings by name: those given as options, else those of `defaults`, which are the generator's.
+
+    Raises UserError for an option that such a generator does not have.
+    """
+    wrong = [f"--{name}" for name in _SAMPLING if hasattr(options, name) and name not in defaults]
+    if wrong:
+        has = ", ".join(f"--{name}" for name in defaults)
+        raise UserError(f"{', '.join(wrong)}: this generator is not sampled with that; it has {has}")
     return {name: getattr(options, name, default) for name, default in defaults.items()}

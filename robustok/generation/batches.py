@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import to_uint8
-from ..models.interfaces import DiscreteTokenizer, Generator, Sampler
+from ..models.interfaces import Generator, Sampler, Tokenizer, is_discrete
 
 BATCH = 50  # images of a batch of GeneratedImages
 
@@ -25,7 +25,8 @@ def generate_batches(
     keep_tokens: Iterable[Tensor] | None = None,
     keep_ratio: float = 0.0,
 ) -> Iterator[Tensor]:
-    """Yields what `sampler` makes of classes (N,), batch after batch and in order: tokens (b, L) on its device.
+    """Yields what `sampler` makes of classes (N,), batch after batch and in order: tokens (b, L), or
+    latents (b, L, D), on its device.
 
     All batches go through the network with the shape of `batch_size` images: the last is filled up with copies of its
     last image, which are not yielded. So a GPU captures one graph for all of them, and an image is the same whatever
@@ -47,10 +48,19 @@ def generate_batches(
 
 
 @torch.inference_mode()
-def decode_batches(tokenizer: DiscreteTokenizer, tokens: Tensor, batch_size: int = 128) -> Iterator[Tensor]:
-    """Tokens (N, L), on any device -> their images in batches, uint8 (b, 3, H, W) on the tokenizer's device."""
-    for part in tokens.split(batch_size):
-        yield to_uint8(tokenizer.detokenize(part.to(tokenizer.device)))
+def decode_generated(tokenizer: Tokenizer, generated: Tensor) -> Tensor:
+    """uint8 images (B, 3, S, S) of tokens (B, L), or of latents (B, L, D) of a continuous tokenizer."""
+    generated = generated.to(tokenizer.device)
+    if is_discrete(tokenizer):
+        return to_uint8(tokenizer.detokenize(generated))
+    return to_uint8(tokenizer.decode(generated))
+
+
+@torch.inference_mode()
+def decode_batches(tokenizer: Tokenizer, generated: Tensor, batch_size: int = 128) -> Iterator[Tensor]:
+    """Tokens or latents (N, ...), on any device -> uint8 images in batches (b, 3, H, W) on the tokenizer's device."""
+    for part in generated.split(batch_size):
+        yield decode_generated(tokenizer, part)
 
 
 def _filled(rows: Tensor, count: int) -> Tensor:
@@ -67,9 +77,7 @@ class GeneratedImages:
 
     transform = "as generated"
 
-    def __init__(
-        self, generator: Generator, tokenizer: DiscreteTokenizer, *, per_class: int, seed: int, name: str, **sampling
-    ):
+    def __init__(self, generator: Generator, tokenizer: Tokenizer, *, per_class: int, seed: int, name: str, **sampling):
         self.sampler, self.tokenizer = generator.sampler(**sampling), tokenizer
         self.seed, self.name = seed, name
         self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
@@ -77,12 +85,12 @@ class GeneratedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def tokens(self) -> Iterator[Tensor]:
-        """Batches (b, L) of generated tokens."""
+    def generated(self) -> Iterator[Tensor]:
+        """Batches of generated tokens (b, L) or latents (b, L, D)."""
         classes = torch.from_numpy(self.labels)
         return generate_batches(self.sampler, classes, seed=self.seed, batch_size=min(BATCH, len(classes)))
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[Tensor]:
-        for tokens in self.tokens():
-            yield to_uint8(self.tokenizer.detokenize(tokens))
+        for batch in self.generated():
+            yield decode_generated(self.tokenizer, batch)

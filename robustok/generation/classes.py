@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..models.interfaces import Generator, TokenGenerator
 
 
 def class_list(
@@ -51,15 +53,23 @@ def _shares(count: int, weights: list[float]) -> list[int]:
 
 
 def about_run(generator: nn.Module, tokenizer: nn.Module | None, classes: Tensor, settings: dict) -> dict:
-    """What tells one sample from another, as TokenWriter takes it: weights, classes and settings."""
+    """What tells one sample from another, as a RowWriter takes it: weights, classes and settings."""
     return {
         "tokenizer": "none" if tokenizer is None else weights_hash(tokenizer),
         "generator": weights_hash(generator),
-        "codebook_size": generator.codebook_size,
+        **made_by(generator),
         "class_names": [str(c) for c in range(generator.num_classes)],
         "classes": hashlib.sha256(classes.numpy()).hexdigest(),
         **settings,
     }
+
+
+def made_by(generator: Generator) -> dict[str, Any]:
+    """What a writer of rows must know of what a generator makes."""
+    if isinstance(generator, TokenGenerator):
+        return {"codebook_size": generator.codebook_size}
+    scale = {name: getattr(generator.config, name) for name in ("latent_mean", "latent_std")}
+    return {"latent_shape": list(generator.latent_shape), **scale}
 
 
 def weights_hash(model: nn.Module) -> str:

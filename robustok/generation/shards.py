@@ -21,10 +21,11 @@ from torch import Tensor
 from ..core.errors import RunError
 from ..core.files import remove_leftovers
 from ..core.locks import claim
-from ..data.tokens import TokenSet, TokenWriter, open_tokens
-from ..data.transforms import to_uint8
-from ..models.interfaces import DiscreteTokenizer, Sampler
-from .batches import generate_batches
+from ..data.latents import LatentSet, LatentWriter, open_rows
+from ..data.rows import RowWriter
+from ..data.tokens import TokenSet, TokenWriter
+from ..models.interfaces import Sampler, Tokenizer
+from .batches import decode_generated, generate_batches
 from .feature_writer import FeatureWriter
 from .image_writer import ImageWriter
 
@@ -33,12 +34,12 @@ DECODE_BATCH = 64  # images decoded at a time
 
 
 class ShardedRun:
-    """Samples images of `classes` (N,) into `folder`: tokens, and on request images and features.
+    """Samples images of `classes` (N,) into `folder`: tokens or latents, and on request images and features.
 
     Args:
         make_sampler: called once, and again where GPU memory is out and the batch size is halved.
-        about: what tells this run from another, as TokenWriter takes it.
-        tokenizer: decodes the tokens; None: only tokens are written.
+        about: what tells this run from another, as TokenWriter or LatentWriter takes it.
+        tokenizer: decodes tokens or latents; None: they alone are written.
         network: whose features of the images are written; None: no features.
         image_kinds: the forms in which images are kept, some of image_writer.KINDS.
 
@@ -55,7 +56,7 @@ class ShardedRun:
         seed: int,
         batch_size: int,
         shard_rows: int,
-        tokenizer: DiscreteTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         network: Callable | None = None,
         image_kinds: tuple[str, ...] = (),
     ):
@@ -63,7 +64,8 @@ class ShardedRun:
         self.batch_size, self.halved = batch_size, False
         self.make_sampler, self.sampler = make_sampler, make_sampler()
         self.tokenizer, self.network = tokenizer, network
-        self.writer = TokenWriter(folder / "tokens", about, shard_rows=shard_rows)
+        writer = TokenWriter if "codebook_size" in about else LatentWriter
+        self.writer: RowWriter = writer(folder / "tokens", about, shard_rows=shard_rows)
         self.images = ImageWriter(folder, image_kinds, len(classes)) if image_kinds else None
         self.features = FeatureWriter(folder) if network else None
         self.was_finished = self.is_finished()
@@ -94,14 +96,14 @@ class ShardedRun:
         show(len(self.classes))
         return made
 
-    def finish(self) -> TokenSet | None:
-        """Does what needs all shards. One process does it and gets the tokens, the others get None."""
+    def finish(self) -> TokenSet | LatentSet | None:
+        """Does what needs all shards. One process does it and gets the tokens or latents, the others get None."""
         held = claim(self.folder / "claims/finish")
         if held is None:
             return None
         with held:
             if self.was_finished:
-                return open_tokens(self.writer.folder)
+                return open_rows(self.writer.folder)
             if self.is_finished():  # by another, a moment ago
                 return None
             if self.images:
@@ -123,7 +125,7 @@ class ShardedRun:
         return -1, None
 
     def _sample(self, number: int) -> Tensor:
-        """Tokens of a shard, on the CPU. Where GPU memory is out, the batch size is halved, once in a run."""
+        """Tokens or latents of a shard, on the CPU. Where GPU memory is out, the batch size is halved, once a run."""
         rows = self.writer.shard_range(number, len(self.classes))
         ids = torch.arange(rows.start, rows.stop)
         try:
@@ -172,7 +174,7 @@ class ShardedRun:
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
         images, outputs = [], []
         for part in tokens.split(DECODE_BATCH):
-            images.append(to_uint8(self.tokenizer.detokenize(part.to(self.sampler.device))))
+            images.append(decode_generated(self.tokenizer, part))
             if self.network:
                 outputs.append(self.network(images[-1]))
         if self.features:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import FlowSamplingConfig, SamplingConfig
 from ..core.errors import UserError
 from ..core.random import derive_seed
 from ..data.images import Images, open_images
@@ -24,7 +25,8 @@ from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
 from ..models.load import load_generator, load_tokenizer, locate
-from ..models.registry import trained_config
+from ..models.registry import sampler_settings, trained_config, trained_family
+from ..models.starting import refuse_other_family
 from ..training.run import Run
 
 
@@ -81,23 +83,25 @@ class Pipeline:
         self.stages["tokens"].run(self)
         return open_rows(self.run.folder / "tokens")
 
+    @property
+    def sampling(self) -> SamplingConfig | FlowSamplingConfig:
+        """How the generators of the run's family are sampled."""
+        return getattr(self.config, trained_family(self.config, "generator").sampling)
+
     def sampler(self) -> Sampler:
         """A sampler of the run's generator with the run's settings."""
-        generator, s = load_generator(self.result("generator")).to(self.run.device).eval(), self.config.sampling
-        return generator.sampler(
-            guidance_scale=s.guidance_scale,
-            guidance_power=s.guidance_power,
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-        )
+        path = self.result("generator")
+        generator = load_generator(path).to(self.run.device).eval()
+        refuse_other_family(generator, trained_family(self.config, "generator"), str(path))
+        return generator.sampler(**sampler_settings(self.sampling))
 
     def sample(self, purpose: str) -> tuple[Tensor, Tensor]:
-        """(tokens (N, L), classes (N,)) of `evaluation.samples_per_class` images of each class; `purpose` is the seed's
-        name.
+        """(tokens (N, L) or latents (N, L, D), classes (N,)) of `evaluation.samples_per_class` images of each class.
+
+        purpose: the name of the seed.
         """
         classes = torch.arange(self.images.num_classes).repeat_interleave(self.config.evaluation.samples_per_class)
-        seed, size = derive_seed(self.config.seed, "sample", purpose), self.config.sampling.batch_size
+        seed, size = derive_seed(self.config.seed, "sample", purpose), self.sampling.batch_size
         batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
         return torch.cat([batch.cpu() for batch in batches]), classes
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..core.random import derive_seed
+from ..data.latents import LatentSet
 from ..data.tokenization import encode_images
 from ..data.tokens import open_tokens
 from ..generation.pairs import PairWriter
@@ -58,11 +59,12 @@ def write_tokens(job: Pipeline) -> None:
 
 
 def make_generator_stage(job: Pipeline) -> GeneratorStage:
-    """Training of the generator on the training images' tokens."""
-    tokenizer, tokens = job.load_tokenizer("tokenizer"), job.training_tokens()
+    """Training of the generator on the training images' tokens or latents."""
+    tokenizer, rows = job.load_tokenizer("tokenizer"), job.training_tokens()
     torch.manual_seed(job.config.seed)
-    model = generator_to_train(job.config, tokenizer, job.images.num_classes)
-    return GeneratorStage(job.run, model.to(job.run.device), tokens)
+    statistics = rows.statistics() if isinstance(rows, LatentSet) else None
+    model = generator_to_train(job.config, tokenizer, job.images.num_classes, statistics)
+    return GeneratorStage(job.run, model.to(job.run.device), rows)
 
 
 def write_pairs(job: Pipeline) -> None:
@@ -70,7 +72,7 @@ def write_pairs(job: Pipeline) -> None:
     if job.is_finished("pairs"):
         return
     tokenizer, c = job.load_tokenizer("tokenizer"), job.config
-    seed, size = derive_seed(c.seed, "pairs"), c.sampling.batch_size
+    seed, size = derive_seed(c.seed, "pairs"), job.sampling.batch_size
     with job.run.finishing("pairs", PAIR_SECTIONS):
         writer = PairWriter(c.pairs, job.images.train, tokenizer, job.sampler(), seed, size)
         writer.write(job.run.folder / "pairs", {"settings": job.run.settings(PAIR_SECTIONS)})

@@ -132,6 +132,19 @@ class TokenGenerator(Generator, Protocol):
         """Bytes of keys and values that attention reads to sample one image with `streams` streams."""
 
 
+@runtime_checkable
+class LatentGenerator(Generator, Protocol):
+    """A generator of latents, which follows a velocity from noise (time 1) to data (time 0)."""
+
+    latent_shape: tuple[int, int]  # (L, D)
+
+    def velocity(self, z_t: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        """The network's own output, as z_t, on its own scale; t (B,)."""
+
+    def integrate(self, z: Tensor, classes: Tensor, *, steps: int, **settings: Any) -> Tensor:
+        """From a state to data, on the network's own scale; draws nothing."""
+
+
 class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer, TrainableTokenizer):
     """The type of what `load_tokenizer` returns: a torch module that is a tokenizer. Only for annotations."""
 

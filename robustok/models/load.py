@@ -1,5 +1,6 @@
 """Loading tokenizers and generators: our own checkpoints and published ones, recognised by what they hold."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
 from ..formats.layout import Given, described, nearest_layout, open_published, published_file
 from ..formats.tensors import check_state, some_of
-from .interfaces import DiscreteTokenizer, LoadedGenerator, LoadedTokenizer, TokenGenerator
+from .interfaces import (
+    DiscreteTokenizer,
+    Generator,
+    LoadedGenerator,
+    LoadedTokenizer,
+    TokenGenerator,
+    Tokenizer,
+    is_discrete,
+)
 from .registry import FAMILIES, Role, families, family_of
 
 
@@ -136,6 +145,39 @@ def locate(path: str | Path) -> Path:
             f"`hf download {repository}`"
         ) from error
     return folder / name
+
+
+def check_fits(tokenizer: Tokenizer, generator: Generator) -> None:
+    """Raise UserError when a generator does not make what the tokenizer decodes."""
+    if isinstance(generator, TokenGenerator):
+        if not is_discrete(tokenizer):
+            raise UserError(
+                f"the generator makes tokens, but the tokenizer ({family_of(tokenizer).kind}) has no codebook: use the "
+                "generator trained on its latents"
+            )
+        check_codebooks(tokenizer, generator)
+    elif is_discrete(tokenizer):
+        raise UserError(
+            f"the generator ({family_of(generator).kind}) makes latents, but the tokenizer decodes tokens: use a "
+            "continuous tokenizer"
+        )
+    elif tuple(generator.latent_shape) != tuple(tokenizer.latent_shape):
+        made, decoded = (" x ".join(map(str, model.latent_shape)) for model in (generator, tokenizer))
+        raise UserError(
+            f"the generator makes {made} latents, the tokenizer has {decoded}: use the generator trained on this "
+            "tokenizer's latents"
+        )
+
+
+def take_statistics(generator: Generator, tokenizer: Tokenizer) -> None:
+    """Gives a generator of latents the mean and standard deviation that its tokenizer's file names.
+
+    Published generators do not store them; those trained here do, and keep theirs.
+    """
+    known, given = generator.config, tokenizer.config
+    if getattr(known, "latent_mean", 0.0) is None and hasattr(given, "latent_mean"):
+        mean, std = ((value,) * known.latent_width for value in (given.latent_mean, given.latent_std))
+        generator.config = replace(known, latent_mean=mean, latent_std=std)
 
 
 def check_codebooks(tokenizer: DiscreteTokenizer, generator: TokenGenerator) -> None:

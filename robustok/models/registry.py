@@ -5,8 +5,8 @@ docs/extending.md shows how one is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -35,7 +35,7 @@ from ..model_configs import (
 from .generators.llamagen import LlamaGen
 from .generators.rar import RAR, order_schedule
 from .generators.sit import SiT
-from .interfaces import DiscreteTokenizer, Tokenizer
+from .interfaces import DiscreteTokenizer, Tokenizer, is_discrete
 from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.conv_vae import ConvVAE
 from .tokenizers.maetok import MAETok
@@ -49,12 +49,14 @@ def no_schedule(run: RunConfig, epoch: float) -> dict[str, float]:
     return {}
 
 
-def sizes_of_tokens(tokenizer: DiscreteTokenizer, num_classes: int) -> dict[str, int]:
-    """The settings of a generator of tokens that the tokenizer and the data decide.
+def sizes_of_tokens(
+    tokenizer: DiscreteTokenizer, num_classes: int, statistics: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a generator of tokens that the tokenizer and the data decide; tokens have no statistics.
 
     Raises UserError for a tokenizer without tokens.
     """
-    if not isinstance(tokenizer, DiscreteTokenizer):
+    if not is_discrete(tokenizer):
         raise UserError(
             f"a {family_of(tokenizer).kind} makes latents without a codebook, and a generator of tokens cannot be "
             "trained on them: choose another family.generator, or another tokenizer"
@@ -63,10 +65,18 @@ def sizes_of_tokens(tokenizer: DiscreteTokenizer, num_classes: int) -> dict[str,
     return {"codebook_size": codes, "num_classes": num_classes, "num_tokens": tokenizer.num_tokens}
 
 
-def sizes_of_latents(tokenizer: Tokenizer, num_classes: int) -> dict[str, int]:
-    """The settings of a generator of latents that the tokenizer and the data decide."""
+def sizes_of_latents(
+    tokenizer: Tokenizer, num_classes: int, statistics: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a generator of latents that the tokenizer and the data decide.
+
+    statistics: `mean` and `std` of each channel of the training images' latents; None: latents are taken as they are.
+    """
     length, width = tokenizer.latent_shape
-    return {"num_latents": length, "latent_width": width, "num_classes": num_classes}
+    decided = {"num_latents": length, "latent_width": width, "num_classes": num_classes}
+    if statistics is not None:
+        decided |= {f"latent_{name}": tuple(statistics[name]) for name in ("mean", "std")}
+    return decided
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,9 @@ class Family:
     layouts: tuple[Layout, ...] = ()  # published files that hold one; `convert --to upstream` writes the first that can
     schedule: Callable[[RunConfig, float], dict[str, float]] = no_schedule  # (run, epoch) -> arguments of model.loss
     section: str | None = None  # field of RunConfig with the config that a run trains; None: no run trains this family
-    decided: Callable[[Any, int], dict[str, int]] = sizes_of_tokens  # of a generator: what of its config is not given,
-    # but follows from (tokenizer, number of classes)
+    decided: Callable[..., dict[str, Any]] = sizes_of_tokens  # of a generator: what of its config is not given, but
+    # follows from (tokenizer, number of classes, statistics of the latents)
+    sampling: str = "sampling"  # of a generator: field of RunConfig with the settings of its sampler
 
 
 CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
@@ -94,7 +105,16 @@ FAMILIES = {
         Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
         Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
-        Family("sit", "generator", SiTConfig, SiT, (SIT_SEQUENCE, SIT_GRID), section="sit", decided=sizes_of_latents),
+        Family(
+            "sit",
+            "generator",
+            SiTConfig,
+            SiT,
+            (SIT_SEQUENCE, SIT_GRID),
+            section="sit",
+            decided=sizes_of_latents,
+            sampling="flow_sampling",
+        ),
     )
 }
 
@@ -129,6 +149,16 @@ def trained_config(run: RunConfig, role: Role) -> Any:
 
 
 def sections_of(run: RunConfig, names: Collection[str]) -> set[str]:
-    """Names of sections of a run, where "tokenizer" and "generator" stand for those of the families that it trains."""
-    trained = {role: trained_family(run, role).section for role in ("tokenizer", "generator")}
+    """Names of sections of a run, where "tokenizer", "generator" and "sampling" mean those of the trained families."""
+    generator = trained_family(run, "generator")
+    trained = {
+        "tokenizer": trained_family(run, "tokenizer").section,
+        "generator": generator.section,
+        "sampling": generator.sampling,
+    }
     return {trained.get(name, name) for name in names}
+
+
+def sampler_settings(section: Any) -> dict[str, Any]:
+    """The arguments of `generator.sampler` among the settings of a sampling section: all but the batch size."""
+    return {name: value for name, value in asdict(section).items() if name != "batch_size"}

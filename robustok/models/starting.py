@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ..config import RunConfig
 from ..core.errors import UserError
 from ..model_configs import MAETokConfig, TokenizerConfig
 from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer
-from .load import check_codebooks, load_generator, load_tokenizer
+from .load import check_fits, load_generator, load_tokenizer
 from .registry import Family, family_of, trained_config, trained_family
 from .tokenizers import maetok
 from .tokenizers.tuning import start_from_dinov2, tune
@@ -38,7 +39,7 @@ def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
 def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: Any) -> LoadedTokenizer:
     """A stored tokenizer with the settings `config`: those that change no tensor's shape (drop_path) may be others."""
     stored = load_tokenizer(path, "model", num_heads)
-    _refuse_other_family(stored, family, path)
+    refuse_other_family(stored, family, path)
     found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))
     refuse_other_settings(found, expected, Path(path))
     model = family.build(config)
@@ -47,8 +48,8 @@ def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: 
     return model
 
 
-def _refuse_other_family(stored: LoadedTokenizer | LoadedGenerator, family: Family, path: str) -> None:
-    """Raises UserError for a stored model of another family than the one that the run trains."""
+def refuse_other_family(stored: LoadedTokenizer | LoadedGenerator, family: Family, path: str) -> None:
+    """Raises UserError for a stored model of another family than the one that the settings name."""
     found = family_of(stored).kind
     if found != family.kind:
         raise UserError(
@@ -70,24 +71,28 @@ def shape_settings(config: Any) -> dict[str, Any]:
     return shape
 
 
-def generator_to_train(run: RunConfig, tokenizer: Tokenizer, num_classes: int) -> LoadedGenerator:
-    """The generator that is trained on this tokenizer's tokens, on the CPU; new weights as above.
+def generator_to_train(
+    run: RunConfig, tokenizer: Tokenizer, num_classes: int, statistics: Mapping[str, Any] | None = None
+) -> LoadedGenerator:
+    """The generator that is trained on this tokenizer's tokens or latents, on the CPU; new weights as above.
+
+    statistics: `mean` and `std` of each channel of the latents, which a new generator keeps.
 
     Raises: UserError for settings, or a stored generator, that do not fit the tokenizer or the data.
     """
     family = trained_family(run, "generator")
     if run.start.generator:
         model = load_generator(run.start.generator, "model")
-        _refuse_other_family(model, family, run.start.generator)
+        refuse_other_family(model, family, run.start.generator)
     else:
-        model = family.build(_fitted(trained_config(run, "generator"), family, tokenizer, num_classes))
-    check_codebooks(tokenizer, model)
+        decided = family.decided(tokenizer, num_classes, statistics)
+        model = family.build(_fitted(trained_config(run, "generator"), family, decided))
+    check_fits(tokenizer, model)
     return model
 
 
-def _fitted(config: Any, family: Family, tokenizer: Tokenizer, num_classes: int) -> Any:
+def _fitted(config: Any, family: Family, decided: Mapping[str, Any]) -> Any:
     """The generator's config with what the tokenizer and the data decide; another value given for it is refused."""
-    decided = family.decided(tokenizer, num_classes)
     for name, value in decided.items():
         given = getattr(config, name)
         if given not in (None, value):

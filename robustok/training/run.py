@@ -58,7 +58,7 @@ class Run:
     def settings(self, sections: Collection[str]) -> dict[str, Any]:
         """What a stage's result depends on: these sections of the config, and which images there are.
 
-        "tokenizer" and "generator" mean the sections of the families that the run trains.
+        "tokenizer", "generator" and "sampling" mean the sections of the families that the run trains.
         """
         names = sections_of(self.config, sections)
         values = {name: _plain(value) for name, value in asdict(self.config).items() if name in names}

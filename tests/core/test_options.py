@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from robustok import evaluate, sample
+from robustok.core.errors import UserError
 from robustok.core.options import add_device, add_network, add_sampling, sampling_of, sampling_settings, verb_parser
 
 DEFAULTS = {"guidance_scale": 6.0, "guidance_power": 1.15, "temperature": 1.02, "top_k": 0, "top_p": 1.0}
@@ -46,6 +47,20 @@ def test_other_words_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         parsed(option)
     assert option.split("=")[1] in capsys.readouterr().err
+
+
+def test_an_option_of_another_kind_of_generator_is_refused():
+    """Where generators of two kinds may be sampled, what is given must belong to the one that is."""
+    parser, flow = verb_parser("test", None), {"steps": 50, "guidance_scale": 1.5, "guidance_interval": None}
+    add_sampling(parser, DEFAULTS, flow)
+    given = parser.parse_args(["--steps", "7", "--guidance_interval", "0.2,0.8"])
+    assert sampling_settings(given, flow) == {"steps": 7, "guidance_scale": 1.5, "guidance_interval": (0.2, 0.8)}
+    with pytest.raises(
+        UserError, match=r"--steps, --guidance_interval: this generator is not sampled with that; it has"
+    ):
+        sampling_settings(given, DEFAULTS)
+    assert sampling_settings(parser.parse_args(["--guidance_interval=none"]), flow) == flow
+    assert "(default 6.0 or 1.5)" in " ".join(parser.format_help().split())
 
 
 def test_only_the_settings_asked_for_become_options():

@@ -115,6 +115,8 @@ class Generator:
 
 
 class Decoder:
+    device, tokenize = torch.device("cpu"), None  # a tokenizer of tokens
+
     def detokenize(self, tokens):
         return (tokens.float() / 127.5 - 1)[:, :, None, None].expand(-1, 3, 2, 2)
 
