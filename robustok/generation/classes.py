@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from ..models.interfaces import Generator, TokenGenerator
+from ..models.interfaces import Generator, makes_latents
 
 
 def class_list(
@@ -66,7 +66,7 @@ def about_run(generator: nn.Module, tokenizer: nn.Module | None, classes: Tensor
 
 def made_by(generator: Generator) -> dict[str, Any]:
     """What a writer of rows must know of what a generator makes."""
-    if isinstance(generator, TokenGenerator):
+    if not makes_latents(generator):
         return {"codebook_size": generator.codebook_size}
     scale = {name: getattr(generator.config, name) for name in ("latent_mean", "latent_std")}
     return {"latent_shape": list(generator.latent_shape), **scale}

@@ -11,7 +11,8 @@ from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
 from ..models.interfaces import is_discrete
-from ..models.registry import families, trained_config, trained_family
+from ..models.registry import families, sampler_settings, trained_config, trained_family
+from ..samplers.flow import FlowSettings
 
 SHARES = (
     "perturbation.alpha",
@@ -23,6 +24,7 @@ SHARES = (
     "llamagen.class_dropout",
     "llamagen.dropout",
     "llamagen.token_dropout",
+    "sit.class_dropout",
     "tokenizer.drop_path",
 )
 POSITIVE = (
@@ -31,6 +33,7 @@ POSITIVE = (
     "stopping.patience",
     "sampling.temperature",
     "sampling.batch_size",
+    "flow_sampling.batch_size",
     "evaluation.samples_per_class",
     "pairs.per_image",
     "tokenizer.codebook_size",
@@ -55,6 +58,7 @@ def check_settings(c: RunConfig) -> None:
     _expect(c, "tokenizer.width", t.width % t.heads == 0, f"a multiple of tokenizer.heads = {t.heads}")
     _expect(c, "generator.width", g.width % g.heads == 0, f"a multiple of generator.heads = {g.heads}")
     _expect(c, "sampling.top_p", 0 < c.sampling.top_p <= 1, "a share in (0, 1]")
+    _check_flow_sampling(c)
     _expect(c, "pairs.modes", c.pairs.modes != (), "at least one of reencode, direct")
     _expect(c, "name", c.name not in ("", ".", "..") and "/" not in c.name, "the name of one folder")
     for f in fields(c.losses):
@@ -81,6 +85,14 @@ def _check_shapes(c: RunConfig) -> None:
     if is_discrete(tokenizer):
         codes = tokenizer.codebook.shape[-2]
         _expect(c, "perturbation.delta", 1 <= c.perturbation.delta <= codes, f"1 to {codes}, the number of codes")
+
+
+def _check_flow_sampling(c: RunConfig) -> None:
+    """Refuses what the sampler of a flow generator would."""
+    try:
+        FlowSettings(**sampler_settings(c.flow_sampling))
+    except UserError as error:
+        raise UserError(f"flow_sampling.{error}") from None
 
 
 def _check_training(c: RunConfig, name: str) -> None:

@@ -145,6 +145,11 @@ class LatentGenerator(Generator, Protocol):
         """From a state to data, on the network's own scale; draws nothing."""
 
 
+def makes_latents(generator: Any) -> bool:
+    """Whether a generator makes latents; another makes tokens."""
+    return hasattr(generator, "latent_shape")
+
+
 class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer, TrainableTokenizer):
     """The type of what `load_tokenizer` returns: a torch module that is a tokenizer. Only for annotations."""
 

@@ -149,7 +149,7 @@ def locate(path: str | Path) -> Path:
 
 def check_fits(tokenizer: Tokenizer, generator: Generator) -> None:
     """Raise UserError when a generator does not make what the tokenizer decodes."""
-    if isinstance(generator, TokenGenerator):
+    if not makes_latents(generator):
         if not is_discrete(tokenizer):
             raise UserError(
                 f"the generator makes tokens, but the tokenizer ({family_of(tokenizer).kind}) has no codebook: use the "
