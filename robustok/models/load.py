@@ -20,6 +20,7 @@ from .interfaces import (
     TokenGenerator,
     Tokenizer,
     is_discrete,
+    makes_latents,
 )
 from .registry import FAMILIES, Role, families, family_of
 
