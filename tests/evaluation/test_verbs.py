@@ -103,7 +103,7 @@ def test_a_continuous_tokenizer_is_judged_without_codes(run, room, capsys):
     run(evaluate, "tokenizer latents --images images.npz" + CLASSIFIER, code=2)
     assert "FID under latent noise is its counterpart" in capsys.readouterr().err
     (found,) = run(evaluate, "tokenizer latents --images images.npz --pfid none" + CLASSIFIER)["tokenizers"]
-    assert found["rfd"] > 0 and found["psnr"] > 0 and 0 < found["ssim"] <= 1
+    assert found["rfd"] > 0 and found["psnr"] > 0 and -1 <= found["ssim"] <= 1  # of random weights
     assert [found[name] for name in ("codebook_size", "codes_used", "perplexity", "pfd")] == [None] * 4
 
 
