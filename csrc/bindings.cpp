@@ -8,6 +8,7 @@
 
 namespace py = pybind11;
 using namespace robustok;
+using namespace py::literals;
 
 namespace {
 
@@ -42,16 +43,18 @@ PYBIND11_MODULE(_C, m) {
           released);
     m.def("select",
           [](uintptr_t u, int64_t N, uintptr_t codes, int K, int D, uintptr_t ranks, uintptr_t nearest,
-             uintptr_t chosen, int threads) {
+             uintptr_t chosen, int threads, bool product) {
               select(at<float>(u), N, at<float>(codes), K, D, at<int32_t>(ranks), at<int64_t>(nearest),
-                     at<int64_t>(chosen), threads);
+                     at<int64_t>(chosen), threads, product);
           },
-          released);
+          released, "u"_a, "N"_a, "codes"_a, "K"_a, "D"_a, "ranks"_a, "nearest"_a, "chosen"_a, "threads"_a,
+          "product"_a = false);
     m.def("neighbors",
-          [](uintptr_t u, int64_t N, uintptr_t codes, int K, int D, int delta, uintptr_t out, int threads) {
-              neighbors(at<float>(u), N, at<float>(codes), K, D, delta, at<int64_t>(out), threads);
+          [](uintptr_t u, int64_t N, uintptr_t codes, int K, int D, int delta, uintptr_t out, int threads,
+             bool product) {
+              neighbors(at<float>(u), N, at<float>(codes), K, D, delta, at<int64_t>(out), threads, product);
           },
-          released);
+          released, "u"_a, "N"_a, "codes"_a, "K"_a, "D"_a, "delta"_a, "out"_a, "threads"_a, "product"_a = false);
     m.def("straight_through",
           [](uintptr_t u, int64_t N, int D, uintptr_t codes, uintptr_t indices, uintptr_t out, int threads) {
               return straight_through(at<float>(u), N, D, at<float>(codes), at<int64_t>(indices), at<float>(out),

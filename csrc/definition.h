@@ -17,13 +17,18 @@ ROBUSTOK_SHARED double add_square(double sum, double x) {
 #endif
 }
 
-// A distance that is not finite counts as infinite.
-ROBUSTOK_SHARED double finite_or_infinite(double distance) { return distance < INFINITY ? distance : INFINITY; }
+// The next term of a distance: a square, or with `product` minus a product, which two floats have exactly.
+ROBUSTOK_SHARED double add_term(double sum, float u, float e, bool product) {
+    return product ? sum - double(u) * double(e) : add_square(sum, double(u) - double(e));
+}
 
-// Squared distance of two rows in float64.
-ROBUSTOK_SHARED double squared_distance(const float* u, const float* e, int D) {
+// A distance that is not finite counts as infinite.
+ROBUSTOK_SHARED double finite_or_infinite(double distance) { return fabs(distance) < INFINITY ? distance : INFINITY; }
+
+// Distance of two rows in float64: squared, or with `product` minus their inner product.
+ROBUSTOK_SHARED double distance_of(const float* u, const float* e, int D, bool product) {
     double sum = 0;
-    for (int d = 0; d < D; ++d) sum = add_square(sum, double(u[d]) - double(e[d]));
+    for (int d = 0; d < D; ++d) sum = add_term(sum, u[d], e[d], product);
     return finite_or_infinite(sum);
 }
 
@@ -36,17 +41,19 @@ ROBUSTOK_SHARED double row_norm(const float* row, int D) {
     return norm_of(sum);
 }
 
-// Largest error of a score u.e - |e|^2 / 2 computed from operands with the given relative rounding, in float32 sums of
-// any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the thresholds a few more. The
-// definition rounds too: its distance is within (D + 3) * 2^-53 of (|u| + |e|)^2, which counts where their lengths differ.
-// The last term covers underflow. NaN for a row that is not finite, infinite where float32 overflows: then the score
-// says nothing. `longest_code` is the length of the longest finite code.
-ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, double operand_roundoff) {
+// Largest error of a score u.e - |e|^2 / 2, or with `product` u.e, computed from operands with the given relative
+// rounding, in float32 sums of any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the
+// thresholds a few more. The definition rounds too: a squared distance is within (D + 3) * 2^-53 of (|u| + |e|)^2, which
+// counts where their lengths differ, a product within as much of |u| |e|. The last term covers underflow. NaN for a row
+// that is not finite, infinite where float32 overflows: then the score says nothing. `longest_code` is the length of the
+// longest finite code.
+ROBUSTOK_SHARED float score_error(double row_norm, double longest_code, int D, double operand_roundoff, bool product) {
     if (!(row_norm < INFINITY)) return NAN;
-    const double magnitude = row_norm * longest_code + longest_code * longest_code / 2;
+    const double inner = row_norm * longest_code, sum = row_norm + longest_code;
+    const double magnitude = product ? inner : inner + longest_code * longest_code / 2;
     if (magnitude > 1e37) return INFINITY;
     const double roundoff = (D + 8) * 0x1p-24 + 2.01 * operand_roundoff;
-    const double reach = row_norm + longest_code, definition = (D + 3) * 0x1p-53 * reach * reach;
+    const double definition = (D + 3) * 0x1p-53 * (product ? inner : sum * sum);
     const double error = 1.01 * (roundoff * magnitude + definition + (D + 2) * 0x1p-126);
     return error < 1e37 ? float(error) : INFINITY;
 }

@@ -53,7 +53,8 @@ public:
     const Scorer& scorer = *scorer_in_use();
     Codebook book;
 
-    PackedCodebook(const float* codes, int K, int D, int threads) : book{codes, nullptr, K, D, 0.0}, threads(threads) {
+    PackedCodebook(const float* codes, int K, int D, int threads, bool product)
+        : book{codes, nullptr, K, D, product, 0.0}, threads(threads) {
         const int count = scorer.panels(K);
         panels.reset(new float[size_t(count) * (D + 1) * scorer.width]);
         book.panels = panels.get();
@@ -93,8 +94,8 @@ void unit_rows(const float* in, float* out, int64_t rows, int D, int threads) {
 }
 
 void select(const float* u, int64_t N, const float* codes, int K, int D, const int32_t* ranks, int64_t* nearest,
-            int64_t* chosen, int threads) {
-    const PackedCodebook packed(codes, K, D, threads);
+            int64_t* chosen, int threads, bool product) {
+    const PackedCodebook packed(codes, K, D, threads, product);
     int64_t ranked = ranks ? N : 0;  // the tokens before the last rank that is not 0
     while (ranked && !ranks[ranked - 1]) --ranked;
     packed.for_tiles(0, ranked, false, [&](int64_t first, int count, float* scratch) {
@@ -107,8 +108,9 @@ void select(const float* u, int64_t N, const float* codes, int K, int D, const i
     if (ranks) std::copy(nearest + ranked, nearest + N, chosen + ranked);
 }
 
-void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int delta, int64_t* out, int threads) {
-    const PackedCodebook packed(codes, K, D, threads);
+void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int delta, int64_t* out, int threads,
+               bool product) {
+    const PackedCodebook packed(codes, K, D, threads, product);
     packed.for_tiles(0, N, false, [&](int64_t first, int count, float* scratch) {
         packed.scorer.neighbors(packed.book, u + first * D, count, delta, out + first * delta, scratch);
     });

@@ -7,12 +7,14 @@
 
 namespace robustok {
 
-// A codebook laid out for scoring: panels of `width` codes, each (D + 1, width): -|e|^2 / 2, then e transposed.
+// A codebook laid out for scoring: panels of `width` codes, each (D + 1, width): -|e|^2 / 2, with `product` 0, then e
+// transposed.
 struct Codebook {
     const float* rows;  // (K, D), normalised
     float* panels;      // (panels, D + 1, width)
     int K;
     int D;
+    bool product;    // whether distances are minus inner products
     double longest;  // length of the longest finite code
 };
 
@@ -60,10 +62,11 @@ void unit_rows(const float* in, float* out, int64_t rows, int D, int threads);
 
 // Nearest codes and codes at `ranks` of rows u (N, D). Without ranks (null) nothing is written to `chosen`.
 void select(const float* u, int64_t N, const float* codes, int K, int D, const int32_t* ranks, int64_t* nearest,
-            int64_t* chosen, int threads);
+            int64_t* chosen, int threads, bool product);
 
 // The delta nearest codes (N, delta) of rows u (N, D), by (distance, index).
-void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int delta, int64_t* out, int threads);
+void neighbors(const float* u, int64_t N, const float* codes, int K, int D, int delta, int64_t* out, int threads,
+               bool product);
 
 // Straight-through output (N, D) u + (e - u) with the codes e at `indices` (N). Returns the sum of (e - u)^2.
 double straight_through(const float* u, int64_t N, int D, const float* codes, const int64_t* indices, float* out,

@@ -27,6 +27,9 @@ struct Token {
     int D;
     int K;
     float error;
+    bool product;  // whether distances are minus inner products
+
+    ROBUSTOK_METHOD double distance(int k) const { return distance_of(row, codes + int64_t(k) * D, D, product); }
 };
 
 struct Candidates {  // of one team; in shared memory on a GPU
@@ -39,17 +42,18 @@ struct Counts {
     int above;
 };
 
-ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // in the order of the distances, which are not negative
+ROBUSTOK_SHARED uint64_t bits_of(double distance) {  // in the order of the distances
     uint64_t bits;
     memcpy(&bits, &distance, sizeof bits);
-    return bits;
+    const uint64_t sign = uint64_t{1} << 63;
+    return bits & sign ? ~bits : bits | sign;
 }
 
 // The listed candidate that `rank` others precede.
 template <class Team, class Score>
 ROBUSTOK_SHARED int listed_at_rank(const Team& team, const Token<Score>& token, int listed, int rank, Candidates& list) {
     for (int i = team.lane(); i < listed; i += team.size())
-        list.distance[i] = squared_distance(token.row, token.codes + int64_t(list.code[i]) * token.D, token.D);
+        list.distance[i] = token.distance(list.code[i]);
     team.sync();
     int winner = -1;
     for (int i = team.lane(); i < listed; i += team.size()) {
@@ -75,7 +79,7 @@ struct ManyCandidates {
     }
 
     ROBUSTOK_METHOD uint64_t distance(int k) const {
-        return bits_of(squared_distance(token.row, token.codes + int64_t(k) * token.D, token.D));
+        return bits_of(token.distance(k));
     }
 
     ROBUSTOK_METHOD int up_to(uint64_t limit) const {

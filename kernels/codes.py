@@ -24,10 +24,11 @@ class PreparedCodebook(NamedTuple):
     transposed: Tensor  # (D, K) float32
     high: Tensor  # (Kp, Dp): rows rounded to float16; float32 rows as they are where they are not of unit length
     low: Tensor | None  # (Kp, Dp) float16: what rounding left; None where the rows are not of unit length
-    bias: Tensor  # (Kp,) float32: -|e|^2 / 2, or WORST_SCORE
+    bias: Tensor  # (Kp,) float32: -|e|^2 / 2, for products 0; or WORST_SCORE
     limits: Tensor  # (2,) float32: the largest |e| and the largest |e - high| of the codes that are finite
     tile_numbers: Tensor  # (Kp / BLOCK_K,) int32: 0, 1, 2, ...
     split: bool  # in two float16 halves: the rows are of unit length
+    product: bool  # whether distances are minus inner products
 
 
 def block_d(D: int) -> int:
@@ -35,8 +36,11 @@ def block_d(D: int) -> int:
     return max(16, min(MAX_BLOCK_D, triton.next_power_of_2(D)))
 
 
-def prepare(codebook: Tensor, normalize: bool) -> PreparedCodebook:
-    """A codebook (K, D) prepared in one launch. Nothing here waits for the device."""
+def prepare(codebook: Tensor, normalize: bool, product: bool) -> PreparedCodebook:
+    """A codebook (K, D) prepared in one launch, to be compared by distances or by products.
+
+    Nothing here waits for the device.
+    """
     K, D = codebook.shape
     Kp, Dp = triton.cdiv(K, BLOCK_K) * BLOCK_K, triton.cdiv(D, block_d(D)) * block_d(D)
     empty = codebook.new_empty
@@ -50,6 +54,7 @@ def prepare(codebook: Tensor, normalize: bool) -> PreparedCodebook:
         limits=codebook.new_zeros(2, dtype=torch.float32),
         tile_numbers=empty(Kp // BLOCK_K, dtype=torch.int32),
         split=normalize,
+        product=product,
     )
     stride_k, stride_d = codebook.stride()
     _prepare_kernel[(Kp // BLOCK_K,)](
@@ -67,6 +72,7 @@ def prepare(codebook: Tensor, normalize: bool) -> PreparedCodebook:
         D=D,
         Dp=Dp,
         NORMALIZE=normalize,
+        PRODUCT=product,
         BLOCK_K=BLOCK_K,
         BLOCK_D=block_d(D),
         **DEFINITION,
@@ -99,6 +105,7 @@ def _prepare_kernel(
     D,
     Dp,
     NORMALIZE: tl.constexpr,
+    PRODUCT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -118,7 +125,7 @@ def _prepare_kernel(
         squares += tl.sum(x.to(tl.float64) * x.to(tl.float64), 1)
     tl.store(tile_numbers + tl.program_id(0), tl.program_id(0))
     usable = is_code & (squares < float("inf"))
-    tl.store(bias + k, tl.where(usable, squares / -2, WORST_SCORE).to(tl.float32))
+    tl.store(bias + k, tl.where(usable, 0.0 if PRODUCT else squares / -2, WORST_SCORE).to(tl.float32))
     residual = tl.zeros((BLOCK_K,), tl.float32)
     for d0 in range(0, Dp, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)

@@ -36,6 +36,7 @@ def _nearest_kernel(
     Dp,
     TILES: tl.constexpr,
     SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -56,9 +57,9 @@ def _nearest_kernel(
     if SPLIT:
         residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
         rounded = residual * max_norm + (length + residual) * max_residual
-        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D)
+        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D, PRODUCT)
     else:
-        error = split_error(length, limits, packing, D, SPLIT)
+        error = split_error(length, limits, packing, D, SPLIT, PRODUCT)
 
     d = tl.arange(0, BLOCK_D)
     if SPLIT and not WIDE:
@@ -110,6 +111,7 @@ def _resolve_ties_kernel(
     tied_count,  # *i32 (1)
     D,
     K,
+    PRODUCT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Any grid. Programs share the listed rows and decide each by the definition: between two codes where it is known
@@ -120,13 +122,13 @@ def _resolve_ties_kernel(
         winner = first
         if last >= 0:
             k = tl.where(tl.arange(0, 2) == 0, first, last)
-            bits = distance_bits(u + n * D, transposed, D, K, k, k < K)
+            bits = distance_bits(u + n * D, transposed, D, K, k, k < K, PRODUCT)
             winner = tl.min(tl.where(bits == tl.min(bits, 0), k, K), 0)
         else:
             least = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)
             for start in range(0, K, BLOCK):
                 k = start + tl.arange(0, BLOCK)
-                bits = distance_bits(u + n * D, transposed, D, K, k, k < K)
+                bits = distance_bits(u + n * D, transposed, D, K, k, k < K, PRODUCT)
                 tile_least = tl.min(bits, 0)
                 tile_winner = tl.min(tl.where(bits == tile_least, k, K), 0)
                 winner = tl.where(tile_least < least, tile_winner, winner)
@@ -159,6 +161,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         Dp=Dp,
         TILES=triton.next_power_of_2(triton.cdiv(K, BLOCK_K)),
         SPLIT=codes.split,
+        PRODUCT=codes.product,
         WIDE=is_wide,
         BLOCK_N=rows,
         BLOCK_K=BLOCK_K,
@@ -174,6 +177,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         tied_count=tied_count,
         D=D,
         K=K,
+        PRODUCT=codes.product,
         BLOCK=min(1024, triton.next_power_of_2(K)),
         **DEFINITION,
     )

@@ -111,8 +111,9 @@ def distance_bits(
     K,
     k,
     mask,
+    PRODUCT: tl.constexpr,
 ):
-    """Squared float64 distances of one row to the codes k, as int64 of the same order.
+    """Float64 distances of one row to the codes k, squared or minus inner products, as int64 of the same order.
 
     What is not finite, and what is masked, counts as infinite.
     """
@@ -121,7 +122,8 @@ def distance_bits(
     for d in range(D):
         x = tl.load(u + d).to(tl.float64)
         e = tl.load(column, mask=mask, other=0.0).to(tl.float64)
-        total += (x - e) * (x - e)
+        total += -x * e if PRODUCT else (x - e) * (x - e)
         column += K
-    total = tl.where(mask & (total < float("inf")), total, float("inf"))
-    return total.to(tl.int64, bitcast=True)
+    total = tl.where(mask & (tl.abs(total) < float("inf")), total, float("inf"))
+    bits = total.to(tl.int64, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)  # negative distances: the larger, the farther from 0

@@ -1,8 +1,8 @@
 """Scores of codes for rows, on the tensor cores, and the bound on their error.
 
-The score u.e - |e|^2 / 2 is largest for the nearest code. Rows of unit length are rounded to float16 for the tensor
-cores: one product where a bound on its error decides nearly all rows, three products of a high and a low half where one
-would leave too many near ties. Other rows go through three tf32 products.
+The score u.e - |e|^2 / 2, or u.e where products are compared, is largest for the nearest code. Rows of unit length are
+rounded to float16 for the tensor cores: one product where a bound on its error decides nearly all rows, three products
+of a high and a low half where one would leave too many near ties. Other rows go through three tf32 products.
 """
 
 import triton
@@ -26,15 +26,19 @@ def length_of(squares, D):
 
 
 @triton.jit
-def score_error(length, max_norm, rounded, roundoff, D):
+def score_error(length, max_norm, rounded, roundoff, D, PRODUCT: tl.constexpr):
     """The largest error that a row's scores can have, from its length; NaN or infinite where a score says nothing.
 
     max_norm: the largest |e|; rounded: error of the products by the rounding of their operands; roundoff: error of the
     sums, relative to their magnitude. The definition rounds too: its distance is within (D + 3) * 2**-53 of
-    (|u| + |e|)^2. The last term covers underflow.
+    (|u| + |e|)^2, a product of |u| |e|. The last term covers underflow.
     """
-    magnitude = length * max_norm + max_norm * max_norm / 2
-    definition = (D + 3) * 1.1102231e-16 * (length + max_norm) * (length + max_norm)
+    magnitude = length * max_norm
+    reach = magnitude
+    if not PRODUCT:
+        magnitude += max_norm * max_norm / 2
+        reach = (length + max_norm) * (length + max_norm)
+    definition = (D + 3) * 1.1102231e-16 * reach
     error = 1.01 * (roundoff * magnitude + rounded + definition + (D + 2) * 1.1754944e-38)
     return tl.where((magnitude > 1e37) | (error > 1e37), float("inf"), error)
 
@@ -46,6 +50,7 @@ def split_error(
     extra,
     D,
     SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
 ):
     """Largest error of scores from three products of halves, or of tf32 parts; `extra` adds to their roundoff.
 
@@ -56,7 +61,7 @@ def split_error(
     rounded = tl.zeros_like(length)
     if SPLIT:
         rounded = D * (2.9802322e-08 * (length + max_norm) + 1.7763568e-15)
-    return score_error(length, max_norm, rounded, 9.5367432e-07 + (3 * D + 8) * 1.1920929e-07 + extra, D)
+    return score_error(length, max_norm, rounded, 9.5367432e-07 + (3 * D + 8) * 1.1920929e-07 + extra, D, PRODUCT)
 
 
 @triton.jit

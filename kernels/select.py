@@ -42,12 +42,13 @@ def _bracket(scores, rank):
 
 @triton.jit
 def _at_rank(bits, k, rank):
-    """The code at `rank` by (distance, index) among those whose bits are not -1: bisects the bits, then the index."""
-    valid = bits >= 0
-    low = tl.min(tl.where(valid, bits, INFINITE), 0)
-    high = tl.max(bits, 0)
+    """The code at `rank` by (distance, index) among those whose bits are not beyond infinity: bisects the bits, then
+    the index."""
+    valid = bits <= INFINITE
+    low = tl.min(bits, 0)
+    high = tl.max(tl.where(valid, bits, low), 0)
     while low < high:
-        middle = low + (high - low) // 2
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
         enough = tl.sum((valid & (bits <= middle)).to(tl.int32), 0) > rank
         low = tl.where(enough, low, middle + 1)
         high = tl.where(enough, middle, high)
@@ -66,6 +67,7 @@ def _order(
     rank,
     D,
     K,
+    PRODUCT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """The code at `rank` of a row: the definition orders the codes whose score is in [low, high] or NaN."""
@@ -73,7 +75,7 @@ def _order(
     row = tl.load(scores + k, mask=k < K, other=0.0)
     above = (k < K) & (row > high)
     inside = (k < K) & ((row < low) == 0) & (above == 0)
-    bits = tl.where(inside, distance_bits(u, transposed, D, K, k, inside), -1)
+    bits = tl.where(inside, distance_bits(u, transposed, D, K, k, inside, PRODUCT), INFINITE + 1)
     return _at_rank(bits, k, rank - tl.sum(above.to(tl.int32), 0))
 
 
@@ -92,6 +94,7 @@ def _score_rows(
     Kp,
     Dp,
     SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -101,7 +104,7 @@ def _score_rows(
         x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
         squares += tl.sum(x * x, 1)
     row = tl.arange(0, n.shape[0])
-    tl.store(errors + row, split_error(length_of(squares, D), limits, 0.0, D, SPLIT))
+    tl.store(errors + row, split_error(length_of(squares, D), limits, 0.0, D, SPLIT, PRODUCT))
     for start in range(0, Kp, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
@@ -126,6 +129,7 @@ def _select_kernel(
     Kp,
     Dp,
     SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -141,7 +145,9 @@ def _select_kernel(
         inside = n < R
         if tl.max(tl.load(ranks + n, mask=inside, other=0), 0) > 0:
             tl.debug_barrier()  # all have read the scratch of the rows before
-            _score_rows(u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp, SPLIT, BLOCK_K, BLOCK_D)
+            _score_rows(
+                u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp, SPLIT, PRODUCT, BLOCK_K, BLOCK_D
+            )
             tl.debug_barrier()  # all have written it
             for group in range(0, BLOCK_N, ROWS):
                 row, k = group + tl.arange(0, ROWS), tl.arange(0, BLOCK)
@@ -164,7 +170,7 @@ def _select_kernel(
                         lowest = tl.sum(tl.where(here, floor, 0.0), 0)
                         highest = tl.sum(tl.where(here, ceiling, 0.0), 0)
                         row_u, row_scores = u + at.to(tl.int64) * D, scratch + (group + i) * Kp
-                        code = _order(row_u, transposed, row_scores, lowest, highest, wanted, D, K, BLOCK)
+                        code = _order(row_u, transposed, row_scores, lowest, highest, wanted, D, K, PRODUCT, BLOCK)
                         tl.store(out + at, code.to(tl.int64))
 
 
@@ -192,6 +198,7 @@ def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> No
         Kp=Kp,
         Dp=Dp,
         SPLIT=codes.split,
+        PRODUCT=codes.product,
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,
         BLOCK_D=block_d(D),

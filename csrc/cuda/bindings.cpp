@@ -10,17 +10,17 @@ PYBIND11_MODULE(_cuda, m) {
     const auto released = py::call_guard<py::gil_scoped_release>();
     m.def("select_shared_bytes", &select_shared_bytes);
     m.def("nearest",
-          [](uintptr_t u, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width, double longest,
-             uintptr_t out, uintptr_t tied, uintptr_t tied_count, uintptr_t stream) {
-              nearest(at<float>(u), N, at<void>(tiles), at<float>(rows), K, D, width, longest, at<int64_t>(out),
-                      at<int>(tied), at<int>(tied_count), at<void>(stream));
+          [](uintptr_t u, uintptr_t scaled, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width,
+             double longest, bool product, uintptr_t out, uintptr_t tied, uintptr_t tied_count, uintptr_t stream) {
+              nearest(at<float>(u), at<float>(scaled), N, at<void>(tiles), at<float>(rows), K, D, width, longest,
+                      product, at<int64_t>(out), at<int>(tied), at<int>(tied_count), at<void>(stream));
           },
           released);
     m.def("select",
-          [](uintptr_t u, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width, double longest,
-             uintptr_t ranks, uintptr_t out, uintptr_t stream) {
-              select(at<float>(u), N, at<void>(tiles), at<float>(rows), K, D, width, longest, at<int>(ranks),
-                     at<int64_t>(out), at<void>(stream));
+          [](uintptr_t u, uintptr_t scaled, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width,
+             double longest, bool product, uintptr_t ranks, uintptr_t out, uintptr_t stream) {
+              select(at<float>(u), at<float>(scaled), N, at<void>(tiles), at<float>(rows), K, D, width, longest,
+                     product, at<int>(ranks), at<int64_t>(out), at<void>(stream));
           },
           released);
 }

@@ -78,15 +78,25 @@ struct WarpTeam {
     }
 };
 
-// Codes for the tensor cores: rows of unit length as float16, and a column (1 - |e|^2) / 2 that the product multiplies by
-// a 1 in the token.
+// Codes for the tensor cores: rows of at most unit length as float16, and a column (1 - |e|^2) / 2, with `product` 0,
+// that the product multiplies by a 1 in the token.
 struct HalfCodes {
     const __half* tiles;  // (K padded to kTile, width), rows beyond K lose against all others
-    const float* rows;    // (K, D), normalised
+    const float* rows;    // (K, D), whose distances count
     int K;
     int D;
     int width;       // D + 1 padded to kTile
-    double longest;  // bound on |e|
+    double longest;  // bound on the length of a row of the tiles
+    bool product;    // whether distances are minus inner products
+
+    __device__ double distance(const float* row, int k) const {
+        return distance_of(row, rows + int64_t(k) * D, D, product);
+    }
+
+    // Largest error of the scores of a row that the tensor cores read.
+    __device__ float error_of(const float* scaled, double operand_roundoff) const {
+        return score_error(row_norm(scaled, D), longest, D, operand_roundoff, product);
+    }
 };
 
 // Puts tokens first to first + count of u (N, D) in shared memory as float16, with a 1 for the last column of the codes.

@@ -13,6 +13,8 @@ namespace {
 namespace wmma = nvcuda::wmma;
 using Sums = wmma::fragment<wmma::accumulator, kTile, kTile, kTile, float>;
 
+// Of the operands, which are rounded to float16. A little more than 2^-11, for coordinates so small that they lose bits.
+constexpr double kRoundoff = 0x1.08p-11;
 constexpr int kTieWarps = 1024;  // warps that share the list, whose length only the device knows
 
 struct Staging {  // of one warp: [place in the tile][token]
@@ -54,13 +56,12 @@ __device__ void best_places(const HalfCodes& codes, const __half* tokens, Stagin
 }
 
 // The nearest code of one token by its staged places, or -1 where they do not tell it.
-__device__ int decide(const HalfCodes& codes, const float* row, const Staging& staging, int token) {
+__device__ int decide(const HalfCodes& codes, const float* row, float error, const Staging& staging, int token) {
     const WarpTeam team;
     const int place = team.lane();
     const bool has_place = place < kTile;
     const int at = (has_place ? place : 0) * kTile + token;
     const float best = has_place ? staging.best[at] : -INFINITY;
-    const float error = score_error(row_norm(row, codes.D), codes.longest, codes.D, 0x1p-11);
     const float reach = team.max(best) - 2 * error;
     const bool is_near = has_place && !(best < reach);  // negated, so that NaN counts as near
     const bool is_ambiguous = has_place && !(staging.second[at] < reach);
@@ -68,25 +69,26 @@ __device__ int decide(const HalfCodes& codes, const float* row, const Staging& s
     const int code = int(staging.tile[at]) * kTile + place;
     if (__popc(__ballot_sync(kAllLanes, is_near)) == 1) return team.max(is_near ? code : -1);
     const bool is_code = is_near && code < codes.K;
-    const uint64_t bits =
-        is_code ? bits_of(squared_distance(row, codes.rows + int64_t(code) * codes.D, codes.D)) : UINT64_MAX;
+    const uint64_t bits = is_code ? bits_of(codes.distance(row, code)) : UINT64_MAX;
     const uint64_t least = team.min(bits);
     return team.min(is_code && bits == least ? code : codes.K);
 }
 
-__global__ void nearest_kernel(const float* u, int64_t N, HalfCodes codes, int64_t* out, int* tied, int* tied_count) {
+__global__ void nearest_kernel(const float* u, const float* scaled, int64_t N, HalfCodes codes, int64_t* out, int* tied,
+                               int* tied_count) {
     extern __shared__ __align__(128) unsigned char memory[];
     const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
     Staging* staging = reinterpret_cast<Staging*>(memory);
     __half* tokens = reinterpret_cast<__half*>(staging + warps);
     const int64_t first = int64_t(blockIdx.x) * warps * kTile;
-    load_tokens(u, N, first, warps * kTile, codes, tokens);
+    load_tokens(scaled, N, first, warps * kTile, codes, tokens);
     __syncthreads();
     best_places(codes, tokens + warp * kTile * codes.width, staging[warp]);
     for (int token = 0; token < kTile; ++token) {
         const int64_t n = first + warp * kTile + token;
         if (n >= N) break;
-        const int code = decide(codes, u + n * codes.D, staging[warp], token);
+        const float error = codes.error_of(scaled + n * codes.D, kRoundoff);
+        const int code = decide(codes, u + n * codes.D, error, staging[warp], token);
         if (threadIdx.x % kWarp) continue;
         if (code >= 0)
             out[n] = code;
@@ -102,7 +104,7 @@ __global__ void resolve_ties_kernel(const float* u, HalfCodes codes, int64_t* ou
         uint64_t least = UINT64_MAX;
         int winner = codes.K;
         for (int k = team.lane(); k < codes.K; k += kWarp) {
-            const uint64_t bits = bits_of(squared_distance(row, codes.rows + int64_t(k) * codes.D, codes.D));
+            const uint64_t bits = bits_of(codes.distance(row, k));
             if (bits < least) least = bits, winner = k;
         }
         const uint64_t nearest = team.min(least);
@@ -113,14 +115,15 @@ __global__ void resolve_ties_kernel(const float* u, HalfCodes codes, int64_t* ou
 
 }  // namespace
 
-void nearest(const float* u, int64_t N, const void* tiles, const float* rows, int K, int D, int width, double longest,
-             int64_t* out, int* tied, int* tied_count, void* stream) {
-    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest};
+void nearest(const float* u, const float* scaled, int64_t N, const void* tiles, const float* rows, int K, int D,
+             int width, double longest, bool product, int64_t* out, int* tied, int* tied_count, void* stream) {
+    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest, product};
     const int per_warp = int(sizeof(Staging)) + kTile * width * int(sizeof(__half));
     const int warps = per_warp * 8 <= kPlainShared ? 8 : (per_warp * 2 <= kPlainShared ? 2 : 1);
     const int64_t blocks = (N + warps * kTile - 1) / (warps * kTile);
     const auto queue = static_cast<cudaStream_t>(stream);
-    nearest_kernel<<<unsigned(blocks), warps * kWarp, warps * per_warp, queue>>>(u, N, codes, out, tied, tied_count);
+    nearest_kernel<<<unsigned(blocks), warps * kWarp, warps * per_warp, queue>>>(u, scaled, N, codes, out, tied,
+                                                                               tied_count);
     resolve_ties_kernel<<<kTieWarps, kWarp, 0, queue>>>(u, codes, out, tied, tied_count);
     check(cudaGetLastError());
 }

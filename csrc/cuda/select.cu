@@ -34,14 +34,15 @@ __device__ void score_tokens(const HalfCodes& codes, const __half* tokens, int p
     }
 }
 
-__global__ void select_kernel(const float* u, int64_t N, HalfCodes codes, int padded, const int* ranks, int64_t* out) {
+__global__ void select_kernel(const float* u, const float* scaled, int64_t N, HalfCodes codes, int padded,
+                              const int* ranks, int64_t* out) {
     extern __shared__ __align__(128) unsigned char memory[];
     Scratch* scratch = reinterpret_cast<Scratch*>(memory);
     __half* tokens = reinterpret_cast<__half*>(scratch + kWarps);
     __half* scores = tokens + kTile * codes.width;
     const int64_t first = int64_t(blockIdx.x) * kTile;
     const int warp = threadIdx.x / kWarp;
-    load_tokens(u, N, first, kTile, codes, tokens);
+    load_tokens(scaled, N, first, kTile, codes, tokens);
     __syncthreads();
     score_tokens(codes, tokens, padded, scratch[warp].tile, scores);
     __syncthreads();
@@ -51,8 +52,9 @@ __global__ void select_kernel(const float* u, int64_t N, HalfCodes codes, int pa
         if (rank == 0) continue;  // the nearest stays
         const float* row = u + n * codes.D;
         // 2^-10: operands and the score itself are rounded to float16
-        const float error = score_error(row_norm(row, codes.D), codes.longest, codes.D, 0x1p-10);
-        const Token<__half> token = {row, codes.rows, scores + t * padded, codes.D, codes.K, error};
+        const float error = codes.error_of(scaled + n * codes.D, 0x1p-10);
+        const __half* own = scores + t * padded;
+        const Token<__half> token = {row, codes.rows, own, codes.D, codes.K, error, codes.product};
         const int code = select_rank(WarpTeam{}, token, rank, scratch[warp].list);
         if (threadIdx.x % kWarp == 0) out[n] = code;
     }
@@ -65,15 +67,15 @@ int64_t select_shared_bytes(int K, int width) {
     return kWarps * int64_t(sizeof(Scratch)) + kTile * (padded + width) * int64_t(sizeof(__half));
 }
 
-void select(const float* u, int64_t N, const void* tiles, const float* rows, int K, int D, int width, double longest,
-            const int* ranks, int64_t* out, void* stream) {
-    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest};
+void select(const float* u, const float* scaled, int64_t N, const void* tiles, const float* rows, int K, int D,
+            int width, double longest, bool product, const int* ranks, int64_t* out, void* stream) {
+    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest, product};
     const int shared = int(select_shared_bytes(K, width));
     check(cudaFuncSetAttribute(select_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     const int64_t blocks = (N + kTile - 1) / kTile;
     const int padded = (K + kTile - 1) / kTile * kTile;
-    select_kernel<<<unsigned(blocks), kWarps * kWarp, shared, static_cast<cudaStream_t>(stream)>>>(u, N, codes, padded,
-                                                                                                ranks, out);
+    const auto queue = static_cast<cudaStream_t>(stream);
+    select_kernel<<<unsigned(blocks), kWarps * kWarp, shared, queue>>>(u, scaled, N, codes, padded, ranks, out);
     check(cudaGetLastError());
 }
 

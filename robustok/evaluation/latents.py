@@ -12,7 +12,7 @@ from ..core.errors import UserError
 from ..data.transforms import from_uint8
 from ..ops.vq import normalize_rows
 from .metrics.kernel import median_distance, mmd
-from .perturbing import CLEAN, Setting, codes_of, device_of, perturbed_images, perturbed_indices
+from .perturbing import CLEAN, Setting, codes_of, device_of, perturbed_images, perturbed_indices, similarity_of
 
 ROWS = 4096  # latent vectors a side of one MMD
 
@@ -56,7 +56,7 @@ def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tenso
     """t-SNE of the codes as they are compared (K, D) -> (K, 2) float32 (paper, figures 7 and 13)."""
     from sklearn.manifold import TSNE
 
-    codes = normalize_rows(tokenizer.codebook, tokenizer.normalize).flatten(0, -2)
+    codes = normalize_rows(tokenizer.codebook, similarity_of(tokenizer) == "cosine").flatten(0, -2)
     perplexity = min(perplexity, (len(codes) - 1) / 3)  # t-SNE takes no larger one for so few codes
     return torch.from_numpy(TSNE(perplexity=perplexity, random_state=seed).fit_transform(codes.float().cpu().numpy()))
 

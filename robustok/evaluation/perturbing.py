@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..core.errors import UserError
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import Perturbable, is_discrete
-from ..ops import vq_neighbors
+from ..ops import Similarity, vq_nearest, vq_neighbors
 from ..ops.vq import normalize_rows
 from ..ops.vq.draws import perturbation_words, rank, threshold
 
@@ -28,24 +28,38 @@ def how_perturbable(tokenizer) -> Perturbable:
     return getattr(tokenizer, "perturbable", "codes" if hasattr(tokenizer, "codebook") else "none")
 
 
+def similarity_of(tokenizer) -> Similarity:
+    """How a tokenizer's latents and codes are compared. One that does not say it says `normalize`."""
+    return getattr(tokenizer, "similarity", None) or ("cosine" if tokenizer.normalize else "l2")
+
+
 def device_of(tokenizer) -> torch.device:
     """Where a tokenizer computes. One that does not say computes where its codebook is."""
     return tokenizer.device if hasattr(tokenizer, "device") else tokenizer.codebook.device
 
 
 def perturbed_images(
-    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+    tokenizer,
+    images: Tensor,
+    settings: Iterable[Setting],
+    seed: int,
+    sample_ids: Tensor,
+    neighbors: str = "latent",
+    unperturbed: Similarity | None = None,
 ) -> Iterator[tuple[Setting, Tensor]]:
     """Yields (setting, reconstructions uint8 (B, 3, H, W)) of images uint8 (B, 3, H, W), clamped.
 
     A tokenizer that is perturbed by "itself" reconstructs under every setting. One that cannot be perturbed
-    reconstructs under CLEAN only: UserError for another setting.
+    reconstructs under CLEAN only: UserError for another setting. unperturbed: as `perturbed_indices`.
     """
     kind = how_perturbable(tokenizer)
     if kind == "codes":
-        for setting, indices in perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors):
+        found = perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors, unperturbed)
+        for setting, indices in found:
             yield setting, to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
         return
+    if unperturbed is not None:
+        raise UserError("unperturbed tokens can be compared in another way only where latents are single codes")
     for setting in settings:
         if kind == "itself":
             alpha, delta = setting
@@ -64,13 +78,20 @@ def plainly_reconstructed(tokenizer, images: Tensor) -> Tensor:
 
 
 def perturbed_indices(
-    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str = "latent"
+    tokenizer,
+    images: Tensor,
+    settings: Iterable[Setting],
+    seed: int,
+    sample_ids: Tensor,
+    neighbors: str = "latent",
+    unperturbed: Similarity | None = None,
 ) -> Iterator[tuple[Setting, Tensor]]:
     """Yields (setting, indices (B, L)) for images uint8 (B, 3, H, W): one encoding and one neighbour search for all.
 
     The indices are those of `vq_perturb` at each setting. All settings share their random numbers: the tokens that a
     smaller alpha perturbs are among those of a larger one, and all ranks lie in the sorted list of the largest delta.
     That also lowers the variance of differences between settings.
+    unperturbed: how latents that are not perturbed find their code, if not as the tokenizer's do.
     Raises UserError for a tokenizer whose latents are not each one code of one codebook.
     """
     if how_perturbable(tokenizer) != "codes":
@@ -86,6 +107,8 @@ def perturbed_indices(
     parts = zip(latents.split(step), ranks.split(step), strict=True)
     chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
     nearest = chosen[..., 0]
+    if unperturbed is not None:
+        nearest = vq_nearest(latents, tokenizer.codebook, similarity=unperturbed)
     for alpha, delta in settings:
         perturbed = choice < threshold(alpha)
         yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
@@ -93,7 +116,7 @@ def perturbed_indices(
 
 def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, delta: int) -> Tensor:
     """The nearest code of each latent (b, L, D), then its neighbours of the given ranks (b, L, R): (b, L, 1 + R)."""
-    options = {"normalize": tokenizer.normalize}
+    options = {"similarity": similarity_of(tokenizer)}
     if neighbors == "latent":
         near = vq_neighbors(latents, tokenizer.codebook, delta, **options)
         nearest = near[..., :1]
@@ -102,9 +125,9 @@ def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, del
         near = vq_neighbors(tokenizer.codebook[nearest[..., 0]], tokenizer.codebook, delta, **options)
     else:
         raise ValueError(f'neighbors: found {neighbors!r}, expected "latent" or "code"')
-    return torch.cat([nearest, near.gather(-1, ranks)], dim=-1)
+    return torch.cat([nearest, torch.where(ranks == 0, nearest, near.gather(-1, ranks))], dim=-1)
 
 
 def codes_of(tokenizer, indices: Tensor) -> Tensor:
     """Codes (..., D) of indices (...), as they go into `decode`."""
-    return F.embedding(indices, normalize_rows(tokenizer.codebook, tokenizer.normalize))
+    return F.embedding(indices, normalize_rows(tokenizer.codebook, similarity_of(tokenizer) == "cosine"))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..ops import Similarity
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
 from .perturbing import CLEAN, Setting, device_of, perturbed_images
@@ -50,6 +51,7 @@ def pfid(
     deltas: Sequence[int] | None = None,
     seed: int = 0,
     neighbors: str = "latent",
+    unperturbed: Similarity | None = None,
     batch_size: int = 50,
     progress: Callable[[int], None] | None = None,
 ) -> PFID:
@@ -57,13 +59,15 @@ def pfid(
 
     Args:
         tokenizer: any object with `encode` (images in [-1, 1] -> z (B, L, D)), `decode` (codes (B, L, D) -> images),
-            `codebook` (K, D) and `normalize`, whether unit vectors are compared. One that is not perturbed code by code
-            says so in `perturbable` (models/interfaces.py).
+            `codebook` (K, D) and `similarity`, how they are compared, or `normalize`, whether unit vectors are. One
+            that is not perturbed code by code says so in `perturbable` (models/interfaces.py).
         images: uint8 (N, 3, H, W), or an iterable of uint8 batches (B, 3, H, W). Image i of the stream has sample id i.
         features: uint8 (B, 3, H, W) -> object whose `.features` are (B, F); `InceptionFeatures` as published.
         alphas, deltas: the settings are all pairs; deltas None: `delta_set(K)`.
         seed: of the perturbation. Tokens and ranks are those of `vq_perturb(..., alpha, beta=1, delta, seed)`.
         neighbors: "latent" (codes nearest to z) or "code" (codes nearest to the code of z).
+        unperturbed: how tokens that are not perturbed find their code; None: as the tokenizer compares. "l2" with IBQ,
+            which takes the largest inner product, is a variant that published figures of it may be of.
         batch_size: images a forward pass, where `images` is one tensor.
         progress: called after each batch with the number of images done.
 
@@ -71,7 +75,7 @@ def pfid(
     """
     deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
     settings = [(alpha, delta) for alpha in alphas for delta in deltas]
-    return _measure(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, progress)
+    return _measure(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, unperturbed, progress)
 
 
 def quick_pfid(
@@ -82,6 +86,7 @@ def quick_pfid(
     max_images: int = 5000,
     seed: int = 0,
     neighbors: str = "latent",
+    unperturbed: Similarity | None = None,
     batch_size: int = 50,
     progress: Callable[[int], None] | None = None,
 ) -> PFID:
@@ -91,11 +96,11 @@ def quick_pfid(
     """
     batches = _first(_batches(images, batch_size), max_images)
     settings = quick_settings(_codebook_size(tokenizer))
-    return _measure(tokenizer, batches, features, settings, seed, neighbors, progress)
+    return _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbed, progress)
 
 
 @torch.inference_mode()
-def _measure(tokenizer, batches, features, settings, seed, neighbors, progress) -> PFID:
+def _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbed, progress) -> PFID:
     reference, statistics, done = None, {}, 0
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
@@ -106,7 +111,8 @@ def _measure(tokenizer, batches, features, settings, seed, neighbors, progress) 
             reference = FeatureStatistics(dim, device)
             statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
         reference.update(original)
-        for setting, images in perturbed_images(tokenizer, batch, statistics, seed, ids, neighbors):
+        perturbed = perturbed_images(tokenizer, batch, statistics, seed, ids, neighbors, unperturbed)
+        for setting, images in perturbed:
             statistics[setting].update(features(images).features)
         done += len(batch)
         if progress:

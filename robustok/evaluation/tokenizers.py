@@ -12,7 +12,7 @@ from ..core.progress import Progress
 from ..models.interfaces import is_discrete
 from .features.measuring import distance_name
 from .latents import perturbed_reconstructions
-from .perturbing import CLEAN, Setting, how_perturbable
+from .perturbing import CLEAN, Setting, how_perturbable, similarity_of
 from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
 from .reconstruction import Reconstruction, evaluate_reconstruction
 from .streams import open_stream
@@ -30,6 +30,7 @@ class TokenizerFigures:
     transform: str  # what was done to the stored pixels
     plain: Reconstruction
     perturbed: PFID | None  # None: not asked for
+    mixed: PFID | None  # where codes are compared by product: the variant whose unperturbed tokens are compared by L2
     quick: bool  # whether `perturbed` is the quick estimate
     originals: Tensor  # uint8 (n, 3, H, W): some of the images
     strips: dict[Setting, Tensor]  # their reconstructions under each (alpha, delta), the plain ones first
@@ -51,6 +52,8 @@ def evaluate_tokenizer(
 ) -> TokenizerFigures:
     """Reconstruction of the images at a path (see `open_stream`), pFID ("full", "quick" or "none"), and some pictures.
 
+    A tokenizer whose codes are compared by product (IBQ) gets a second pFID, of the variant that published figures may
+    be of: perturbed tokens are drawn from the largest products, all others go to the nearest code.
     Raises UserError where pFID is asked for and the tokenizer cannot be perturbed.
     """
     discrete, perturbable = is_discrete(tokenizer), how_perturbable(tokenizer) != "none"
@@ -63,7 +66,11 @@ def evaluate_tokenizer(
         raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")
     stream = open_stream(images, tokenizer.image_size)
     plain = evaluate_reconstruction(tokenizer, stream, network, perceptual)
-    perturbed = None if pfid == "none" else _pfid(tokenizer, stream, network, pfid == "quick", seed)
+    perturbed = mixed = None
+    if pfid != "none":
+        perturbed = _pfid(tokenizer, stream, network, pfid == "quick", seed)
+    if pfid != "none" and similarity_of(tokenizer) == "dot":
+        mixed = _pfid(tokenizer, stream, network, pfid == "quick", seed, unperturbed="l2")
     originals = next(iter(stream))[:STRIP]
     codes = tokenizer.codebook.shape[-2] if discrete else None
     settings = [CLEAN, *((alpha, delta_set(codes)[-1]) for alpha in ALPHAS[::-2] if perturbable)]
@@ -75,13 +82,14 @@ def evaluate_tokenizer(
         transform=stream.transform,
         plain=plain,
         perturbed=perturbed,
+        mixed=mixed,
         quick=pfid == "quick",
         strips=strips,
         originals=originals,
     )
 
 
-def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int) -> PFID:
+def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int, **variant) -> PFID:
     measure = quick_pfid if quick else pfid
     with Progress(f"perturbing {stream.name}", min(len(stream), 5000) if quick else len(stream)) as progress:
-        return measure(tokenizer, stream, network, seed=seed, progress=progress.show)
+        return measure(tokenizer, stream, network, seed=seed, progress=progress.show, **variant)

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..ops import Similarity
+
 Terms = dict[str, Tensor]  # loss terms and figures of a step by name, 0-d
 
 # How a discrete tokenizer's latents can be perturbed:
@@ -49,7 +51,7 @@ class DiscreteTokenizer(Tokenizer, Protocol):
 
     num_tokens: int  # T, indices an image (of each codebook); L but for residual codes
     codebook: Tensor  # (K, D) as stored, or (Q, K, D) of Q codebooks
-    normalize: bool  # whether unit vectors are compared
+    similarity: Similarity  # how latents and codes are compared
     perturbable: Perturbable
 
     def tokenize(self, images: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], p
     first = evaluated[0]
     header = ("tokenizer", "K", f"r{first.distance}", f"p{first.distance}")
     header += ("PSNR", "SSIM", "LPIPS", "used", "perplexity")
-    results.table([_cells(figures) for figures in evaluated], header, f"{protocol}, {first.count} images")
+    rows = [cells for figures in evaluated for cells in _rows(figures)]
+    results.table(rows, header, f"{protocol}, {first.count} images")
     results.add("tokenizers", [_record(figures) for figures in evaluated])
     results.notes(_notes(evaluated))
     for number, figures in enumerate(evaluated):
@@ -31,14 +32,18 @@ def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], p
         _add_reconstructions(results, figures)
 
 
-def _cells(figures: TokenizerFigures) -> tuple:
-    """One row of the table; "-" is not measured."""
+def _rows(figures: TokenizerFigures) -> list[tuple]:
+    """The rows of the table that are of one tokenizer; "-" is not measured."""
     plain, usage = figures.plain, figures.plain.usage
     pfid = "-" if figures.perturbed is None else figures.perturbed.mean
     lpips = "-" if plain.lpips is None else plain.lpips
     quality = (plain.rfid, pfid, plain.psnr, plain.ssim, lpips)
     codes = ("-", "-") if usage is None else (f"{usage.used:.1%}", f"{usage.perplexity:.1f}")
-    return (figures.name, figures.codebook_size or "-", *quality, *codes)
+    rows: list[tuple] = [(figures.name, figures.codebook_size or "-", *quality, *codes)]
+    if figures.mixed is not None:
+        name = f"{figures.name}, unperturbed tokens by L2"
+        rows.append((name, figures.codebook_size, figures.mixed.rfid, figures.mixed.mean, *["-"] * 5))
+    return rows
 
 
 def _record(figures: TokenizerFigures) -> dict:
@@ -60,6 +65,7 @@ def _record(figures: TokenizerFigures) -> dict:
         f"p{distance}_settings": None if perturbed is None else table_record(perturbed.table),
         f"p{distance}_images": None if perturbed is None else perturbed.count,
         f"p{distance}_is_quick_estimate": figures.quick,
+        f"p{distance}_with_unperturbed_tokens_by_l2": None if figures.mixed is None else figures.mixed.mean,
     }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustok import vq_perturb
+from robustok import vq_nearest, vq_perturb
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, perturbing, pfid, quick_pfid
 from robustok.evaluation.latents import codebook_usage
@@ -36,9 +36,13 @@ def test_neighbour_sets_scale_with_the_codebook(size, deltas):
 
 
 @pytest.mark.parametrize("neighbors", ["latent", "code"])
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", [True, False, None])
 def test_indices_are_those_of_vq_perturb_at_every_setting(tokenizer, images, neighbors, normalize):
+    """A tokenizer says `normalize`, as a user's own may, or `similarity`."""
     tokenizer.normalize = normalize
+    compared = {"similarity": "dot"} if normalize is None else {"normalize": normalize}
+    if normalize is None:
+        tokenizer.similarity = "dot"
     ids = torch.arange(1000, 1060)
     settings = [(0.0, 1), (0.9, 3), (0.5, 20), (1.0, 48), (0.3, 1)]
     latents = tokenizer.encode(from_uint8(images))
@@ -54,10 +58,31 @@ def test_indices_are_those_of_vq_perturb_at_every_setting(tokenizer, images, nei
             seed=7,
             sample_ids=ids,
             neighbors=neighbors,
-            normalize=normalize,
+            **compared,
         )
         assert torch.equal(indices, same.indices), (alpha, delta)
     assert not torch.equal(found[0.9, 3], found[0.0, 1])
+
+
+def test_unperturbed_tokens_may_be_compared_in_another_way(tokenizer, images, pixels):
+    """The mixture that published figures of IBQ may be of: perturbed among the largest products, else the nearest."""
+    tokenizer.similarity = "dot"
+    ids, latents = torch.arange(60), tokenizer.encode(from_uint8(images))
+    settings = [(0.6, 12), (0.0, 1), (1.0, 12)]
+    dot = dict(perturbed_indices(tokenizer, images, settings, 7, ids))
+    mixed = dict(perturbed_indices(tokenizer, images, settings, 7, ids, unperturbed="l2"))
+    nearest = vq_nearest(latents, tokenizer.codebook, similarity="l2")
+    assert torch.equal(mixed[0.0, 1], nearest) and not torch.equal(nearest, dot[0.0, 1])
+    assert torch.equal(mixed[1.0, 12], dot[1.0, 12])
+    kept = mixed[0.6, 12] == nearest
+    assert torch.equal(mixed[0.6, 12][~kept], dot[1.0, 12][~kept]) and 0.3 < kept.float().mean() < 0.6
+    given = {"alphas": (0.6,), "deltas": (12,), "seed": 7, "batch_size": 25}
+    plain, variant = (
+        pfid(tokenizer, images, pixels, **given),
+        pfid(tokenizer, images, pixels, unperturbed="l2", **given),
+    )
+    restored = to_uint8(tokenizer.decode(codes_of(tokenizer, mixed[0.6, 12])))
+    assert variant.mean == pytest.approx(distance(restored, images, pixels), rel=1e-9) != pytest.approx(plain.mean)
 
 
 def test_memory_for_neighbours_only_splits_the_work(tokenizer, images, monkeypatch):

@@ -11,9 +11,10 @@ from robustok import evaluate, explain
 from robustok.checkpoints import writing as checkpoints
 from robustok.config import SamplingConfig
 from robustok.core.cli import run_verb
-from robustok.model_configs import MAETokConfig, RARConfig, TokenizerConfig
+from robustok.model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
+from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
 from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -105,6 +106,20 @@ def test_a_continuous_tokenizer_is_judged_without_codes(run, room, capsys):
     (found,) = run(evaluate, "tokenizer latents --images images.npz --pfid none" + CLASSIFIER)["tokenizers"]
     assert found["rfd"] > 0 and found["psnr"] > 0 and -1 <= found["ssim"] <= 1  # of random weights
     assert [found[name] for name in ("codebook_size", "codes_used", "perplexity", "pfd")] == [None] * 4
+
+
+def test_a_tokenizer_compared_by_product_gets_a_second_pfid(run, room, tmp_path):
+    shape = ConvTokenizerConfig(
+        image_size=SIZE, widths=(32, 32, 32), stem_width=32, blocks=1, decoder_blocks=1, attention=(), feature_width=8,
+        codebook_size=48, code_width=6, similarity="dot",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    weights = {"ema": ConvTokenizer(shape).state_dict()}
+    documents = {"config": {"kind": "conv_tokenizer", "config": asdict(shape)}}
+    checkpoints.save(room / "ibq" / "step-1", weights, documents)
+    found = run(evaluate, "tokenizer ibq --images images.npz --pfid quick" + CLASSIFIER)["tokenizers"][0]
+    assert found["pfd"] > 0 and found["pfd_with_unperturbed_tokens_by_l2"] not in (None, found["pfd"])
+    assert "ibq, unperturbed tokens by L2" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run):

@@ -36,7 +36,7 @@ class PatchConfig:
 class PatchTokenizer(nn.Module):
     """Every patch is the code nearest to its three mean colours."""
 
-    normalize, perturbable = False, "codes"
+    similarity, perturbable = "l2", "codes"
 
     def __init__(self, config: PatchConfig):
         super().__init__()
@@ -57,7 +57,7 @@ class PatchTokenizer(nn.Module):
         return F.interpolate(z_q.mT.unflatten(2, (side, side)), scale_factor=float(self.config.patch))
 
     def tokenize(self, images: Tensor) -> Tensor:
-        return vq_nearest(self.encode(images), self.codebook.detach(), normalize=False)
+        return vq_nearest(self.encode(images), self.codebook.detach(), similarity=self.similarity)
 
     def lookup(self, indices: Tensor) -> Tensor:
         return self.codebook[indices]

@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 P32, P64, F32, F64, F16, BF16 = "*i32", "*i64", "*fp32", "*fp64", "*fp16", "*bf16"
-TILE = {"SPLIT": True, "BLOCK_K": 64, "BLOCK_D": 64}
+TILE = {"SPLIT": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}
 ONE_COORDINATE = {"D": 1, "BLOCK_D": 16}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
@@ -18,6 +18,8 @@ NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P32, "tied_count": 
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
+PRODUCTS = {"SPLIT": False, "PRODUCT": True}
+NEIGHBORS = {"u": F32, "transposed": F32, "out": P64}
 FINISH = {"u": F32, "codes": F32, "nearest": P64, "indices": P64, "z_q": BF16, "z_q_clean": BF16, "usage": P64}
 FINISH |= {"partial": F64}
 BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P64, "vq": F32, "commit": F32}
@@ -34,26 +36,34 @@ KERNELS = {
         {"z": BF16, "out": F32, "stride_b": "i64", "stride_l": "i64", "stride_d": "i64", "first": "i64"},
         ROWS | {"NORMALIZE": True},
     ),
-    "codes": ("codes._prepare_kernel", CODES, {"NORMALIZE": True, "BLOCK_K": 64, "BLOCK_D": 64}),
+    "codes": ("codes._prepare_kernel", CODES, {"NORMALIZE": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}),
     "codes, one coordinate": (
         "codes._prepare_kernel",
         CODES | PLAIN,
-        NO_LOW | ONE_COORDINATE | {"NORMALIZE": False, "BLOCK_K": 64},
+        NO_LOW | ONE_COORDINATE | {"NORMALIZE": False, "PRODUCT": True, "BLOCK_K": 64},
     ),
     "nearest": ("nearest._nearest_kernel", NEAREST, LOOKUP),
     "nearest, wide": ("nearest._nearest_kernel", NEAREST, LOOKUP | {"WIDE": True}),
     "nearest, any length": ("nearest._nearest_kernel", NEAREST | PLAIN, LOOKUP | {"SPLIT": False, "BLOCK_N": 32}),
+    "nearest, products": ("nearest._nearest_kernel", NEAREST | PLAIN, LOOKUP | PRODUCTS | {"BLOCK_N": 32}),
     "nearest, one coordinate": ("nearest._nearest_kernel", NEAREST, LOOKUP | ONE_COORDINATE),
     "resolve ties": (
         "nearest._resolve_ties_kernel",
         {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
-        {"BLOCK": 1024},
+        {"PRODUCT": False, "BLOCK": 1024},
+    ),
+    "resolve ties, products": (
+        "nearest._resolve_ties_kernel",
+        {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
+        {"PRODUCT": True, "BLOCK": 1024},
     ),
     "select": ("select._select_kernel", SELECT, SELECTION),
     "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),
+    "select, products": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | PRODUCTS),
     "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | ONE_COORDINATE),
     "select, many codes": ("select._select_kernel", SELECT, SELECTION | {"ROWS": 1, "BLOCK": 1 << 15}),
-    "neighbors": ("neighbors._neighbors_kernel", {"u": F32, "transposed": F32, "out": P64}, {"BLOCK": 4096}),
+    "neighbors": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": False, "BLOCK": 4096}),
+    "neighbors, products": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": True, "BLOCK": 4096}),
     "draw": (
         "draw._draw_kernel",
         {"ids": P64, "threshold": P64, "delta": P64, "seed": P64, "out": P32, "first": "i64"},

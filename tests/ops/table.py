@@ -24,19 +24,25 @@ def make(shape, dtype=torch.float32, seed=0, codebook_dtype=torch.float32):
     return z, torch.randn(K, D, generator=generator).to(codebook_dtype)
 
 
-def unit(rows: torch.Tensor, normalize: bool) -> np.ndarray:
-    """float32 rows: divided in float64 by max(norm, 1e-12), rounded."""
+SIMILARITIES = ("cosine", "l2", "dot")
+
+
+def compared(rows: torch.Tensor, similarity: str) -> np.ndarray:
+    """float32 rows: for "cosine" divided in float64 by max(norm, 1e-12), rounded."""
     wide = rows.detach().double().numpy()
-    if normalize:
+    if similarity == "cosine":
         with np.errstate(invalid="ignore"):
             wide = wide / np.maximum(np.sqrt((wide * wide).sum(-1, keepdims=True)), 1e-12)
     return wide.astype(np.float32)
 
 
-def order(query: torch.Tensor, codebook: torch.Tensor, normalize: bool) -> np.ndarray:
-    """All codes (N, K) of each row by (float64 distance, index); a distance that is not finite is infinite."""
-    u, e = unit(query.reshape(-1, query.shape[-1]), normalize), unit(codebook, normalize)
+def order(query: torch.Tensor, codebook: torch.Tensor, similarity: str = "cosine") -> np.ndarray:
+    """All codes (N, K) of each row by (float64 distance, index); a distance that is not finite is infinite.
+
+    For "dot" the distance is minus the inner product.
+    """
+    u, e = (compared(rows, similarity).astype(np.float64) for rows in (query.reshape(-1, query.shape[-1]), codebook))
     with np.errstate(invalid="ignore"):
-        distances = [((row.astype(np.float64) - e) ** 2).sum(1) for row in u]
+        distances = [-(row * e).sum(1) if similarity == "dot" else ((row - e) ** 2).sum(1) for row in u]
     distances = np.where(np.isfinite(distances), distances, np.inf).reshape(len(u), len(e))
     return np.argsort(distances, axis=1, kind="stable")

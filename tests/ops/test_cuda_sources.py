@@ -14,7 +14,7 @@ import torch
 from robustok.ops import Draw
 from robustok.ops.vq import normalize_rows, reference
 from robustok.ops.vq.backends import cuda_backend
-from robustok.ops.vq.backends.cuda_backend import _MAX_NORM, CudaBackend, half_tiles
+from robustok.ops.vq.backends.cuda_backend import _MAX_NORM, CudaBackend, TiledCodebook, half_tiles, scaled_rows
 from robustok.ops.vq.backends.triton_backend import TritonBackend
 
 from .table import make, order
@@ -43,13 +43,13 @@ def test_compiles_without_spills(source, tmp_path):
 WRAPPERS = """
 #include "kernels.h"
 namespace robustok { void check(int) {} }
-extern "C" void run_nearest(const float* u, int64_t N, const void* t, const float* e, int K, int D, int w, double m,
-                            int64_t* out, int* tied, int* count) {
-    robustok::nearest(u, N, t, e, K, D, w, m, out, tied, count, nullptr);
+extern "C" void run_nearest(const float* u, const float* v, int64_t N, const void* t, const float* e, int K, int D,
+                            int w, double m, bool product, int64_t* out, int* tied, int* count) {
+    robustok::nearest(u, v, N, t, e, K, D, w, m, product, out, tied, count, nullptr);
 }
-extern "C" void run_select(const float* u, int64_t N, const void* t, const float* e, int K, int D, int w, double m,
-                           const int* ranks, int64_t* out) {
-    robustok::select(u, N, t, e, K, D, w, m, ranks, out, nullptr);
+extern "C" void run_select(const float* u, const float* v, int64_t N, const void* t, const float* e, int K, int D,
+                           int w, double m, bool product, const int* ranks, int64_t* out) {
+    robustok::select(u, v, N, t, e, K, D, w, m, product, ranks, out, nullptr);
 }
 """
 
@@ -79,16 +79,21 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     subprocess.run(["g++", *flags, *sources, "-o", folder / "kernels.so"], check=True)
     library = ctypes.CDLL(folder / "kernels.so")
     pointer, size = ctypes.c_void_p, ctypes.c_int
-    searched = [pointer, ctypes.c_int64, pointer, pointer, size, size, size, ctypes.c_double]
+    rows = [pointer, pointer, ctypes.c_int64, pointer, pointer]
+    searched = [*rows, size, size, size, ctypes.c_double, ctypes.c_bool]
     library.run_nearest.argtypes = [*searched, pointer, pointer, pointer]
     library.run_select.argtypes = [*searched, pointer, pointer]
     return library
 
 
-def arguments(u, e):
-    tiles = half_tiles(e)
-    sizes = len(e), e.shape[1], tiles.shape[1], _MAX_NORM
-    return tiles, (u.data_ptr(), len(u), tiles.data_ptr(), e.data_ptr(), *sizes)
+def arguments(u, e, similarity):
+    """What the kernels read, to be kept while they do, and their first arguments."""
+    is_dot = similarity == "dot"
+    codes = TiledCodebook(e, e.T.contiguous(), half_tiles(e, similarity), is_dot)
+    kept = u, scaled_rows(u, codes), codes.tiles, e
+    first, second, *others = (tensor.data_ptr() for tensor in kept)
+    sizes = len(e), e.shape[1], codes.tiles.shape[1], _MAX_NORM, is_dot
+    return kept, (first, second, len(u), *others, *sizes)
 
 
 CASES = {  # N, K, D: blocks not filled, one code, no padding left in the width, many tiles
@@ -100,7 +105,7 @@ CASES = {  # N, K, D: blocks not filled, one code, no padding left in the width,
 }
 
 
-def case(N, K, D, special):
+def case(N, K, D, special, similarity):
     z, codebook = make((1, N, D, K, 1), seed=N)
     if special == "duplicates":
         codebook[K // 2 :] = codebook[: K - K // 2].clone()
@@ -110,38 +115,43 @@ def case(N, K, D, special):
         z[0, -1, 0], z[0, 0, -1], codebook[K // 3, 0] = float("nan"), float("inf"), float("nan")
     if special == "zero":
         z[0, 0], codebook[K - 1] = 0, 0
-    u, e = normalize_rows(z[0], True), normalize_rows(codebook, True)
-    return u, e, order(z, codebook, True)
+    if special == "scales":
+        z, codebook = z * torch.logspace(-30, 15, N)[:, None], codebook * torch.logspace(-9, 9, K)[:, None]
+    u, e = (normalize_rows(rows, similarity == "cosine") for rows in (z[0], codebook))
+    return u, e, order(z, codebook, similarity)
 
 
-@pytest.mark.parametrize("special", ["plain", "duplicates", "identical", "not finite", "zero"])
+@pytest.mark.parametrize("special", ["plain", "duplicates", "identical", "not finite", "zero", "scales"])
 @pytest.mark.parametrize("size", CASES)
-def test_nearest_on_cpu(emulated, size, special):
-    u, e, orders = case(*CASES[size], special)
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_nearest_on_cpu(emulated, size, special, similarity):
+    u, e, orders = case(*CASES[size], special, similarity)
     out, tied, count = (
         torch.full((len(u),), -1),
         torch.zeros(len(u), dtype=torch.int32),
         torch.zeros(1, dtype=torch.int32),
     )
-    _tiles, given = arguments(u, e)
+    _kept, given = arguments(u, e, similarity)
     emulated.run_nearest(*given, *(x.data_ptr() for x in (out, tied, count)))
     assert np.array_equal(out, orders[:, 0])
 
 
-@pytest.mark.parametrize("special", ["plain", "duplicates", "not finite", "zero"])
+@pytest.mark.parametrize("special", ["plain", "duplicates", "not finite", "zero", "scales"])
 @pytest.mark.parametrize("size", CASES)
-def test_select_on_cpu(emulated, size, special):
-    u, e, orders = case(*CASES[size], special)
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_select_on_cpu(emulated, size, special, similarity):
+    u, e, orders = case(*CASES[size], special, similarity)
     generator = torch.Generator().manual_seed(0)
     ranks = torch.randint(0, min(len(e), 100), (len(u),), generator=generator, dtype=torch.int32)
     out = torch.from_numpy(orders[:, 0].copy())
-    _tiles, given = arguments(u, e)
+    _kept, given = arguments(u, e, similarity)
     emulated.run_select(*given, ranks.data_ptr(), out.data_ptr())
     assert np.array_equal(out, orders[np.arange(len(u)), ranks])
 
 
 @pytest.mark.parametrize("neighbors", ["latent", "code"])
-def test_the_backend_on_cpu(emulated, neighbors, monkeypatch):
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_backend_on_cpu(emulated, neighbors, similarity, monkeypatch):
     """The whole backend: its own kernels in the emulator, those of Triton in the interpreter."""
     if reason := TritonBackend().missing(torch.device("cpu")):
         pytest.skip(reason)
@@ -153,9 +163,9 @@ def test_the_backend_on_cpu(emulated, neighbors, monkeypatch):
     z, codebook = make((2, 7, 12, 90, 20))
     numbers = torch.tensor(0.8, dtype=torch.float64), torch.tensor(20), torch.tensor(6)
     draw = Draw(*numbers, sample_ids=torch.arange(2), num_images=2)
-    found = CudaBackend().quantize(z, codebook, draw, neighbors, True)
-    for ours, expected in zip(found, reference.quantize(z, codebook, draw, neighbors, True), strict=True):
+    found = CudaBackend().quantize(z, codebook, draw, neighbors, similarity)
+    for ours, expected in zip(found, reference.quantize(z, codebook, draw, neighbors, similarity), strict=True):
         torch.testing.assert_close(ours, expected)
-    assert torch.equal(CudaBackend().nearest(z, codebook, True), found.nearest)
-    assert torch.equal(CudaBackend().perturb(z, codebook, draw, neighbors, True).indices, found.indices)
+    assert torch.equal(CudaBackend().nearest(z, codebook, similarity), found.nearest)
+    assert torch.equal(CudaBackend().perturb(z, codebook, draw, neighbors, similarity).indices, found.indices)
     assert not torch.equal(found.indices, found.nearest)

@@ -9,7 +9,7 @@ from robustok import ops
 from robustok.ops import Draw
 from robustok.ops.vq.draws import draw_ranks
 
-from .table import make, order
+from .table import SIMILARITIES, make, order
 
 
 def draw(alpha=1.0, delta=100, seed=0):
@@ -36,7 +36,7 @@ def test_picks_are_uniform_on_the_nearest_codes(name):
     result = ops.vq_perturb(
         latent.expand(5, 200, 6), codebook, alpha=1, beta=1, delta=10, seed=8, backend=name, neighbors="latent"
     )
-    near = order(latent, codebook, True)[0, :10]
+    near = order(latent, codebook)[0, :10]
     counts = result.indices.flatten().bincount(minlength=50).numpy()
     assert counts[near].sum() == 5 * 200
     assert stats.chisquare(counts[near]).pvalue > 1e-4
@@ -76,7 +76,7 @@ def test_backends_draw_alike(name):
 def test_table_of_code_neighbors_serves_more_tokens_than_codes(name):
     z, codebook = make((2, 60, 4, 25, 9))
     result = ops.vq_perturb(z, codebook, alpha=1, beta=1, delta=9, seed=1, neighbors="code", backend=name)
-    sets = order(codebook, codebook, True)[:, :9]
+    sets = order(codebook, codebook)[:, :9]
     assert all(i in sets[k] for i, k in zip(result.indices.flatten(), result.nearest.flatten(), strict=True))
 
 
@@ -110,26 +110,26 @@ NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": -float("inf")}
 
 
 @pytest.mark.parametrize("value", NOT_FINITE.values(), ids=NOT_FINITE)
-@pytest.mark.parametrize("normalize", [True, False])
-def test_rows_that_are_not_finite(name, value, normalize):
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_rows_that_are_not_finite(name, value, similarity):
     """Order by index, indices in range, the same on every backend, and z_q tells."""
     z, codebook = make((2, 6, 5, 40, 20))
     z[1, 2, 3] = value
-    arguments = {"alpha": 1.0, "beta": 1.0, "delta": 20, "seed": 0, "normalize": normalize}
+    arguments = {"alpha": 1.0, "beta": 1.0, "delta": 20, "seed": 0, "similarity": similarity}
     result = ops.vq_quantize(z, codebook, backend=name, **arguments)
     reference = ops.vq_quantize(z, codebook, backend="reference", **arguments)
     assert torch.equal(result.indices, reference.indices) and torch.equal(result.nearest, reference.nearest)
     assert result.nearest[1, 2] == 0
     assert result.z_q[1, 2].isnan().any() and result.z_q_clean[1, 2].isnan().any()
     assert result.z_q.isnan().any(2).sum() == 1 and not result.vq_loss.isfinite()
-    assert np.array_equal(result.nearest.flatten(), order(z, codebook, normalize)[:, 0])
+    assert np.array_equal(result.nearest.flatten(), order(z, codebook, similarity)[:, 0])
 
 
 @pytest.mark.parametrize("value", NOT_FINITE.values(), ids=NOT_FINITE)
 def test_codes_that_are_not_finite_never_win(name, value):
     z, codebook = make((2, 6, 5, 40, 20))
     codebook[7, 1] = codebook[0, 0] = value
-    orders = order(z, codebook, True)
+    orders = order(z, codebook)
     assert np.array_equal(ops.vq_nearest(z, codebook, backend=name).flatten(), orders[:, 0])
     assert np.array_equal(ops.vq_neighbors(z, codebook, 40, backend=name).flatten(0, 1), orders)
     result = ops.vq_perturb(z, codebook, alpha=1, beta=1, delta=40, seed=0, backend=name)
@@ -143,4 +143,4 @@ def test_zero_rows_are_compared_as_zero(name):
     z[0, 2] = 0
     codebook[3] = 0  # at distance 0 of the zero row, and only there the nearest
     found = ops.vq_nearest(z, codebook, backend=name)
-    assert found[0, 2] == 3 and np.array_equal(found.flatten(), order(z, codebook, True)[:, 0])
+    assert found[0, 2] == 3 and np.array_equal(found.flatten(), order(z, codebook)[:, 0])

@@ -58,6 +58,7 @@ BAD_NUMBERS = [
     ("sample_ids", torch.arange(3), ValueError, r"sample_ids: found \(3,\)"),
     ("sample_ids", torch.zeros(2), TypeError, "sample_ids: found torch.float32"),
     ("neighbors", "both", ValueError, "neighbors: found 'both', expected 'latent' or 'code'"),
+    ("similarity", "angle", ValueError, "similarity: found 'angle', expected None or one of l2, cosine, dot"),
     ("backend", "fast", ValueError, "backend: found 'fast', expected one of auto"),
 ]
 

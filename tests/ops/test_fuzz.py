@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from robustok import ops
 
 from .conftest import ON_CPU
-from .table import DTYPES
+from .table import DTYPES, SIMILARITIES
 
 SPECIAL = [0.0, -0.0, 1e-40, 1e-20, 1e4, float("nan"), float("inf")]
 
@@ -33,7 +33,7 @@ def cases(draw, most_tokens):
         "delta": draw(st.integers(1, K)),
         "seed": draw(st.integers(0, 2**63 - 1)),
         "neighbors": draw(st.sampled_from(["latent", "code"])),
-        "normalize": draw(st.booleans()),
+        "similarity": draw(st.sampled_from(SIMILARITIES)),
     }
     return z.to(draw(st.sampled_from(DTYPES))), codebook.to(draw(st.sampled_from(DTYPES))), arguments
 
@@ -59,6 +59,6 @@ def compare(name, z, codebook, arguments):
         torch.testing.assert_close(
             getattr(ours, key), value, equal_nan=True, **tolerance, msg=lambda m, k=key: f"{k}: {m}"
         )
-    found = ops.vq_neighbors(z, codebook, arguments["delta"], normalize=arguments["normalize"], backend=name)
-    expected = ops.vq_neighbors(z, codebook, arguments["delta"], normalize=arguments["normalize"], backend="reference")
+    given = {"delta": arguments["delta"], "similarity": arguments["similarity"]}
+    found, expected = (ops.vq_neighbors(z, codebook, backend=backend, **given) for backend in (name, "reference"))
     assert torch.equal(found, expected)

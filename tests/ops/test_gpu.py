@@ -30,16 +30,18 @@ def device_backend(request) -> str:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("neighbors", ["latent", "code"])
-def test_the_device_answers_as_the_cpu(device_backend, shape, dtype, neighbors):
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_device_answers_as_the_cpu(device_backend, shape, dtype, neighbors, similarity):
     z, codebook = make(shape, dtype)
-    given = {"delta": shape[-1], "neighbors": neighbors, **SETTINGS}
+    compared = {"similarity": similarity}
+    given = {"delta": shape[-1], "neighbors": neighbors, **compared, **SETTINGS}
     expected = ops.vq_quantize(z, codebook, backend="reference", **given)
     found = ops.vq_quantize(z.cuda(), codebook.cuda(), backend=device_backend, **given)
     for name, value in expected._asdict().items():
         tolerance = {} if value.is_floating_point() else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(getattr(found, name).cpu(), value, **tolerance)
-    near = ops.vq_neighbors(z.cuda(), codebook.cuda(), shape[-1], backend=device_backend)
-    assert torch.equal(near.cpu(), ops.vq_neighbors(z, codebook, shape[-1], backend="reference"))
+    near = ops.vq_neighbors(z.cuda(), codebook.cuda(), shape[-1], backend=device_backend, **compared)
+    assert torch.equal(near.cpu(), ops.vq_neighbors(z, codebook, shape[-1], backend="reference", **compared))
 
 
 def test_gradients_on_the_device(device_backend):

@@ -5,18 +5,18 @@ import torch
 
 from robustok import ops
 
-from .table import SHAPES, SMALL, make
+from .table import SHAPES, SIMILARITIES, SMALL, make
 
 ARGUMENTS = {"alpha": 0.8, "beta": 1.0, "seed": 6}
 
 
-def unit(rows: torch.Tensor, normalize: bool) -> torch.Tensor:
-    return torch.nn.functional.normalize(rows, dim=-1, eps=1e-12) if normalize else rows
+def compared(rows: torch.Tensor, similarity: str) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1, eps=1e-12) if similarity == "cosine" else rows
 
 
-def formulas(z, codebook, result, normalize):
+def formulas(z, codebook, result, similarity):
     """The outputs from their definition, with the indices found."""
-    u, e = unit(z, normalize), unit(codebook, normalize)
+    u, e = compared(z, similarity), compared(codebook, similarity)
     clean, code = e[result.nearest], e[result.indices]
     return {
         "z_q": u + (code - u).detach(),
@@ -27,13 +27,13 @@ def formulas(z, codebook, result, normalize):
 
 
 @pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("used", [("z_q",), ("z_q_clean", "vq_loss"), ("z_q", "z_q_clean", "vq_loss", "commit_loss")])
-def test_outputs_and_gradients(name, shape, normalize, used):
+def test_outputs_and_gradients(name, shape, similarity, used):
     z, codebook = (x.requires_grad_() for x in make(shape))
-    result = ops.vq_quantize(z, codebook, delta=shape[-1], normalize=normalize, backend=name, **ARGUMENTS)
+    result = ops.vq_quantize(z, codebook, delta=shape[-1], similarity=similarity, backend=name, **ARGUMENTS)
     z64, codebook64 = (x.detach().double().requires_grad_() for x in (z, codebook))
-    expected = formulas(z64, codebook64, result, normalize)
+    expected = formulas(z64, codebook64, result, similarity)
     for key, value in expected.items():
         torch.testing.assert_close(getattr(result, key).double(), value, rtol=1e-5, atol=2e-6)
     sum((getattr(result, key) ** 2).sum() for key in used).backward()
@@ -44,11 +44,12 @@ def test_outputs_and_gradients(name, shape, normalize, used):
     torch.testing.assert_close(codebook.grad.double(), codebook64.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_without_normalisation_the_gradient_passes_unchanged(name):
+@pytest.mark.parametrize("similarity", ["l2", "dot"])
+def test_without_normalisation_the_gradient_passes_unchanged(name, similarity):
     z, codebook = make((2, 9, 5, 30, 10))
     z.requires_grad_()
     grad = torch.randn(z.shape)
-    result = ops.vq_perturb(z, codebook, delta=10, normalize=False, backend=name, **ARGUMENTS)
+    result = ops.vq_perturb(z, codebook, delta=10, similarity=similarity, backend=name, **ARGUMENTS)
     result.z_q.backward(grad)
     assert torch.equal(z.grad, grad)
 
@@ -67,7 +68,7 @@ def test_dtypes_of_outputs_and_gradients(name, dtype):
     result = ops.vq_quantize(z, codebook, delta=10, backend=name, **ARGUMENTS)
     assert result.z_q.dtype == result.z_q_clean.dtype == dtype
     assert result.vq_loss.dtype == result.commit_loss.dtype == torch.float32
-    expected = formulas(z.detach().double(), codebook.detach().double(), result, True)
+    expected = formulas(z.detach().double(), codebook.detach().double(), result, "cosine")
     torch.testing.assert_close(result.z_q.double(), expected["z_q"], rtol=0, atol=torch.finfo(dtype).eps)
     (result.z_q.float().sum() + result.vq_loss).backward()
     assert z.grad.dtype == dtype and codebook.grad.dtype == torch.float16

@@ -19,18 +19,18 @@ DRAW = (torch.tensor(0.5, dtype=torch.float64), torch.tensor(10), torch.tensor(3
 @pytest.mark.parametrize("neighbors", ["latent", "code"])
 def test_opcheck(name, neighbors):
     z, codebook = (x.requires_grad_() for x in make(SHAPE))
-    torch.library.opcheck(perturb._perturb, (z, codebook, *DRAW, neighbors, True, name))
-    torch.library.opcheck(quantize._quantize, (z, codebook, *DRAW, neighbors, True, name))
+    torch.library.opcheck(perturb._perturb, (z, codebook, *DRAW, neighbors, "cosine", name))
+    torch.library.opcheck(quantize._quantize, (z, codebook, *DRAW, neighbors, "cosine", name))
 
 
 def test_opcheck_of_operators_without_gradient(name):
     z, codebook = make(SHAPE)
-    torch.library.opcheck(nearest._nearest, (z, codebook, True, name))
-    torch.library.opcheck(nearest._neighbors, (z, codebook, 7, True, name))
-    torch.library.opcheck(perturb._perturb_backward, (z, z.clone(), True, name))
+    torch.library.opcheck(nearest._nearest, (z, codebook, "cosine", name))
+    torch.library.opcheck(nearest._neighbors, (z, codebook, 7, "cosine", name))
+    torch.library.opcheck(perturb._perturb_backward, (z, z.clone(), "cosine", name))
     clean = torch.zeros(2, 9, dtype=torch.int64)
     loss = torch.tensor(0.5)
-    torch.library.opcheck(quantize._quantize_backward, (z, codebook, clean, [z.clone()], loss, None, True, name))
+    torch.library.opcheck(quantize._quantize_backward, (z, codebook, clean, [z.clone()], loss, None, "cosine", name))
 
 
 def step(z, codebook, alpha, delta, seed):

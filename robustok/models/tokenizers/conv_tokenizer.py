@@ -9,18 +9,6 @@ from .quantized import QuantizedTokenizer
 from .quantizer import VectorQuantizer
 
 
-class DotQuantizer(VectorQuantizer):
-    """The code of the largest inner product. Not trained, and not perturbed."""
-
-    perturbable = "none"
-
-    def nearest(self, z: Tensor) -> Tensor:
-        codes = self.codebook.double().T
-        return torch.cat([(rows.double() @ codes).argmax(-1) for rows in z.float().flatten(0, -2).split(4096)]).view(
-            z.shape[:-1]
-        )
-
-
 class ConvTokenizer(QuantizedTokenizer):
     """Images <-> a grid of tokens, row-major. Images are float (B, 3, S, S) in [-1, 1].
 
@@ -28,7 +16,7 @@ class ConvTokenizer(QuantizedTokenizer):
     of any multiple of `cell` pixels, the side of a latent, and `decode` any square number of latents.
     A network that was trained on another range of values (MaskGIT: [0, 1]) gets its own; outside it is always [-1, 1].
     Attributes: config; image_size; cell; grid (latents along one side); num_latents = num_tokens = grid**2; codebook
-    (K, D) as stored; normalize; perturbable.
+    (K, D) as stored; similarity; perturbable.
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -50,14 +38,9 @@ class ConvTokenizer(QuantizedTokenizer):
             widths=widths, stem_width=config.stem_width, blocks=config.blocks, out_channels=features, **shape
         )
         self.quant_conv = nn.Conv2d(features, D, 1) if config.projected else nn.Identity()
-        quantizer = DotQuantizer if config.similarity == "dot" else VectorQuantizer
-        self.quantizer = quantizer(config.codebook_size, D, config.similarity == "cosine")
+        self.quantizer = VectorQuantizer(config.codebook_size, D, config.similarity)
         self.post_quant_conv = nn.Conv2d(D, features, 1) if config.projected else nn.Identity()
         self.decoder = ConvDecoder(widths=decoder_widths, blocks=config.decoder_blocks, in_channels=features, **shape)
-
-    @property
-    def similarity(self) -> str:
-        return self.config.similarity
 
     @property
     def latent_shape(self) -> tuple[int, int]:

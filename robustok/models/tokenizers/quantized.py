@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...ops import Similarity
 from ..interfaces import Perturbable
 from .quantizer import NO_PERTURBATION, Perturbation
 from .two_sided import TwoSidedTokenizer
@@ -37,14 +38,14 @@ class QuantizedTokenizer(TwoSidedTokenizer):
         return self.quantizer.codebook
 
     @property
-    def normalize(self) -> bool:
-        """Whether l2-normalised vectors are compared."""
-        return self.quantizer.normalize
+    def similarity(self) -> Similarity:
+        """How latents and codes are compared: by squared distance ("l2"), of unit vectors ("cosine"), or by product."""
+        return self.quantizer.similarity
 
     @property
-    def similarity(self) -> str:
-        """How latents and codes are compared: "l2" (nearest), "cosine" (nearest of unit vectors), "dot" (product)."""
-        return "cosine" if self.normalize else "l2"
+    def normalize(self) -> bool:
+        """Whether l2-normalised vectors are compared."""
+        return self.similarity == "cosine"
 
     @property
     def perturbable(self) -> Perturbable:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Perturbed, Quantized, vq_nearest, vq_perturb, vq_quantize
+from ...ops import Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
 from ...ops.vq import normalize_rows
 from ..interfaces import Perturbable
 
@@ -32,29 +32,29 @@ NO_PERTURBATION = Perturbation(alpha=0.0, beta=0.0, delta=1, seed=0, num_images=
 
 
 class VectorQuantizer(nn.Module):
-    """K codes of width D; `normalize` compares l2-normalised vectors.
+    """K codes of width D, and their `similarity`: by squared distance, "cosine": of unit vectors, "dot": by product.
 
     Comparisons are float32 whatever the autocast mode: in bfloat16 several per cent of the indices would change.
     """
 
     perturbable: Perturbable = "codes"
 
-    def __init__(self, codebook_size: int, code_width: int, normalize: bool = True):
+    def __init__(self, codebook_size: int, code_width: int, similarity: Similarity = "cosine"):
         super().__init__()
-        self.normalize = normalize
+        self.similarity = similarity
         self.codebook = nn.Parameter(torch.randn(codebook_size, code_width))
 
     def forward(self, z: Tensor, perturbation: Perturbation = NO_PERTURBATION) -> Quantized:
         """Quantise and perturb latents z (B, L, D) in one pass; the result of `vq_quantize`."""
-        return vq_quantize(z.float(), self.codebook, normalize=self.normalize, **perturbation._asdict())
+        return vq_quantize(z.float(), self.codebook, similarity=self.similarity, **perturbation._asdict())
 
     def perturb(self, z: Tensor, perturbation: Perturbation) -> Perturbed:
         """Perturb latents z (B, L, D) without training losses; the result of `vq_perturb`."""
-        return vq_perturb(z.float(), self.codebook, normalize=self.normalize, **perturbation._asdict())
+        return vq_perturb(z.float(), self.codebook, similarity=self.similarity, **perturbation._asdict())
 
     def nearest(self, z: Tensor) -> Tensor:
         """Latents (..., D) -> index of the nearest code, int64 (...)."""
-        return vq_nearest(z.float(), self.codebook, normalize=self.normalize)
+        return vq_nearest(z.float(), self.codebook, similarity=self.similarity)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes of `indices` (...) in [0, K) -> (..., D), as the decoder receives them.
@@ -68,8 +68,8 @@ class VectorQuantizer(nn.Module):
         return self.unit(self.codebook[indices])
 
     def unit(self, vectors: Tensor) -> Tensor:
-        """Vectors (..., D) on the scale of the codes: l2-normalised, or unchanged where codes are not normalised."""
-        return normalize_rows(vectors, self.normalize)
+        """Vectors (..., D) on the scale of the codes: l2-normalised for "cosine", else unchanged."""
+        return normalize_rows(vectors, self.similarity == "cosine")
 
     def usage(self, indices: Tensor) -> Tensor:
         """How often each code is in `indices`: (K,) int64."""
@@ -99,8 +99,8 @@ class ProductQuantizer(nn.Module):
         return torch.stack([part.codebook for part in self.parts])
 
     @property
-    def normalize(self) -> bool:
-        return self.parts[0].normalize
+    def similarity(self) -> Similarity:
+        return self.parts[0].similarity
 
     @property
     def perturbable(self) -> Perturbable:

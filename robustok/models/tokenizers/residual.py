@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...ops import Perturbed, Quantized, vq_nearest
+from ...ops import Perturbed, Quantized, Similarity, vq_nearest
 from ..interfaces import Perturbable
 from .quantizer import NO_PERTURBATION, Perturbation
 
@@ -21,7 +21,7 @@ class ResidualQuantizer(nn.Module):
     Latent perturbation is not defined here: asking for it raises ValueError.
     """
 
-    normalize = True  # how codes are compared
+    similarity: Similarity = "cosine"  # how codes are compared
     perturbable: Perturbable = "none"
 
     def __init__(self, codebook_size: int, code_width: int, scales: tuple[int, ...], convs: int):
@@ -72,7 +72,7 @@ class ResidualQuantizer(nn.Module):
         total, indices, partial = torch.zeros_like(rest), [], []
         for i, scale in enumerate(self.scales):
             cells = rest if scale == grid else F.interpolate(rest, size=(scale, scale), mode="area")
-            indices.append(vq_nearest(cells.flatten(2).mT, self.codebook.detach(), normalize=True))
+            indices.append(vq_nearest(cells.flatten(2).mT, self.codebook.detach(), similarity=self.similarity))
             contribution = self._contribution(i, indices[-1])
             total, rest = total + contribution, rest - contribution.detach()
             partial.append(total.flatten(2).mT)

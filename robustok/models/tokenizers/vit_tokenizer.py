@@ -145,7 +145,7 @@ def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
 
     def part() -> nn.Module:
         if config.scales is None:
-            return VectorQuantizer(config.codebook_size, config.code_width, config.normalize)
+            return VectorQuantizer(config.codebook_size, config.code_width, "cosine" if config.normalize else "l2")
         return ResidualQuantizer(config.codebook_size, config.code_width, config.scales, config.residual_convs)
 
     return part() if config.codebooks == 1 else ProductQuantizer(part() for _ in range(config.codebooks))

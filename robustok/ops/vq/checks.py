@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .types import Draw
+from .types import SIMILARITIES, Draw, Similarity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,6 +42,16 @@ def check_delta(delta: int, codebook: Tensor) -> None:
 def check_neighbors(neighbors: str) -> None:
     if neighbors not in ("latent", "code"):
         raise ValueError(f"neighbors: found {neighbors!r}, expected 'latent' or 'code'")
+
+
+def resolve_similarity(normalize: bool, similarity: str | None) -> Similarity:
+    """The similarity as given; for None, what `normalize` says."""
+    if similarity is None:
+        return "cosine" if normalize else "l2"
+    for known in SIMILARITIES:
+        if similarity == known:
+            return known
+    raise ValueError(f"similarity: found {similarity!r}, expected None or one of {', '.join(SIMILARITIES)}")
 
 
 def count_images(batch: int, beta: float, num_images: int | None) -> int:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .backends.registry import choose_for
-from .checks import check_delta, check_rows
+from .checks import check_delta, check_rows, resolve_similarity
+from .types import Similarity
 
 
 def _as_images(rows: Tensor) -> Tensor:
@@ -14,13 +15,17 @@ def _as_images(rows: Tensor) -> Tensor:
     return rows.flatten(1, -2)
 
 
-def vq_nearest(z: Tensor, codebook: Tensor, *, normalize: bool = True, backend: str = "auto") -> Tensor:
+def vq_nearest(
+    z: Tensor, codebook: Tensor, *, normalize: bool = True, similarity: str | None = None, backend: str = "auto"
+) -> Tensor:
     """Index of the code nearest to each latent: argmin over k of |u - e_k|^2, ties to the lowest index.
 
     Args:
         z: latents (..., D), float32, float16 or bfloat16, any strides.
         codebook: codes (K, D), K >= 1, of any of these dtypes.
         normalize: compare u = z / |z| and e = c / |c| (METHOD.md section 2); False: compare z and c as they are.
+        similarity: "cosine" and "l2" say the same in a word, whatever `normalize` is; "dot": the nearest code is that
+            of the largest inner product z.c of the rows as they are (IBQ, arXiv 2412.02692).
         backend: auto, reference, torch, cpp, triton or cuda; all return the same indices.
 
     Returns:
@@ -29,24 +34,36 @@ def vq_nearest(z: Tensor, codebook: Tensor, *, normalize: bool = True, backend: 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape, dtype, device or range; a backend that cannot run.
 
-    Distances are those of float32 rows in float64, whatever the autocast mode. Memory beyond the result: at most 64 MB.
+    Distances (for "dot" minus the product) are those of float32 rows in float64, whatever the autocast mode. Memory
+    beyond the result: at most 64 MB.
     """
     check_rows("z", z, codebook)
-    return _nearest(_as_images(z), codebook, normalize, backend).reshape(z.shape[:-1])
+    similarity = resolve_similarity(normalize, similarity)
+    return _nearest(_as_images(z), codebook, similarity, backend).reshape(z.shape[:-1])
 
 
-@torch.library.custom_op("robustok::vq_nearest", mutates_args=())
-def _nearest(z: Tensor, codebook: Tensor, normalize: bool, backend: str) -> Tensor:
-    return choose_for(backend, codebook, normalize).nearest(z, codebook, normalize)
+@torch.library.custom_op(
+    "robustok::vq_nearest",
+    mutates_args=(),
+    schema="(Tensor z, Tensor codebook, str similarity, str backend) -> Tensor",
+)
+def _nearest(z: Tensor, codebook: Tensor, similarity: Similarity, backend: str) -> Tensor:
+    return choose_for(backend, codebook, similarity).nearest(z, codebook, similarity)
 
 
 @_nearest.register_fake
-def _(z, codebook, normalize, backend):
+def _(z, codebook, similarity, backend):
     return z.new_empty(z.shape[:2], dtype=torch.int64)
 
 
 def vq_neighbors(
-    query: Tensor, codebook: Tensor, delta: int, *, normalize: bool = True, backend: str = "auto"
+    query: Tensor,
+    codebook: Tensor,
+    delta: int,
+    *,
+    normalize: bool = True,
+    similarity: str | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Indices of the delta codes nearest to each query, by (distance, index): the set S_delta of the paper's eq. 4.
 
@@ -54,7 +71,7 @@ def vq_neighbors(
         query: latents or codes (..., D), float32, float16 or bfloat16, any strides.
         codebook: codes (K, D), of any of these dtypes.
         delta: size of the set, 1 to K.
-        normalize, backend: as `vq_nearest`.
+        normalize, similarity, backend: as `vq_nearest`.
 
     Returns:
         int64 (..., delta) in [0, K), without gradient.
@@ -64,14 +81,19 @@ def vq_neighbors(
     """
     check_rows("query", query, codebook)
     check_delta(delta, codebook)
-    return _neighbors(_as_images(query), codebook, delta, normalize, backend).reshape(*query.shape[:-1], delta)
+    similarity = resolve_similarity(normalize, similarity)
+    return _neighbors(_as_images(query), codebook, delta, similarity, backend).reshape(*query.shape[:-1], delta)
 
 
-@torch.library.custom_op("robustok::vq_neighbors", mutates_args=())
-def _neighbors(query: Tensor, codebook: Tensor, delta: int, normalize: bool, backend: str) -> Tensor:
-    return choose_for(backend, codebook, normalize).neighbors(query, codebook, delta, normalize)
+@torch.library.custom_op(
+    "robustok::vq_neighbors",
+    mutates_args=(),
+    schema="(Tensor query, Tensor codebook, SymInt delta, str similarity, str backend) -> Tensor",
+)
+def _neighbors(query: Tensor, codebook: Tensor, delta: int, similarity: Similarity, backend: str) -> Tensor:
+    return choose_for(backend, codebook, similarity).neighbors(query, codebook, delta, similarity)
 
 
 @_neighbors.register_fake
-def _(query, codebook, delta, normalize, backend):
+def _(query, codebook, delta, similarity, backend):
     return query.new_empty(*query.shape[:2], delta, dtype=torch.int64)

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from .backends.registry import choose, choose_for
-from .checks import check_draw, resolve_draw
+from .checks import check_draw, resolve_draw, resolve_similarity
 from .types import Draw, Perturbed
 
 # Arguments of the registered operators `vq_perturb` and `vq_quantize`.
 ARGUMENTS = """Tensor z, Tensor codebook, Tensor alpha, Tensor delta, Tensor seed, Tensor sample_ids, SymInt num_images,
-    str neighbors, bool normalize, str backend"""
+    str neighbors, str similarity, str backend"""
 
 
 def vq_perturb(
@@ -24,6 +24,7 @@ def vq_perturb(
     num_images: int | None = None,
     neighbors: str = "latent",
     normalize: bool = True,
+    similarity: str | None = None,
     backend: str = "auto",
 ) -> Perturbed:
     """Quantised latents, some of them replaced by a near code (arXiv 2509.12474, eqs. 2 to 4).
@@ -40,8 +41,9 @@ def vq_perturb(
         seed: 0 to 2**63 - 1; a number or a 0-d int64 tensor. A training step passes its own.
         sample_ids: int64 (B,), who each image is; None: 0 to B - 1.
         num_images: how many images are perturbed, 0 to B, instead of floor(beta * B).
-        neighbors: "latent": the codes nearest to z (the released code); "code": nearest to z's code (eq. 4).
-        normalize, backend: as `vq_nearest`.
+        neighbors: "latent": the codes nearest to z (the released code); "code": z's code, and after it those nearest to
+            it (eq. 4).
+        normalize, similarity, backend: as `vq_nearest`.
 
     Returns:
         Perturbed: z_q (B, L, D) in z's dtype, u + stop(e - u): the gradient reaches z as if nothing had been replaced
@@ -55,14 +57,15 @@ def vq_perturb(
     Alpha and delta may change at every call of a compiled function without recompiling, as 0-d tensors.
     """
     draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
-    return Perturbed(*_perturb(z, codebook, *draw, neighbors, normalize, backend))
+    similarity = resolve_similarity(normalize, similarity)
+    return Perturbed(*_perturb(z, codebook, *draw, neighbors, similarity, backend))
 
 
 @torch.library.custom_op("robustok::vq_perturb", mutates_args=(), schema=f"({ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
-def _perturb(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
+def _perturb(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, similarity, backend):
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(choose_for(backend, codebook, normalize).perturb(z, codebook, draw, neighbors, normalize))
+    return tuple(choose_for(backend, codebook, similarity).perturb(z, codebook, draw, neighbors, similarity))
 
 
 @_perturb.register_fake
@@ -70,24 +73,28 @@ def _(z, *_):
     return tuple(Perturbed.empty(z))
 
 
-@torch.library.custom_op("robustok::vq_perturb_backward", mutates_args=())
-def _perturb_backward(z: Tensor, grad: Tensor, normalize: bool, backend: str) -> Tensor:
-    return choose(backend, z.device).perturb_backward(z, grad, normalize)
+@torch.library.custom_op(
+    "robustok::vq_perturb_backward",
+    mutates_args=(),
+    schema="(Tensor z, Tensor grad, str similarity, str backend) -> Tensor",
+)
+def _perturb_backward(z, grad, similarity, backend):
+    return choose(backend, z.device).perturb_backward(z, grad, similarity)
 
 
 @_perturb_backward.register_fake
-def _(z, grad, normalize, backend):
+def _(z, grad, similarity, backend):
     return z.new_empty(z.shape)
 
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(inputs[0])
-    ctx.normalize, ctx.backend = inputs[-2:]
+    ctx.similarity, ctx.backend = inputs[-2:]
 
 
 def _backward(ctx, grad, *_):
     (z,) = ctx.saved_tensors
-    return _perturb_backward(z, grad, ctx.normalize, ctx.backend), *[None] * 9
+    return _perturb_backward(z, grad, ctx.similarity, ctx.backend), *[None] * 9
 
 
 _perturb.register_autograd(_backward, setup_context=_save)

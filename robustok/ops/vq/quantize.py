@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .backends.registry import choose, choose_for
-from .checks import check_draw, resolve_draw
+from .checks import check_draw, resolve_draw, resolve_similarity
 from .perturb import ARGUMENTS
 from .types import Draw, Quantized, QuantizedGradients
 
@@ -21,6 +21,7 @@ def vq_quantize(
     num_images: int | None = None,
     neighbors: str = "latent",
     normalize: bool = True,
+    similarity: str | None = None,
     backend: str = "auto",
 ) -> Quantized:
     """Everything a training step takes from the quantiser; arguments and errors as `vq_perturb`.
@@ -33,7 +34,8 @@ def vq_quantize(
         usage (K,) int64: how often each code is the nearest. Losses are 0 for an empty batch and finite only if z is.
     """
     draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
-    return Quantized(*_quantize(z, codebook, *draw, neighbors, normalize, backend))
+    similarity = resolve_similarity(normalize, similarity)
+    return Quantized(*_quantize(z, codebook, *draw, neighbors, similarity, backend))
 
 
 @torch.library.custom_op(
@@ -41,10 +43,10 @@ def vq_quantize(
     mutates_args=(),
     schema=f"({ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _quantize(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, normalize, backend):
+def _quantize(z, codebook, alpha, delta, seed, sample_ids, num_images, neighbors, similarity, backend):
     draw = Draw(alpha, delta, seed, sample_ids, num_images)
     check_draw(draw, len(codebook))
-    return tuple(choose_for(backend, codebook, normalize).quantize(z, codebook, draw, neighbors, normalize))
+    return tuple(choose_for(backend, codebook, similarity).quantize(z, codebook, draw, neighbors, similarity))
 
 
 @_quantize.register_fake
@@ -52,19 +54,15 @@ def _(z, codebook, *_):
     return tuple(Quantized.empty(z, codebook.shape[0]))
 
 
-@torch.library.custom_op("robustok::vq_quantize_backward", mutates_args=())
-def _quantize_backward(
-    z: Tensor,
-    codebook: Tensor,
-    nearest: Tensor,
-    straight_through: list[Tensor],
-    vq_loss: Tensor | None,
-    commit_loss: Tensor | None,
-    normalize: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "robustok::vq_quantize_backward",
+    mutates_args=(),
+    schema="""(Tensor z, Tensor codebook, Tensor nearest, Tensor[] straight_through, Tensor? vq_loss,
+    Tensor? commit_loss, str similarity, str backend) -> (Tensor, Tensor)""",
+)
+def _quantize_backward(z, codebook, nearest, straight_through, vq_loss, commit_loss, similarity, backend):
     grads = QuantizedGradients(straight_through, vq_loss, commit_loss)
-    return choose(backend, z.device).quantize_backward(z, codebook, nearest, grads, normalize)
+    return choose(backend, z.device).quantize_backward(z, codebook, nearest, grads, similarity)
 
 
 @_quantize_backward.register_fake
@@ -75,13 +73,13 @@ def _(z, codebook, *_):
 def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)  # an output that nothing was computed from has no gradient to read
     ctx.save_for_backward(*inputs[:2], output[2])
-    ctx.normalize, ctx.backend = inputs[-2:]
+    ctx.similarity, ctx.backend = inputs[-2:]
 
 
 def _backward(ctx, z_q, indices, nearest, z_q_clean, vq_loss, commit_loss, usage):
     straight_through = [grad for grad in (z_q, z_q_clean) if grad is not None]
     grads = straight_through, vq_loss, commit_loss
-    dz, dcodebook = _quantize_backward(*ctx.saved_tensors, *grads, ctx.normalize, ctx.backend)
+    dz, dcodebook = _quantize_backward(*ctx.saved_tensors, *grads, ctx.similarity, ctx.backend)
     return dz, dcodebook, *[None] * 8
 
 

@@ -3,23 +3,27 @@
 Sizes: B images, L tokens of an image, D code width, K codes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+# How a row is compared with codes: by its squared distance, by that of unit vectors, or by the inner product.
+Similarity = Literal["l2", "cosine", "dot"]
+SIMILARITIES: tuple[Similarity, ...] = ("l2", "cosine", "dot")
+
 
 class CodebookShape(NamedTuple):
-    """Size of a codebook (K, D) and whether its rows are normalised: a backend may not take every shape."""
+    """Size of a codebook (K, D) and how rows are compared with it: a backend may not take every one."""
 
     K: int
     D: int
-    normalize: bool
+    similarity: Similarity
 
     @classmethod
-    def of(cls, codebook: Tensor, normalize: bool) -> "CodebookShape":
+    def of(cls, codebook: Tensor, similarity: Similarity) -> "CodebookShape":
         K, D = codebook.shape
-        return cls(K, D, normalize)
+        return cls(K, D, similarity)
 
 
 class Draw(NamedTuple):

@@ -5,6 +5,7 @@ of z.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from .. import gradients
 from ..draws import threshold
 from ..gradients import Block, blocks
-from ..types import CodebookShape, Draw, Perturbed, Quantized
+from ..types import CodebookShape, Draw, Perturbed, Quantized, Similarity
 
 try:
     from robustok import _C
@@ -24,46 +25,59 @@ _BLOCK_TOKENS = 1 << 19  # tokens in a block: narrow rows have more indices than
 _TABLE_FROM = 3  # perturbed tokens for each code from which a table of all neighbours is less work than selecting
 
 
-def normalize_rows(rows: Tensor, normalize: bool) -> Tensor:
-    """`reference.normalize_rows` of rows (R, D): contiguous float32."""
+def compared_rows(rows: Tensor, similarity: Similarity) -> Tensor:
+    """`reference.compared_rows` of rows (R, D): contiguous float32."""
     rows = rows.float().contiguous()
-    if not normalize:
+    if similarity != "cosine":
         return rows
     out = torch.empty_like(rows)
     _C.unit_rows(rows.data_ptr(), out.data_ptr(), *rows.shape, torch.get_num_threads())
     return out
 
 
-def row_blocks(z: Tensor, normalize: bool) -> Iterator[tuple[Block, slice, Tensor]]:
+def row_blocks(z: Tensor, similarity: Similarity) -> Iterator[tuple[Block, slice, Tensor]]:
     """Block by block of z (B, L, D): its slices, which tokens of the batch these are, and their normalised rows."""
     L, D = z.shape[1:]
     for block in blocks(z.shape, max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))):
-        u = normalize_rows(z[block].reshape(-1, D), normalize)
+        u = compared_rows(z[block].reshape(-1, D), similarity)
         first = block[0].start * L + block[1].start
         yield block, slice(first, first + len(u)), u
 
 
-def select_rows(u: Tensor, codes: Tensor, ranks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+class ComparedCodebook(NamedTuple):
+    """The rows (K, D) that the extension reads, and how it compares them."""
+
+    rows: Tensor  # contiguous float32
+    product: bool  # by minus the inner product
+
+    @classmethod
+    def of(cls, codebook: Tensor, similarity: Similarity) -> "ComparedCodebook":
+        return cls(compared_rows(codebook, similarity), similarity == "dot")
+
+
+def select_rows(u: Tensor, codes: ComparedCodebook, ranks: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Nearest codes and codes at int32 ranks (R,) of float32 rows (R, D), as int64; the same ones without ranks."""
     nearest = torch.empty(len(u), dtype=torch.int64)
     chosen = nearest if ranks is None else torch.empty_like(nearest)
     _C.select(
         u.data_ptr(),
         len(u),
-        codes.data_ptr(),
-        *codes.shape,
+        codes.rows.data_ptr(),
+        *codes.rows.shape,
         0 if ranks is None else ranks.data_ptr(),
         nearest.data_ptr(),
         0 if ranks is None else chosen.data_ptr(),
         torch.get_num_threads(),
+        codes.product,
     )
     return nearest, chosen
 
 
-def neighbor_rows(u: Tensor, codes: Tensor, delta: int) -> Tensor:
+def neighbor_rows(u: Tensor, codes: ComparedCodebook, delta: int) -> Tensor:
     """The delta nearest codes (R, delta) int64 of float32 rows (R, D)."""
     out = torch.empty(len(u), delta, dtype=torch.int64)
-    _C.neighbors(u.data_ptr(), len(u), codes.data_ptr(), *codes.shape, delta, out.data_ptr(), torch.get_num_threads())
+    given = u.data_ptr(), len(u), codes.rows.data_ptr(), *codes.rows.shape, delta, out.data_ptr()
+    _C.neighbors(*given, torch.get_num_threads(), codes.product)
     return out
 
 
@@ -78,19 +92,19 @@ def draw_ranks(draw: Draw, block: Block, L: int) -> Tensor:
     return ranks[:, tokens].flatten()
 
 
-def select_codes(u: Tensor, codes: Tensor, ranks: Tensor, neighbors: str) -> tuple[Tensor, Tensor]:
+def select_codes(u: Tensor, codes: ComparedCodebook, ranks: Tensor, neighbors: str) -> tuple[Tensor, Tensor]:
     """Nearest and perturbed codes (R,) int64 of float32 rows (R, D) with ranks (R,) int32."""
     if neighbors == "latent":
         return select_rows(u, codes, ranks)
     nearest, _ = select_rows(u, codes)
     chosen = nearest.clone()
     rows = ranks.nonzero()[:, 0]
-    width = int(ranks.max()) + 1 if len(rows) else 0
-    if len(rows) > _TABLE_FROM * len(codes) and len(codes) * width <= _BLOCK_ELEMENTS:
-        table = neighbor_rows(codes, codes, width)
+    width, K = int(ranks.max()) + 1 if len(rows) else 0, len(codes.rows)
+    if len(rows) > _TABLE_FROM * K and K * width <= _BLOCK_ELEMENTS:
+        table = neighbor_rows(codes.rows, codes, width)
         chosen[rows] = table[nearest[rows], ranks[rows].long()]
     else:
-        _, chosen[rows] = select_rows(codes[nearest[rows]], codes, ranks[rows])
+        _, chosen[rows] = select_rows(codes.rows[nearest[rows]], codes, ranks[rows])
     return nearest, chosen
 
 
@@ -123,38 +137,38 @@ class CppBackend:
             return f"not there ({IMPORT_ERROR})"
         return f"built, scoring with {_C.instruction_set()} instructions"
 
-    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
-        codes = normalize_rows(codebook, normalize)
+    def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
+        codes = ComparedCodebook.of(codebook, similarity)
         out = torch.empty(z.shape[:2], dtype=torch.int64)
-        for _, tokens, u in row_blocks(z, normalize):
+        for _, tokens, u in row_blocks(z, similarity):
             out.view(-1)[tokens] = select_rows(u, codes)[0]
         return out
 
-    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
-        codes = normalize_rows(codebook, normalize)
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
+        codes = ComparedCodebook.of(codebook, similarity)
         out = torch.empty(*query.shape[:2], delta, dtype=torch.int64)
-        for _, tokens, u in row_blocks(query, normalize):
+        for _, tokens, u in row_blocks(query, similarity):
             out.view(-1, delta)[tokens] = neighbor_rows(u, codes, delta)
         return out
 
-    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
-        codes, out = normalize_rows(codebook, normalize), Perturbed.empty(z)
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
+        codes, out = ComparedCodebook.of(codebook, similarity), Perturbed.empty(z)
         z_q = out.z_q.flatten(0, 1)
-        for block, tokens, u in row_blocks(z, normalize):
+        for block, tokens, u in row_blocks(z, similarity):
             nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape[1]), neighbors)
-            straight_through(u, codes, chosen, z_q[tokens])
+            straight_through(u, codes.rows, chosen, z_q[tokens])
             out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
         return out
 
-    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
-        codes, out = normalize_rows(codebook, normalize), Quantized.empty(z, len(codebook))
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
+        codes, out = ComparedCodebook.of(codebook, similarity), Quantized.empty(z, len(codebook))
         z_q, z_q_clean = out.z_q.flatten(0, 1), out.z_q_clean.flatten(0, 1)
         total = 0.0
-        for block, tokens, u in row_blocks(z, normalize):
+        for block, tokens, u in row_blocks(z, similarity):
             nearest, chosen = select_codes(u, codes, draw_ranks(draw, block, z.shape[1]), neighbors)
-            straight_through(u, codes, chosen, z_q[tokens])
-            total += straight_through(u, codes, nearest, z_q_clean[tokens])
-            out.usage.add_(nearest.bincount(minlength=len(codes)))
+            straight_through(u, codes.rows, chosen, z_q[tokens])
+            total += straight_through(u, codes.rows, nearest, z_q_clean[tokens])
+            out.usage.add_(nearest.bincount(minlength=len(codebook)))
             out.indices.view(-1)[tokens], out.nearest.view(-1)[tokens] = chosen, nearest
         loss = torch.tensor(total / max(1, z.numel()), dtype=torch.float32)
         return out._replace(vq_loss=loss, commit_loss=loss.clone())

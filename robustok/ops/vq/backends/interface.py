@@ -1,13 +1,15 @@
 """What a backend of the codebook operations must do.
 
-Numerics. Rows go into a comparison as float32; normalising divides by max(norm, 1e-12) in float64 and rounds to
-float32 (`reference.normalize_rows`). The distance is the float64 squared distance between two such rows, its terms
-summed in the order of the coordinates, each operation rounded by itself: no fused multiply-add. A backend may compute
-scores in any precision, as long as it knows how far they may be off and decides by this distance wherever they cannot
-tell. All backends return the same indices; z_q, losses and gradients may differ by rounding in float32.
+Numerics. Rows go into a comparison as float32; the similarity "cosine" divides them by max(norm, 1e-12) in float64 and
+rounds to float32 (`reference.normalize_rows`). The distance is the float64 squared distance between two such rows, for
+"dot" minus their inner product, its terms summed in the order of the coordinates, each operation rounded by itself: no
+fused multiply-add. A backend may compute scores in any precision, as long as it knows how far they may be off and
+decides by this distance wherever they cannot tell. All backends return the same indices; z_q, losses and gradients may
+differ by rounding in float32.
 
 Ties. Codes are ordered by (distance, index): among equally distant codes the lowest index comes first. This holds for
-the nearest code and for the code at any rank.
+the nearest code and for the code at any rank. A token of rank 0 keeps its nearest code, whatever the order of the
+neighbours of that code.
 
 NaN and infinity. A distance that is not finite counts as infinite, so a code with NaN is never nearer than a finite
 one. Where no distance of a row is finite, the order is by index. Indices always lie in [0, K), and NaN in z reaches
@@ -34,7 +36,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..types import CodebookShape, Draw, Perturbed, Quantized, QuantizedGradients
+from ..types import CodebookShape, Draw, Perturbed, Quantized, QuantizedGradients, Similarity
 
 
 class VQBackend(Protocol):
@@ -47,15 +49,15 @@ class VQBackend(Protocol):
         """Why it cannot run on the device, for codebooks of the shape where one is given; None: it can."""
         ...
 
-    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+    def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
         """z (B, L, D), codebook (K, D) -> index of the nearest code, int64 (B, L)."""
         ...
 
-    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
         """query (B, L, D), codebook (K, D) -> the delta nearest codes, nearest first, int64 (B, L, delta)."""
         ...
 
-    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
         """z (B, L, D) as codes, some of them replaced by a near one.
 
         neighbors: "latent" where a replacement is drawn from the codes nearest to z, "code" where from those nearest
@@ -63,16 +65,16 @@ class VQBackend(Protocol):
         """
         ...
 
-    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
         """The same, with the clean latents, both losses and the usage of the codes."""
         ...
 
-    def perturb_backward(self, z: Tensor, grad: Tensor, normalize: bool) -> Tensor:
+    def perturb_backward(self, z: Tensor, grad: Tensor, similarity: Similarity) -> Tensor:
         """Gradient of z (B, L, D) from that of `perturb`'s z_q, in the dtype of z."""
         ...
 
     def quantize_backward(
-        self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, normalize: bool
+        self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, similarity: Similarity
     ) -> tuple[Tensor, Tensor]:
         """Gradients of z (B, L, D) and of the codebook (K, D), each in its own dtype.
 

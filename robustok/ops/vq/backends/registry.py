@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..types import CodebookShape
+from ..checks import resolve_similarity
+from ..types import CodebookShape, Similarity
 from .cpp_backend import CppBackend
 from .cuda_backend import CudaBackend
 from .interface import VQBackend
@@ -36,18 +37,24 @@ def choose(name: str, device: torch.device, shape: CodebookShape | None = None) 
     return BACKENDS[name]
 
 
-def choose_for(name: str, codebook: Tensor, normalize: bool) -> VQBackend:
+def choose_for(name: str, codebook: Tensor, similarity: Similarity) -> VQBackend:
     """`choose` for this codebook (K, D)."""
-    return choose(name, codebook.device, CodebookShape.of(codebook, normalize))
+    return choose(name, codebook.device, CodebookShape.of(codebook, similarity))
 
 
-def describe_backends(z: Tensor | torch.device | str, codebook: Tensor | None = None, *, normalize: bool = True) -> str:
+def describe_backends(
+    z: Tensor | torch.device | str,
+    codebook: Tensor | None = None,
+    *,
+    normalize: bool = True,
+    similarity: str | None = None,
+) -> str:
     """Which backend "auto" takes for a tensor or on a device, and why not the ones before it. One line each.
 
-    With the codebook (K, D), and whether rows are normalised, the answer is for its shape: not every backend takes all.
+    With the codebook (K, D), and how rows are compared, the answer is for its shape: not every backend takes all.
     """
     device = z.device if isinstance(z, Tensor) else torch.device(z)
-    shape = None if codebook is None else CodebookShape.of(codebook, normalize)
+    shape = None if codebook is None else CodebookShape.of(codebook, resolve_similarity(normalize, similarity))
     chosen = choose("auto", device, shape).name
     lines = [f"{chosen}: taken for {device.type} tensors"]
     lines += [

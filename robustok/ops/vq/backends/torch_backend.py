@@ -1,9 +1,10 @@
 """Fast plain PyTorch: float32 scores of a block of tokens at a time, near ties decided by the definition.
 
-The score of a code is u.e - |e|^2 / 2, largest for the nearest. A matrix product gives it with an error below a bound
-that is computed from the lengths of the rows. Every code whose score lies within twice that bound of the score wanted
-could be the one; where there are several, they are ordered by float64 distance and index. Infinite and NaN rows need no
-case of their own: their bound is NaN or infinite, so all codes are candidates.
+The score of a code is u.e - |e|^2 / 2, or u.e for the similarity "dot": the largest is that of the nearest code. A
+matrix product gives it with an error below a bound that is computed from the lengths of the rows. Every code whose
+score lies within twice that bound of the score wanted could be the one; where there are several, they are ordered by
+float64 distance and index. Infinite and NaN rows need no case of their own: their bound is NaN or infinite, so all
+codes are candidates.
 On a GPU this backend waits for the device (the number of near ties decides shapes); Triton and CUDA do not.
 """
 
@@ -16,8 +17,8 @@ from ...linear import ready_linear
 from .. import gradients
 from ..draws import draw_ranks
 from ..gradients import Block, blocks
-from ..reference import MIN_NORM, normalize_rows, norms
-from ..types import CodebookShape, Draw, Perturbed, Quantized
+from ..reference import MIN_NORM, compared_rows, norms
+from ..types import CodebookShape, Draw, Perturbed, Quantized, Similarity
 
 _BLOCK_BYTES = 8 << 20  # size of one block of scores
 _ELEMENTS = 1 << 20  # numbers that are in float64 at once
@@ -28,22 +29,23 @@ _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
 class ScoredCodebook:
     """A codebook ready to be scored."""
 
-    def __init__(self, codebook: Tensor, normalize: bool):
+    def __init__(self, codebook: Tensor, similarity: Similarity):
         K, D = codebook.shape
+        self.similarity = similarity
         part = max(1, _ELEMENTS // D)
-        self.rows = torch.cat([normalize_rows(rows, normalize) for rows in codebook.split(part)])  # (K, D) float32
+        self.rows = torch.cat([compared_rows(rows, similarity) for rows in codebook.split(part)])  # (K, D) float32
         squares = torch.cat([rows.double().square().sum(1) for rows in self.rows.split(part)])
         columns = -(-K // _GROUP) * _GROUP
         self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), _ELEMENTS // D))
         weight = self.rows.new_zeros(columns, D)
         weight[:K] = self.rows
         bias = self.rows.new_full((columns,), -torch.inf)  # the padding scores below all codes
-        bias[:K] = squares / -2
+        bias[:K] = 0 if similarity == "dot" else squares / -2
         self.linear = ready_linear(weight, bias, self.block_rows)
         self.max_norm = squares.max().clamp_min(MIN_NORM**2).sqrt()
         self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
         # Normalised rows have length 1 or 0; one that is not finite has NaN scores, whatever the error.
-        self.unit_error = self.error_at(self.max_norm.new_ones(1, 1)) if normalize else None
+        self.unit_error = self.error_at(self.max_norm.new_ones(1, 1)) if similarity == "cosine" else None
 
     def score(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (R, padded K) of float32 rows (R, D), and their largest error (R, 1)."""
@@ -54,8 +56,10 @@ class ScoredCodebook:
     def error_at(self, lengths: Tensor) -> Tensor:
         """Largest error of the scores of rows of these float64 lengths, and of the definition, which rounds too."""
         D = self.rows.shape[1]
-        magnitude = lengths * self.max_norm + self.max_norm.square() / 2
-        definition = (D + 3) * 2.0**-53 * (lengths + self.max_norm).square()
+        magnitude = reach = lengths * self.max_norm  # of a score, and of a distance
+        if self.similarity != "dot":
+            magnitude, reach = magnitude + self.max_norm.square() / 2, (lengths + self.max_norm).square()
+        definition = (D + 3) * 2.0**-53 * reach
         error = 1.01 * (self.roundoff * magnitude + definition + (D + 2) * 2.0**-126)
         return torch.where((magnitude > 1e37) | (error > 1e37), torch.inf, error).float()
 
@@ -66,6 +70,14 @@ def product_roundoff(device: torch.device) -> float:
     return {"tf32": 2.0**-11, "bf16": 2.0**-8}.get(backend.matmul.fp32_precision, 0.0)
 
 
+def _distances(u: Tensor, e: Tensor, similarity: Similarity) -> Tensor:
+    """Float64 distances (P,) between float32 rows (P, D) and (P, D), as `reference.distances`."""
+    u, e = u.double(), e.double()
+    terms = -u * e if similarity == "dot" else (u - e).square()
+    total = terms.cumsum(1)[:, -1]
+    return torch.where(total.isfinite(), total, torch.inf)
+
+
 def order_candidates(u: Tensor, codes: ScoredCodebook, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The codes that a mask (M, K) marks for rows u (M, D), row by row, each row's by (distance, index).
 
@@ -73,12 +85,8 @@ def order_candidates(u: Tensor, codes: ScoredCodebook, mask: Tensor) -> tuple[Te
     """
     token, code = mask.nonzero(as_tuple=True)
     pairs = max(1, _ELEMENTS // u.shape[1])
-    distance = torch.cat(
-        [
-            (u[t].double() - codes.rows[c].double()).square().cumsum(1)[:, -1].nan_to_num(torch.inf, torch.inf)
-            for t, c in zip(token.split(pairs), code.split(pairs), strict=True)
-        ]
-    )
+    parts = zip(token.split(pairs), code.split(pairs), strict=True)
+    distance = torch.cat([_distances(u[t], codes.rows[c], codes.similarity) for t, c in parts])
     order = distance.argsort(stable=True)  # nonzero lists by (token, code), and both sorts keep that among equals
     order = order[token[order].argsort(stable=True)]
     counts = mask.sum(1)
@@ -154,11 +162,11 @@ def block_ranks(draw: Draw, block: Block, L: int) -> Tensor:
 
 
 def select_blocks(
-    z: Tensor, codes: ScoredCodebook, draw: Draw | None, neighbors: str, normalize: bool
+    z: Tensor, codes: ScoredCodebook, draw: Draw | None, neighbors: str, similarity: Similarity
 ) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
     """Block by block of z (B, L, D): its slices, its normalised rows u (R, D), their nearest and perturbed codes."""
     for block in blocks(z.shape, codes.block_rows):
-        u = normalize_rows(z[block].reshape(-1, z.shape[2]), normalize)
+        u = compared_rows(z[block].reshape(-1, z.shape[2]), similarity)
         ranks = None
         if draw is not None and block[0].start < draw.num_images:
             ranks = block_ranks(draw, block, z.shape[1])
@@ -174,36 +182,36 @@ class TorchBackend:
     def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
         return None
 
-    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
+    def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
         out = z.new_empty(z.shape[:2], dtype=torch.int64)
-        for block, _, indices, _ in select_blocks(z, ScoredCodebook(codebook, normalize), None, "latent", normalize):
+        for block, _, indices, _ in select_blocks(z, ScoredCodebook(codebook, similarity), None, "latent", similarity):
             out[block] = indices.view(out[block].shape)
         return out
 
-    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
-        codes = ScoredCodebook(codebook, normalize)
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
+        codes = ScoredCodebook(codebook, similarity)
         K = len(codes.rows)
         out = query.new_empty(*query.shape[:2], delta, dtype=torch.int64)
         for block in blocks(query.shape, min(codes.block_rows, max(1, _CANDIDATES // K))):
-            u = normalize_rows(query[block].reshape(-1, query.shape[2]), normalize)
+            u = compared_rows(query[block].reshape(-1, query.shape[2]), similarity)
             scores, error = codes.score(u)
             last = scores[:, :K].topk(delta, dim=1).values[:, -1:]
             ordered, first = order_candidates(u, codes, ~(scores[:, :K] < last - 2 * error))
             out[block] = ordered[first[:, None] + torch.arange(delta, device=u.device)].view(out[block].shape)
         return out
 
-    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
-        codes, out = ScoredCodebook(codebook, normalize), Perturbed.empty(z)
-        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, normalize):
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
+        codes, out = ScoredCodebook(codebook, similarity), Perturbed.empty(z)
+        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, similarity):
             out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
             out.indices[block] = indices.view(z[block].shape[:2])
             out.nearest[block] = nearest.view(z[block].shape[:2])
         return out
 
-    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
-        codes, out = ScoredCodebook(codebook, normalize), Quantized.empty(z, len(codebook))
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
+        codes, out = ScoredCodebook(codebook, similarity), Quantized.empty(z, len(codebook))
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, normalize):
+        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, similarity):
             difference = codes.rows[nearest] - u
             out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
             out.z_q_clean[block] = (u + difference).view(z[block].shape)

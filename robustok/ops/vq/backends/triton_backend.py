@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..draws import threshold
 from ..gradients import through_normalization
-from ..types import CodebookShape, Draw, Perturbed, Quantized, QuantizedGradients
+from ..types import CodebookShape, Draw, Perturbed, Quantized, QuantizedGradients, Similarity
 
 try:
     import robustok.kernels.codes as kernel_codes
@@ -33,13 +33,13 @@ def _version(package: str) -> tuple[int, ...]:
     return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
 
 
-def row_blocks(z: Tensor, normalize: bool) -> Iterator[tuple[slice, Tensor]]:
+def row_blocks(z: Tensor, similarity: Similarity) -> Iterator[tuple[slice, Tensor]]:
     """Block by block of z (B, L, D): which tokens of the batch these are, and their normalised rows (R, D)."""
     B, L, D = z.shape
     step = max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))
     for first in range(0, B * L, step):
         count = min(step, B * L - first)
-        yield slice(first, first + count), kernel_rows.normalize_rows(z, first, count, normalize)
+        yield slice(first, first + count), kernel_rows.normalize_rows(z, first, count, similarity == "cosine")
 
 
 def rank_drawer(draw: Draw, L: int) -> Callable[[slice], Tensor]:
@@ -79,9 +79,9 @@ class TritonBackend:
             return f"a program holds the scores of all codes: found K = {shape.K}, at most {MAX_CODES}"
         return None
 
-    def prepare(self, codebook: Tensor, normalize: bool):
+    def prepare(self, codebook: Tensor, similarity: Similarity):
         """The codebook (K, D) in the form that the searches read."""
-        return kernel_codes.prepare(codebook, normalize)
+        return kernel_codes.prepare(codebook, similarity == "cosine", similarity == "dot")
 
     def search_nearest(self, u: Tensor, codes, out: Tensor) -> None:
         """Write the nearest codes of float32 rows (R, D) to out (R,) int64."""
@@ -91,43 +91,43 @@ class TritonBackend:
         """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
         kernel_select.select(u, codes, ranks, out)
 
-    def nearest(self, z: Tensor, codebook: Tensor, normalize: bool) -> Tensor:
-        codes = self.prepare(codebook, normalize)
+    def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
+        codes = self.prepare(codebook, similarity)
         out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
-        for tokens, u in row_blocks(z, normalize):
+        for tokens, u in row_blocks(z, similarity):
             self.search_nearest(u, codes, out.view(-1)[tokens])
         return out
 
-    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, normalize: bool) -> Tensor:
-        codes = kernel_codes.prepare(codebook, normalize)
+    def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
+        codes = kernel_codes.prepare(codebook, similarity == "cosine", similarity == "dot")
         out = torch.empty(*query.shape[:2], delta, dtype=torch.int64, device=query.device)
-        for tokens, u in row_blocks(query, normalize):
-            kernel_neighbors.neighbors(u, codes.transposed, out.view(-1, delta)[tokens])
+        for tokens, u in row_blocks(query, similarity):
+            kernel_neighbors.neighbors(u, codes, out.view(-1, delta)[tokens])
         return out
 
-    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Perturbed:
-        codes, out = self.prepare(codebook, normalize), Perturbed.empty(z)
+    def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
+        codes, out = self.prepare(codebook, similarity), Perturbed.empty(z)
         z_q = out.z_q.flatten(0, 1)
-        for tokens, u in self._select_blocks(z, codes, draw, neighbors, normalize, out):
+        for tokens, u in self._select_blocks(z, codes, draw, neighbors, similarity, out):
             kernel_quantize.straight_through(u, codes.rows, out.indices.view(-1)[tokens], z_q[tokens])
         return out
 
-    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, normalize: bool) -> Quantized:
-        codes, out = self.prepare(codebook, normalize), Quantized.empty(z, len(codebook))
+    def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
+        codes, out = self.prepare(codebook, similarity), Quantized.empty(z, len(codebook))
         z_q, z_q_clean = out.z_q.flatten(0, 1), out.z_q_clean.flatten(0, 1)
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        for tokens, u in self._select_blocks(z, codes, draw, neighbors, normalize, out):
+        for tokens, u in self._select_blocks(z, codes, draw, neighbors, similarity, out):
             found = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
             total += kernel_quantize.finish(u, codes.rows, *found, z_q[tokens], z_q_clean[tokens], out.usage)
         loss = (total / max(1, z.numel())).float()
         return out._replace(vq_loss=loss, commit_loss=loss.clone())
 
     def _select_blocks(
-        self, z: Tensor, codes, draw: Draw, neighbors: str, normalize: bool, out: Perturbed | Quantized
+        self, z: Tensor, codes, draw: Draw, neighbors: str, similarity: Similarity, out: Perturbed | Quantized
     ) -> Iterator[tuple[slice, Tensor]]:
         """Block by block of z (B, L, D): its tokens and rows, once out.nearest and out.indices hold their codes."""
         ranks = rank_drawer(draw, z.shape[1])
-        for tokens, u in row_blocks(z, normalize):
+        for tokens, u in row_blocks(z, similarity):
             nearest, indices = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
             self.search_nearest(u, codes, nearest)
             indices.copy_(nearest)
@@ -143,17 +143,17 @@ class TritonBackend:
             self.search_ranks(u[:M], codes, ranks, indices[:M])
         elif not delta.is_cuda and K < M and K * int(delta) <= _BLOCK_ELEMENTS:  # the host must know the table's width
             table = torch.empty(K, int(delta), dtype=torch.int64, device=u.device)
-            kernel_neighbors.neighbors(codes.rows, codes.transposed, table)
-            indices[:M] = table[indices[:M], ranks.long()]
+            kernel_neighbors.neighbors(codes.rows, codes, table)
+            indices[:M] = torch.where(ranks > 0, table[indices[:M], ranks.long()], indices[:M])
         else:
             self.search_ranks(codes.rows[indices[:M]], codes, ranks, indices[:M])
 
-    def perturb_backward(self, z: Tensor, grad: Tensor, normalize: bool) -> Tensor:
-        return kernel_quantize.backward_of_latents(z, grad, normalize)
+    def perturb_backward(self, z: Tensor, grad: Tensor, similarity: Similarity) -> Tensor:
+        return kernel_quantize.backward_of_latents(z, grad, similarity == "cosine")
 
     def quantize_backward(
-        self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, normalize: bool
+        self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, similarity: Similarity
     ) -> tuple[Tensor, Tensor]:
-        codes = kernel_rows.normalize_rows(codebook[None], 0, len(codebook), normalize)
-        dz, de = kernel_quantize.backward(z, codes, nearest, *grads, normalize)
-        return dz, through_normalization(codebook, de, normalize)
+        codes = kernel_rows.normalize_rows(codebook[None], 0, len(codebook), similarity == "cosine")
+        dz, de = kernel_quantize.backward(z, codes, nearest, *grads, similarity == "cosine")
+        return dz, through_normalization(codebook, de, similarity)
