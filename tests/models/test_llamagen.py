@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from robustok import load_generator
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
+from robustok.data.tokens import open_tokens
 from robustok.formats.llamagen_gpt import LLAMAGEN_GPT
 from robustok.formats.pickles import read_pickled
 from robustok.model_configs import LlamaGenConfig
@@ -19,6 +20,7 @@ from robustok.models.generators.llamagen import LlamaGen
 from robustok.models.interfaces import TokenGenerator
 from robustok.models.parameters import decayed_parameters
 from robustok.ops.decoding.reference import keep_likely
+from robustok.sample import main as sample
 
 FILE = Path(__file__).parents[1] / "golden_peers" / "llamagen" / "gpt_tiny.pt"
 
@@ -242,6 +244,18 @@ def test_published_file_of_another_size(make_llamagen, tmp_path, form, kv_heads)
     convert([str(tmp_path / "ours"), str(tmp_path / "back.pt"), "--to", "upstream"])
     back = read_pickled(tmp_path / "back.pt")["model"]
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_the_sampling_verb_is_told_what_the_file_cannot_say(model, tmp_path):
+    """Guidance that no option gives is the preset's, which is constant."""
+    options = ["--generator", str(FILE), "--preset", "llamagen-b", "--n", "6", "--batch_size", "4", "--seed", "3"]
+    with pytest.raises(UserError, match="give num_heads"):
+        sample([*options, "--output", str(tmp_path / "other")])
+    sample([*options, "--num_heads", "4", "--output", str(tmp_path / "samples"), "--device", "cpu"])
+    tokens = open_tokens(tmp_path / "samples" / "tokens")
+    classes = torch.as_tensor(tokens.labels)
+    expected = model.generate(classes, seed=3, guidance_scale=2.0)
+    assert torch.equal(torch.from_numpy(tokens.tokens[:].astype("int64")), expected)
 
 
 def test_what_a_file_lacks(make_llamagen, tmp_path):
