@@ -95,7 +95,7 @@ def test_a_tokenizer_that_cannot_be_perturbed_is_judged_without_pfid(run, room, 
 
 
 def test_a_continuous_tokenizer_is_judged_without_codes(run, room, capsys):
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     shape = MAETokConfig(
         **dict(image_size=SIZE, patch_size=4, width=32, depth=1, heads=2, num_latents=4, latent_width=4),
         **dict(targets=(), hidden=(0.0, 0.0)),
