@@ -86,7 +86,7 @@ def test_images(one_process, expected):
         assert np.array_equal(np.asarray(Image.open(one_process / f"png/{classes[i]}/{i:08d}.png")), images[i])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_processes_writes_the_same_bytes(argv, one_process, count, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     argv = ["--images" if part == "--n" else part for part in argv]  # the launcher takes --n for its own

@@ -1,5 +1,9 @@
 """A main job small enough for a test: the digits, tiny networks, a few steps a stage."""
 
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+
 import pytest
 
 from robustok.train import main
@@ -35,15 +39,27 @@ TINY = {
 }
 
 
+def run_job(runs: Path, stage: str = "all", name: str = "x", extra: tuple[str, ...] = (), **settings) -> Path:
+    """Runs the tiny main job in the folder `runs` and returns the run's."""
+    options = {**TINY, "runs": runs, "name": name, "stage": stage}
+    options |= {key.replace("__", "."): value for key, value in settings.items()}
+    argv = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    main([*argv, *extra])
+    return runs / name
+
+
 @pytest.fixture
 def job(tmp_path):
     """job(stage="all", name="x", **settings) runs the tiny main job in a temporary folder and returns the run's."""
+    return partial(run_job, tmp_path / "runs")
 
-    def run(stage: str = "all", name: str = "x", extra: tuple[str, ...] = (), **settings):
-        options = {**TINY, "runs": tmp_path / "runs", "name": name, "stage": stage}
-        options |= {key.replace("__", "."): value for key, value in settings.items()}
-        argv = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        main([*argv, *extra])
-        return tmp_path / "runs" / name
 
-    return run
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    return run_job(tmp_path_factory.mktemp("runs"), "tokenizer")
+
+
+@pytest.fixture
+def tokenizer_run(trained, tmp_path) -> Path:
+    """What job("tokenizer") returns, trained once for all tests."""
+    return copytree(trained, tmp_path / "runs" / "x")

@@ -120,7 +120,7 @@ def test_a_run_stored_under_former_names_goes_on(job):
     assert shards == {path: path.stat().st_mtime_ns for path in run.rglob("tokens.npy")}
 
 
-def test_a_stored_run_of_other_settings_is_still_refused(job):
-    under_former_names(job("tokenizer"))
+def test_a_stored_run_of_other_settings_is_still_refused(job, tokenizer_run):
+    under_former_names(tokenizer_run)
     with pytest.raises(UserError, match=r"data\.val: stored 100, now 120"):
         job("tokenizer", data__val=120)

@@ -54,16 +54,15 @@ def test_main_job_writes_metrics_and_an_offline_report(job):
     assert any((run / "tensorboard").iterdir())
 
 
-def test_a_finished_stage_is_not_run_again(job, monkeypatch):
-    run = job("tokenizer")
-    before = {path: path.stat().st_mtime_ns for path in run.glob("tokenizer/step-*/*")}
+def test_a_finished_stage_is_not_run_again(job, tokenizer_run, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in tokenizer_run.glob("tokenizer/step-*/*")}
 
     def never(*_):
         raise AssertionError("a finished stage was trained again")
 
     monkeypatch.setattr(TokenizerStage, "objective", never)
     job("tokenizer")
-    assert before == {path: path.stat().st_mtime_ns for path in run.glob("tokenizer/step-*/*")}
+    assert before == {path: path.stat().st_mtime_ns for path in tokenizer_run.glob("tokenizer/step-*/*")}
 
 
 def test_interrupted_in_every_stage_and_resumed_equals_uninterrupted(job, monkeypatch):
@@ -127,25 +126,22 @@ def test_no_checkpoint_holds_a_nan(job, monkeypatch, tmp_path):
     assert list((tmp_path / "runs/x/tokenizer").glob("step-*")) == []
 
 
-def test_another_config_is_refused_with_the_differences(job):
-    job("tokenizer")
+def test_another_config_is_refused_with_the_differences(job, tokenizer_run):
     with pytest.raises(UserError, match=r"belongs to another config(.|\n)*losses\.semantic: stored 0\.1, now 0\.3"):
         job("tokenizer", losses__semantic=0.3)
 
 
-def test_a_damaged_checkpoint_is_named(job):
-    run = job("tokenizer")
-    (file,) = run.glob("tokenizer/step-*/model.safetensors")
+def test_a_damaged_checkpoint_is_named(job, tokenizer_run):
+    (file,) = tokenizer_run.glob("tokenizer/step-*/model.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(UserError, match=r"model\.safetensors"):
         job("generator")
 
 
-def test_a_folder_in_use_is_refused(job, tmp_path):
-    run = job("tokenizer")
+def test_a_folder_in_use_is_refused(job, tokenizer_run):
     from robustok.config import RunConfig
 
-    other = Run(RunConfig(runs=str(run.parent), name=run.name))
+    other = Run(RunConfig(runs=str(tokenizer_run.parent), name=tokenizer_run.name))
     try:
         with pytest.raises(UserError, match=rf"in use by process {os.getpid()}"):
             job("tokenizer")
@@ -153,10 +149,9 @@ def test_a_folder_in_use_is_refused(job, tmp_path):
         other.close()
 
 
-def test_starting_over_sets_the_old_run_aside(job):
-    run = job("tokenizer")
+def test_starting_over_sets_the_old_run_aside(job, tokenizer_run):
     job("tokenizer", resume="never", losses__semantic=0.3)
-    assert (run.with_name("x.1") / "tokenizer" / "stage.json").is_file()
+    assert (tokenizer_run.with_name("x.1") / "tokenizer" / "stage.json").is_file()
 
 
 def test_a_stage_out_of_order_says_what_to_run_first(job):
@@ -164,10 +159,9 @@ def test_a_stage_out_of_order_says_what_to_run_first(job):
         job("generator")
 
 
-def test_post_training_starts_from_given_models(job):
+def test_post_training_starts_from_given_models(job, tokenizer_run):
     """A tokenizer and a generator made elsewhere are post-trained without being trained here; the encoder stays."""
-    made = job("tokenizer")
-    job("generator")
+    made = job("generator")
     start = {"start__tokenizer": made / "tokenizer", "start__generator": made / "generator"}
     job("pairs", name="other", **start)
     other = job("post", name="other", **start)
@@ -179,7 +173,6 @@ def test_post_training_starts_from_given_models(job):
     assert not (other / "tokenizer").exists()
 
 
-def test_training_goes_on_only_from_a_model_of_the_same_shape(job):
-    made = job("tokenizer")
+def test_training_goes_on_only_from_a_model_of_the_same_shape(job, tokenizer_run):
     with pytest.raises(UserError, match=r"tokenizer\.width: stored 64, now 128"):
-        job("tokenizer", name="other", start__tokenizer=made / "tokenizer", tokenizer__width=128)
+        job("tokenizer", name="other", start__tokenizer=tokenizer_run / "tokenizer", tokenizer__width=128)
