@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class ContinuousTokenizer(Tokenizer, Protocol):
         """Images -> images, clamped, with Gaussian noise of this standard deviation on the latents. No gradient."""
 
 
-def is_discrete(tokenizer: Any) -> bool:
+def is_discrete(tokenizer: Any) -> TypeGuard[DiscreteTokenizer]:
     """Whether a tokenizer makes tokens; a continuous one (which may have a codebook inside) makes latents alone."""
     return hasattr(tokenizer, "tokenize")
 
@@ -147,7 +147,7 @@ class LatentGenerator(Generator, Protocol):
         """From a state to data, on the network's own scale; draws nothing."""
 
 
-def makes_latents(generator: Any) -> bool:
+def makes_latents(generator: Any) -> TypeGuard[LatentGenerator]:
     """Whether a generator makes latents; another makes tokens."""
     return hasattr(generator, "latent_shape")
 

@@ -14,11 +14,9 @@ from ..formats.layout import Given, described, nearest_layout, open_published, p
 from ..formats.tensors import check_state, some_of
 from .interfaces import (
     DiscreteTokenizer,
-    Generator,
     LoadedGenerator,
     LoadedTokenizer,
     TokenGenerator,
-    Tokenizer,
     is_discrete,
     makes_latents,
 )
@@ -148,7 +146,7 @@ def locate(path: str | Path) -> Path:
     return folder / name
 
 
-def check_fits(tokenizer: Tokenizer, generator: Generator) -> None:
+def check_fits(tokenizer: LoadedTokenizer, generator: LoadedGenerator) -> None:
     """Raise UserError when a generator does not make what the tokenizer decodes."""
     if not makes_latents(generator):
         if not is_discrete(tokenizer):
@@ -157,12 +155,13 @@ def check_fits(tokenizer: Tokenizer, generator: Generator) -> None:
                 "generator trained on its latents"
             )
         check_codebooks(tokenizer, generator)
-    elif is_discrete(tokenizer):
+        return
+    if is_discrete(tokenizer):
         raise UserError(
             f"the generator ({family_of(generator).kind}) makes latents, but the tokenizer decodes tokens: use a "
             "continuous tokenizer"
         )
-    elif tuple(generator.latent_shape) != tuple(tokenizer.latent_shape):
+    if tuple(generator.latent_shape) != tuple(tokenizer.latent_shape):
         made, decoded = (" x ".join(map(str, model.latent_shape)) for model in (generator, tokenizer))
         raise UserError(
             f"the generator makes {made} latents, the tokenizer has {decoded}: use the generator trained on this "
@@ -170,7 +169,7 @@ def check_fits(tokenizer: Tokenizer, generator: Generator) -> None:
         )
 
 
-def take_statistics(generator: Generator, tokenizer: Tokenizer) -> None:
+def take_statistics(generator: LoadedGenerator, tokenizer: LoadedTokenizer) -> None:
     """Gives a generator of latents the mean and standard deviation that its tokenizer's file names.
 
     Published generators do not store them; those trained here do, and keep theirs.
