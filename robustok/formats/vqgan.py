@@ -15,7 +15,7 @@ from ..checkpoints.checkpoint import Checkpoint, State
 from ..core.errors import UserError
 from ..model_configs import ConvTokenizerConfig
 from .conv_names import ConvNames
-from .layout import Given, PublishedFile, described, under_both_names
+from .layout import Given, PublishedFile, under_both_names
 from .sources import Source
 
 MARKS = ("encoder.down.0.block.0.norm1.weight", "encoder.mid.block_1.norm1.weight", "quantize.embedding.weight")
@@ -63,43 +63,47 @@ class VQGANRelease:
 
     def read(self, file: PublishedFile, given: Given) -> Checkpoint:
         """Raises: UserError for missing tensors, and where neither file nor `given.similarity` tells which it is."""
-        source = source_of(file, given.similarity)
-        layout = described(self)
+        source, why = source_of(file, given.similarity)
+        layout = f"{source.name} tokenizer ({why})"
         config = NAMES.config(file.state, given, str(file.path), layout, similarity=source.similarity)
         weights = {"model": file.state, "ema": averages(file.state)}
         ours = {name: NAMES.from_published(_used(state), config) for name, state in weights.items() if state}
-        return Checkpoint(file.path, f"{source.name}: {layout}", config, under_both_names(ours))
+        return Checkpoint(file.path, layout, config, under_both_names(ours))
 
     def holds(self, config: ConvTokenizerConfig) -> bool:
         return config.style == "vqgan" and config.similarity != "cosine" and config.middle_blocks == 2
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """A checkpoint of Lightning's, with averages where there are weights beside them."""
+        """A checkpoint of Lightning's: taming's of one set of weights, IBQ's with averages beside another one."""
         is_taming = checkpoint.config.similarity == TAMING.similarity
-        sets = {name: NAMES.to_published(state, checkpoint.config) for name, state in checkpoint.weights.items()}
-        state = sets.get("model", sets["ema"])
-        if not is_taming and checkpoint.weights.get("model") is not checkpoint.weights["ema"]:
-            state |= {AVERAGE + key.replace(".", ""): tensor for key, tensor in sets["ema"].items()}
-            state |= {f"{AVERAGE}decay": torch.tensor(0.999), f"{AVERAGE}num_updates": torch.tensor(0, dtype=torch.int)}
+        model, average = (checkpoint.weights.get(name) for name in ("model", "ema"))
+        state = NAMES.to_published(average or model or {}, checkpoint.config)
+        if not is_taming and average and model and model is not average:
+            averages = {AVERAGE + key.replace(".", ""): tensor for key, tensor in state.items()}
+            averages |= {f"{AVERAGE}decay": torch.tensor(0.999), f"{AVERAGE}num_updates": torch.tensor(0).int()}
+            state = NAMES.to_published(model, checkpoint.config) | averages
         return {"state_dict": state, VERSION: "1.0.8" if is_taming else "2.2.0", "epoch": 0, "global_step": 0}
 
 
 VQGAN_RELEASE = VQGANRelease()
 
 
-def source_of(file: PublishedFile, similarity: str | None) -> Source:
-    """Which of the two a file is; `similarity`: what the caller says. Raises UserError where neither tells."""
+def source_of(file: PublishedFile, similarity: str | None) -> tuple[Source, str]:
+    """Which of the two a file is, and what says so. similarity: what the caller says.
+
+    Raises: UserError where neither tells.
+    """
     if similarity is not None:
-        return IBQ if similarity == IBQ.similarity else TAMING
+        return IBQ if similarity == IBQ.similarity else TAMING, f"similarity {similarity!r} was given"
     if any(key.startswith(AVERAGE) for key in file.state):
-        return IBQ
-    version = str(file.content.get(VERSION, "")).partition(".")[0]
-    if not version.isdigit():
+        return IBQ, f"it has averages under {AVERAGE}"
+    version = str(file.content.get(VERSION, ""))
+    if not version.partition(".")[0].isdigit():
         raise UserError(
             f"{file.path}: taming VQGAN and IBQ have the same tensors, and the file does not say which of them it is: "
             'give similarity "l2" (taming: the nearest code) or "dot" (IBQ: the code of the largest inner product)'
         )
-    return TAMING if int(version) < 2 else IBQ
+    return TAMING if int(version.partition(".")[0]) < 2 else IBQ, f"it was written by Lightning {version}"
 
 
 def averages(state: State) -> State:

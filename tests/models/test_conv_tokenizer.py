@@ -217,6 +217,10 @@ def test_the_rule_of_a_file_that_does_not_say_it(tmp_path):
     for version, similarity in {"1.9.5": "l2", "2.0.1": "dot"}.items():
         torch.save(content | {"pytorch-lightning_version": version}, tmp_path / "some.ckpt")
         assert load_tokenizer(tmp_path / "some.ckpt").similarity == similarity
+        convert([str(tmp_path / "some.ckpt"), str(tmp_path / similarity)])
+        convert([str(tmp_path / similarity), str(tmp_path / f"{similarity}.ckpt"), "--to", "upstream"])
+        assert load_tokenizer(tmp_path / f"{similarity}.ckpt").similarity == similarity
+        assert read_pickled(tmp_path / f"{similarity}.ckpt")["state_dict"].keys() <= content["state_dict"].keys()
     torch.save(content["state_dict"], tmp_path / "bare.ckpt")
     with pytest.raises(UserError, match=r"have the same tensors, .* give similarity \"l2\" \(taming.*\"dot\" \(IBQ"):
         load_tokenizer(tmp_path / "bare.ckpt")
