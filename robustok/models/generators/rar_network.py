@@ -83,8 +83,9 @@ class RARNetwork(nn.Module):
         x = torch.cat([first, self.condition(classes)[:, None], self.embeddings(tokens)], 1)
         own, target = self.pos_embed[0], self.target_aware_pos_embed[0]
         prefix = own[:PREFIX].expand(len(tokens), -1, -1)
-        x = x + torch.cat([prefix, own[PREFIX + orders[:, :-1]]], 1)
-        return x + F.pad(target[PREFIX + orders], (0, 0, 1, 0))
+        # F.embedding, not indexing, whose gradient is summed in no fixed order by several threads
+        x = x + torch.cat([prefix, F.embedding(PREFIX + orders[:, :-1], own)], 1)
+        return x + F.pad(F.embedding(PREFIX + orders, target), (0, 0, 1, 0))
 
     def condition(self, classes: Tensor) -> Tensor:
         """Embedding of classes (...,), the null class C included -> (..., width)."""

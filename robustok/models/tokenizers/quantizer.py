@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...ops import Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
 from ...ops.vq import normalize_rows
@@ -65,7 +66,7 @@ class VectorQuantizer(nn.Module):
         if indices.numel() and (indices.min() < 0 or indices.max() >= size):
             found = f"{indices.min().item()} .. {indices.max().item()}"
             raise ValueError(f"indices must lie in [0, {size}) (codebook size {size}), found {found}")
-        return self.unit(self.codebook[indices])
+        return self.unit(F.embedding(indices, self.codebook))
 
     def unit(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) on the scale of the codes: l2-normalised for "cosine", else unchanged."""

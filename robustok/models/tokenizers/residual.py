@@ -81,7 +81,8 @@ class ResidualQuantizer(nn.Module):
     def _contribution(self, i: int, indices: Tensor) -> Tensor:
         """What the codes (B, scale**2) of the i-th scale add to the latents: (B, D, g, g)."""
         scale, grid = self.scales[i], self.scales[-1]
-        maps = self.codebook[indices].mT.unflatten(2, (scale, scale))
+        # F.embedding, not indexing, whose gradient is summed in no fixed order by several threads
+        maps = F.embedding(indices, self.codebook).mT.unflatten(2, (scale, scale))
         if i < len(self.scales) - 1:
             maps = F.interpolate(maps, size=(grid, grid), mode="bicubic")
         return (1 - BLEND) * maps + BLEND * self.convs[self._conv_of(i)](maps)
