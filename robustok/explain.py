@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 def codebook(options: argparse.Namespace, results) -> None:
     """How a codebook is used and laid out. Usage, perplexity and a t-SNE map by usage (figures 7, 9 and 13)."""
-    from .evaluation.latents import codebook_map, codebook_usage
+    from .evaluation.explaining import codebook_map, codebook_usage
     from .report.plots import map_figure, usage_figure
 
     tokenizer = _tokenizer(options, options.tokenizer)
@@ -63,7 +63,7 @@ def codebook(options: argparse.Namespace, results) -> None:
 
 def strips(options: argparse.Namespace, results) -> None:
     """Reconstructions under rising alpha and delta (figure 3)."""
-    from .evaluation.latents import perturbed_reconstructions
+    from .evaluation.explaining import perturbed_reconstructions
     from .evaluation.perturbing import CLEAN
     from .evaluation.pfid import ALPHAS, delta_set
 
@@ -80,7 +80,7 @@ def strips(options: argparse.Namespace, results) -> None:
 
 def lipschitz(options: argparse.Namespace, results) -> None:
     """How far a decoder's pixels move for each unit of latent (section 3)."""
-    from .evaluation import latents
+    from .evaluation import explaining
     from .evaluation.pfid import delta_set
     from .report.plots import lipschitz_figure
 
@@ -88,7 +88,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
     for path in options.tokenizers:
         tokenizer = _tokenizer(options, path)
         setting = (0.7, max(2, delta_set(tokenizer.codebook.shape[-2])[1]))  # one neighbour is the nearest code itself
-        found[path] = latents.lipschitz(tokenizer, _first(options, tokenizer.image_size), setting, options.seed)
+        found[path] = explaining.lipschitz(tokenizer, _first(options, tokenizer.image_size), setting, options.seed)
     rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
     results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")
     results.figure("lipschitz", lipschitz_figure(found), "Smaller: the decoder stands wrong tokens better.")
@@ -97,7 +97,7 @@ def lipschitz(options: argparse.Namespace, results) -> None:
 
 def mmd(options: argparse.Namespace, results) -> None:
     """Which perturbation resembles a generator's latents. MMD over alpha and delta (figure 6)."""
-    from .evaluation.latents import latent_discrepancy
+    from .evaluation.explaining import latent_discrepancy
     from .evaluation.pfid import ALPHAS, delta_set
     from .generation.batches import GeneratedImages
     from .models.load import check_fits, load_generator
@@ -129,14 +129,14 @@ def mmd(options: argparse.Namespace, results) -> None:
 
 def elbow(options: argparse.Namespace, results) -> None:
     """How many codes pay. K-means of image features over numbers of clusters (table 6)."""
-    from .evaluation import latents
+    from .evaluation import explaining
     from .evaluation.features.registry import open_network
     from .evaluation.statistics import collect
     from .report.plots import elbow_figure
 
     network = open_network(options.network, options.weights, options.mode, options.device)
     features = collect(_stream(options, options.size), network).features
-    spread = latents.elbow(features, options.clusters, options.seed)
+    spread = explaining.elbow(features, options.clusters, options.seed)
     results.table(list(spread.items()), ("clusters", "mean squared distance"), f"{len(features)} images")
     results.figure("elbow", elbow_figure(spread), "Where the curve bends, more codes stop to pay.")
     results.add("elbow", spread)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.progress import Progress
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import is_discrete
-from .latents import Usage, code_counts, usage_of
+from .explaining import Usage, code_counts, usage_of
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
 from .metrics.quality import psnr, ssim

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.progress import Progress
 from ..models.interfaces import is_discrete
+from .explaining import perturbed_reconstructions
 from .features.measuring import distance_name
-from .latents import perturbed_reconstructions
 from .perturbing import CLEAN, Setting, how_perturbable, similarity_of
 from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
 from .reconstruction import Reconstruction, evaluate_reconstruction

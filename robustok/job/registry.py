@@ -49,8 +49,8 @@ def make_tokenizer_stage(job: Pipeline) -> MainTrainingStage:
     return stage(job.run, job.images, job.frozen, model)
 
 
-def write_tokens(job: Pipeline) -> None:
-    """Tokens of the training images, as shards."""
+def encode_training_images(job: Pipeline) -> None:
+    """Tokens or latents of the training images, as shards."""
     if job.is_finished("tokens"):
         return
     with job.run.finishing("tokens", MainTrainingStage.sections):
@@ -101,7 +101,7 @@ def post_train(job: Pipeline) -> None:
 STAGES = {
     "classifier": training_stage(ClassifierStage, make_classifier_stage),
     "tokenizer": training_stage(MainTrainingStage, make_tokenizer_stage),
-    "tokens": JobStage(MainTrainingStage.sections, write_tokens),
+    "tokens": JobStage(MainTrainingStage.sections, encode_training_images),
     "generator": training_stage(GeneratorStage, make_generator_stage),
     "pairs": JobStage(PAIR_SECTIONS, write_pairs),
     "post": JobStage(PostTrainingStage.sections, post_train),

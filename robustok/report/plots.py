@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from ..evaluation.latents import Lipschitz, Usage
+from ..evaluation.explaining import Lipschitz, Usage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

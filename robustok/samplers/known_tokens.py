@@ -4,7 +4,6 @@ No logits are needed for a known token. So all known tokens between two that are
 causal step, for each image by itself. There are as many rounds as the image with the most tokens to draw needs.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..core.random import KEEP, keyed_words
+from ..ops.vq.draws import threshold
 
 
 def keep_mask(ratio: float, seed: int, sample_ids: Tensor, length: int) -> Tensor:
     """Which tokens are kept, bool (B, L), each with probability `ratio`; those of a smaller ratio are among them."""
     steps = torch.arange(length, device=sample_ids.device)
-    return keyed_words(seed, KEEP, sample_ids[:, None], steps)[0] < math.floor(ratio * 2**32)
+    return keyed_words(seed, KEEP, sample_ids[:, None], steps)[0] < threshold(ratio)
 
 
 class KnownRuns(NamedTuple):

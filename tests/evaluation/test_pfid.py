@@ -6,7 +6,7 @@ import torch
 from robustok import vq_nearest, vq_perturb
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, delta_set, frechet_distance, perturbing, pfid, quick_pfid
-from robustok.evaluation.latents import codebook_usage
+from robustok.evaluation.explaining import codebook_usage
 from robustok.evaluation.perturbing import CLEAN, codes_of, device_of, perturbed_images, perturbed_indices
 from robustok.evaluation.pfid import ALPHAS, quick_settings
 from robustok.model_configs import TokenizerConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from robustok.evaluation.latents import (
+from robustok.evaluation.explaining import (
     codebook_map,
     codebook_usage,
     elbow,
