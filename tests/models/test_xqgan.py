@@ -1,7 +1,12 @@
-"""The other published quantisers (XQ-GAN): product quantisation, residual multi-scale codes, and both."""
+"""The other published quantisers (XQ-GAN): product quantisation, residual multi-scale codes, and both.
+
+The golden files are random weights in the published layout with outputs of the published code (XQ-GAN, in
+tests/golden_peers/xqgan).
+"""
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from torch.nn import functional as F
 from robustok import load_tokenizer
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
+from robustok.formats.pickles import read_pickled
 from robustok.formats.robustok_release import to_released
 from robustok.model_configs import TokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
@@ -18,6 +24,7 @@ from robustok.models.tokenizers.quantizer import Perturbation
 from robustok.models.tokenizers.residual import ResidualQuantizer
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
+PEERS = Path(__file__).parents[1] / "golden_peers" / "xqgan"
 BASE = TokenizerConfig(
     image_size=64,
     patch_size=16,
@@ -53,6 +60,49 @@ def tokenizer(request):
 @pytest.fixture
 def images():
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", ["vp2_tiny", "msvr10p2_tiny"])
+@torch.no_grad()
+def test_published_outputs(name, near):
+    """Latents, indices, codes and images, of both sets of weights; margins of the indices are 1.7e-5 and more.
+
+    Theirs have parts first: (Q, B, D, g, g) and (Q, B, T). The positions of these models are large, so that a mistake
+    in resampling them to the latents' grid would show.
+    """
+    with np.load(PEERS / f"{name}_outputs.npz") as file:
+        expected = {key: torch.from_numpy(np.array(value)) for key, value in file.items()}
+    images = expected["images"] / 127.5 - 1
+    for weights, prefix in (("model", "raw_"), ("ema", "")):
+        tokenizer = load_tokenizer(PEERS / f"{name}.pt", weights, num_heads=4)
+        near(tokenizer.encode(images), torch.cat(expected[f"{prefix}z"].flatten(3).mT.unbind(), -1))
+        tokens = tokenizer.tokenize(images)
+        assert torch.equal(tokens, expected[f"{prefix}indices"].permute(1, 2, 0))
+    near(tokenizer.lookup(tokens), expected["quant"].flatten(2).mT)
+    decoded = tokenizer.decode(tokenizer.lookup(tokens))
+    near(decoded[:, :, 1::4, 2::4], expected["decoded_every_4th"])
+    near(decoded.double().mean((2, 3)), expected["decoded_mean"])
+    near(decoded.double().std((2, 3), correction=0), expected["decoded_std"])
+    drawn = tokenizer.decode(tokenizer.lookup(expected["random_indices"].permute(1, 2, 0)))
+    near(drawn[:, :, 1::4, 2::4], expected["decoded_random_every_4th"])
+
+
+def test_published_file_and_back(tmp_path):
+    """Through a folder of ours, the published tensors come back, but for counts of use, which are not kept.
+
+    The semantic teacher is kept once; it is frozen, and only here, with random weights, another in each set.
+    """
+    for name in ("vp2_tiny", "msvr10p2_tiny"):
+        convert([str(PEERS / f"{name}.pt"), str(tmp_path / name), "--num_heads", "4"])
+        convert([str(tmp_path / name), str(tmp_path / f"{name}.pt"), "--to", "upstream"])
+        before, after = (read_pickled(folder / f"{name}.pt") for folder in (PEERS, tmp_path))
+        for weights in ("model", "ema"):
+            assert before[weights].keys() == after[weights].keys()
+            for key, tensor in before[weights].items():
+                assert after[weights][key].shape == tensor.shape
+                kept = "ema_vocab_hit" not in key and not (weights == "model" and key.startswith("semantic_model."))
+                assert not kept or torch.equal(after[weights][key], tensor), key
+        assert vars(before["args"]) == vars(after["args"])
 
 
 def test_released_layout_and_back(tokenizer, images, tmp_path):
@@ -129,6 +179,22 @@ def test_codebooks_are_perturbed_independently(images):
     changed = (out.indices != out.nearest).float().flatten(0, 1)
     assert changed.mean().item() == pytest.approx(0.5 * 23 / 24, abs=0.05)
     assert abs(np.corrcoef(changed.T.numpy())[0, 1]) < 0.15
+
+
+def test_product_codes_are_perturbed_when_reconstructing(images):
+    """Every code of every latent, by one of the nearest four; the images change, and are those of the seed."""
+    torch.manual_seed(0)
+    tokenizer = ViTTokenizer(dataclasses.replace(BASE, codebooks=2)).eval()
+    found = tokenizer.reconstruct(images, alpha=1.0, delta=4, seed=7)
+    assert torch.equal(found, tokenizer.reconstruct(images, alpha=1.0, delta=4, seed=7))
+    assert not torch.equal(found, tokenizer.reconstruct(images, alpha=1.0, delta=4, seed=8))
+    z, chosen = tokenizer.encode(images), Perturbation(alpha=1.0, beta=1.0, delta=4, seed=7)
+    indices = tokenizer.quantizer.perturb(z, chosen).indices
+    for q, half in enumerate(F.normalize(z.double().unflatten(-1, (2, 4)), dim=-1).unbind(2)):
+        scores = half @ F.normalize(tokenizer.codebook[q].double(), dim=1).T
+        places = (scores > scores.gather(-1, indices[..., q : q + 1])).sum(-1)  # codes nearer than the chosen one
+        assert set(places.unique().tolist()) == {0, 1, 2, 3}
+    torch.testing.assert_close(found, tokenizer.detokenize(indices))
 
 
 def test_residual_codes_by_hand():
