@@ -107,6 +107,16 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
+def join_patches(tokens: Tensor, grid: int) -> Tensor:
+    """The pixels of patches, each ordered (row, column, channel), as images.
+
+    Tokens (B, grid**2, 3 * p * p), row-major -> (B, 3, grid * p, grid * p).
+    """
+    size = round((tokens.shape[-1] / 3) ** 0.5)
+    x = tokens.unflatten(2, (size, size, 3)).unflatten(1, (grid, grid))
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # patch row, row in it, patch column, column in it
+
+
 class ViT(nn.Module):
     """Vision transformer with one class token and a learned position table.
 

@@ -1,4 +1,4 @@
-"""A transformer over image tokens and latent tokens: encoder and decoder of MAETok (arXiv 2502.03444) and SoftVQ.
+"""A transformer over image tokens and latent tokens: of MAETok (arXiv 2502.03444), SoftVQ and TiTok.
 
 Positions of image tokens are a learned table that is added, or rotations of queries and keys by learned frequencies
 ("mixed" rotary positions, arXiv 2403.13298). Latent tokens come with positions of their own and are never rotated.
@@ -35,13 +35,21 @@ class RotaryAttention(Attention):
 class PlainBlock(CompiledBlock):
     """Pre-norm transformer block, as models/vit.py has it, with rotated attention."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, layer_scale: float | None, drop_path: float):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_path: float,
+        norm_eps: float = NORM_EPS,
+    ):
         super().__init__()
         scale = nn.Identity if layer_scale is None else lambda: LayerScale(width, layer_scale)
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = RotaryAttention(width, heads)
         self.ls1 = scale()
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = MLP(width, round(width * mlp_ratio), "none")
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
@@ -96,6 +104,8 @@ class LatentTransformer(nn.Module):
         class_token: one goes before the image tokens; needed with a table, which has an entry for it.
         rotary: queries and keys of image tokens are rotated, by frequencies of each block, head and pair of channels.
         modulated_by: width of the latents that modulate the norms; None: plain norms with weights, and LayerScale.
+        first_norm: all tokens are normalised before the first block, positions included (TiTok).
+        norm_eps: of the plain norms.
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -113,6 +123,8 @@ class LatentTransformer(nn.Module):
         class_token: bool = True,
         rotary: bool = False,
         modulated_by: int | None = None,
+        first_norm: bool = False,
+        norm_eps: float = NORM_EPS,
     ):
         super().__init__()
         if table and not class_token:
@@ -123,10 +135,11 @@ class LatentTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width)) if table else None
         self.frequencies = nn.Parameter(initial_frequencies(depth, heads, width)) if rotary else None
+        self.first_norm = nn.LayerNorm(width, eps=norm_eps) if first_norm else nn.Identity()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # rises linearly with depth
         if modulated_by is None:
-            blocks = (PlainBlock(width, heads, mlp_ratio, layer_scale, rate) for rate in rates)
-            self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+            blocks = (PlainBlock(width, heads, mlp_ratio, layer_scale, rate, norm_eps) for rate in rates)
+            self.norm = nn.LayerNorm(width, eps=norm_eps)
         else:
             blocks = (ModulatedBlock(width, heads, mlp_ratio, modulated_by, rate) for rate in rates)
             self.norm = ModulatedNorm(width, modulated_by)
@@ -144,7 +157,7 @@ class LatentTransformer(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed
         first = x.shape[1] - self.grid**2  # of the image tokens
-        x = torch.cat([x, latent_tokens], 1)
+        x = self.first_norm(torch.cat([x, latent_tokens], 1))
         for i, block in enumerate(self.blocks):
             x = block(x, self._angles(i, first, x.shape[1]), latents)
         x = self.norm(x, latents) if self.modulated else self.norm(x)

@@ -1,8 +1,8 @@
 """MAETok (arXiv 2502.03444) and SoftVQ (arXiv 2412.10958): continuous tokenizers whose latents are a sequence, no grid.
 
-A transformer reads image patches and L learned latent tokens; its outputs at these are projected to D channels. Another
-one reads mask tokens, one a patch, and the latents; its outputs at the mask tokens are pixels. MAETok learns with
-hidden patches and auxiliary decoders (masked_features.py); SoftVQ replaces each latent by an average of codes.
+The encoder's outputs at L latent tokens are projected to D channels, the decoder's outputs at mask tokens are the
+pixels of a patch (sequence_network.py). MAETok learns with hidden patches and auxiliary decoders
+(masked_features.py); SoftVQ replaces each latent by an average of codes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ...model_configs import MAETokConfig
-from ..vit import PatchEmbed
+from ..vit import join_patches
 from .continuous import ContinuousBase
 from .latent_noise import LatentNoise, add_noise
-from .latent_transformer import LatentTransformer
 from .masked_features import MaskedFeatures
+from .sequence_network import SequenceDecoder, SequenceEncoder
 from .soft_quantizer import SoftQuantizer
 
 
@@ -28,62 +28,6 @@ class MAEOutput(NamedTuple):
     images: Tensor  # (B, 3, S, S)
     z: Tensor  # (B, L, D) without noise
     predictions: dict[str, Tensor]  # of the auxiliary decoders, by target: (B, P, F)
-
-
-class MAEEncoder(nn.Module):
-    """Images (B, 3, S, S) -> outputs at the latent tokens (B, L, width)."""
-
-    def __init__(self, config: MAETokConfig):
-        super().__init__()
-        self.patch_embed = PatchEmbed(config.patch_size, config.width)
-        self.transformer = LatentTransformer(
-            grid=config.image_size // config.patch_size,
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_ratio=config.mlp_ratio,
-            layer_scale=config.layer_scale,
-            drop_path=config.drop_path,
-            table=True,
-            rotary=config.rotary,
-        )
-        self.latent_tokens = nn.Parameter(torch.empty(1, config.num_latents, config.width))
-        self.latent_positions = nn.Parameter(torch.empty(1, config.num_latents, config.width))
-        for table in (self.latent_tokens, self.latent_positions):
-            nn.init.trunc_normal_(table, std=0.02)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
-        nn.init.zeros_(self.patch_embed.proj.bias)
-
-    def forward(self, images: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """hidden: bool (B, P), the patches in whose place `mask_token` (1, 1, width) is seen; None: all are seen."""
-        tokens = self.patch_embed(images)
-        if hidden is not None:
-            tokens = torch.where(hidden[..., None], mask_token.to(tokens.dtype), tokens)
-        latents = (self.latent_tokens + self.latent_positions).expand(len(images), -1, -1)
-        return self.transformer(tokens, latents)[1]
-
-
-class MAEDecoder(nn.Module):
-    """Latents (B, L, D) -> outputs (B, grid**2, out) at mask tokens, one a place, row-major."""
-
-    def __init__(self, latents: tuple[int, int], out: int, *, width: int, table: bool, modulated: bool, **shape):
-        super().__init__()
-        count, channels = latents
-        self.project = nn.Linear(channels, width)
-        modulated_by = channels if modulated else None
-        self.transformer = LatentTransformer(width=width, table=table, modulated_by=modulated_by, **shape)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.latent_positions = nn.Parameter(torch.empty(1, count, width))
-        self.output = nn.Linear(width, out)
-        for table in (self.mask_token, self.latent_positions):
-            nn.init.trunc_normal_(table, std=0.02)
-        for layer in (self.project, self.output):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        masks = self.mask_token.expand(len(z), self.transformer.grid**2, -1)
-        return self.output(self.transformer(masks, self.project(z) + self.latent_positions, z)[0])
 
 
 class MAETok(ContinuousBase):
@@ -99,7 +43,18 @@ class MAETok(ContinuousBase):
         _check(config, decoder_patch)
         self.config, self.image_size, self.num_latents = config, config.image_size, config.num_latents
         self.patch_grid = config.image_size // config.patch_size
-        self.encoder = MAEEncoder(config)
+        self.encoder = SequenceEncoder(
+            config.num_latents,
+            patch_size=config.patch_size,
+            width=config.width,
+            grid=self.patch_grid,
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            layer_scale=config.layer_scale,
+            drop_path=config.drop_path,
+            rotary=config.rotary,
+        )
         self.quant_conv = nn.Linear(config.width, config.latent_width)
         self.quantizer = (
             SoftQuantizer(
@@ -112,7 +67,7 @@ class MAETok(ContinuousBase):
             if config.codebooks
             else nn.Identity()
         )
-        self.decoder = MAEDecoder(
+        self.decoder = SequenceDecoder(
             self.latent_shape,
             3 * decoder_patch**2,
             grid=config.image_size // decoder_patch,
@@ -139,7 +94,7 @@ class MAETok(ContinuousBase):
         shape = dict(width=config.auxiliary_width, depth=config.auxiliary_depth, heads=config.auxiliary_heads)
         shape |= dict(grid=self.patch_grid, mlp_ratio=config.mlp_ratio, layer_scale=None, drop_path=0.0)
         decoders = {
-            name: MAEDecoder(self.latent_shape, width, table=True, modulated=False, **shape)
+            name: SequenceDecoder(self.latent_shape, width, table=True, **shape)
             for name, width in zip(config.targets, target_widths, strict=True)
         }
         self.masked = MaskedFeatures(config.width, decoders).to(self.device)
@@ -159,10 +114,7 @@ class MAETok(ContinuousBase):
         return self._encode(images)
 
     def _encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+        self.check_images(images)
         features = self.encoder(images, hidden, None if hidden is None else self.masked.mask_token)
         with torch.autocast(features.device.type, enabled=False):
             return self.quantizer(self.quant_conv(features.float()))
@@ -171,9 +123,7 @@ class MAETok(ContinuousBase):
         """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
         if z.ndim != 3 or z.shape[1:] != self.latent_shape:
             raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
-        x, grid = self.decoder(z), self.decoder.transformer.grid
-        x = x.unflatten(2, (self.image_size // grid, -1, 3)).unflatten(1, (grid, grid))
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # patch row, row in it, patch column, column in it
+        return join_patches(self.decoder(z), self.decoder.transformer.grid)
 
     def forward(self, images: Tensor, *, hidden: Tensor | None = None, noise: LatentNoise | None = None) -> MAEOutput:
         """One training forward. hidden: bool (B, P), patches that the encoder does not see; noise: on the latents that

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 class TwoSidedTokenizer(nn.Module):
     """A family defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`."""
 
+    image_size: int  # pixels along one side
     _encoder_frozen = False
 
     def encode(self, images: Tensor) -> Tensor:
@@ -27,6 +28,13 @@ class TwoSidedTokenizer(nn.Module):
     def decoder_side(self) -> tuple[nn.Module, ...]:
         """The modules that turn them into images."""
         raise NotImplementedError
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless `images` are what a tokenizer of one size encodes."""
+        size = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
 
     @property
     def device(self) -> torch.device:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_configs import TokenizerConfig
-from ..vit import ViT, resample_positions
+from ..vit import ViT, join_patches, resample_positions
 from .quantized import QuantizedTokenizer
 from .quantizer import ProductQuantizer, VectorQuantizer
 from .residual import ResidualQuantizer
@@ -52,7 +52,6 @@ class Decoder(LatentViT):
 
     def __init__(self, vit: ViT, latent_grid: int, patch_size: int):
         super().__init__(vit, latent_grid)
-        self.patch_size = patch_size
         self.mask_token = nn.Parameter(torch.zeros(1, 1, vit.width))
         self.to_pixel = nn.Linear(vit.width, 3 * patch_size**2)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -60,13 +59,11 @@ class Decoder(LatentViT):
         nn.init.zeros_(self.to_pixel.bias)
 
     def forward(self, latents: Tensor) -> Tensor:
-        vit, size = self.vit, self.patch_size
+        vit = self.vit
         masks = vit.embed(self.mask_token.expand(len(latents), vit.grid**2, -1))
         cls_token = vit.cls_token.expand(len(latents), -1, -1)  # the latent group has a class token of its own
         latents = torch.cat([cls_token, latents], dim=1) + self.latent_positions()
-        x = self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + vit.grid**2])
-        x = x.view(-1, vit.grid, vit.grid, size, size, 3)  # a token's values: patch row, patch column, channel
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, vit.grid * size, vit.grid * size)
+        return join_patches(self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + vit.grid**2]), vit.grid)
 
 
 class ViTTokenizer(QuantizedTokenizer):
@@ -114,10 +111,7 @@ class ViTTokenizer(QuantizedTokenizer):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
-        size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+        self.check_images(images)
         return self.project(self.encoder(images)).flatten(2)
 
     def project(self, features: Tensor) -> Tensor:
