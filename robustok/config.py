@@ -174,9 +174,9 @@ class SamplingConfig:
 class PairsConfig:
     """Pairs for post-training (section 6): generated latents beside their real images."""
 
-    sigma: float = 0.7  # share of tokens kept from the real image
+    sigma: float = 0.7  # how much of the real image is kept, see generation/pairs.py: 1 all, 0 nothing
     modes: tuple[Literal["reencode", "direct"], ...] = ("reencode", "direct")  # one post-trained decoder each
-    per_image: int = 1  # generated sequences an image
+    per_image: int = 1  # generated ones an image
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     from .core.device import resolve_device
     from .data.images import open_images
     from .data.rows import is_row_folder
-    from .data.tokenization import encode_images
+    from .data.tokenization import EncodedImages
     from .models.load import load_tokenizer
 
     if is_row_folder(options.source):
@@ -123,7 +123,7 @@ def _tokenize(options: argparse.Namespace) -> int:
         tokenizer = load_tokenizer(options.tokenizer, weights=options.weights, num_heads=options.num_heads)
         root = None if options.source == "digits" else options.source
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
-        work = encode_images(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
+        work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         opened = work.run_on_all_processes(options.batch_size)
         if opened is not None:
             print(f"{options.target}: {_size(opened)}")

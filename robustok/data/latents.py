@@ -101,7 +101,7 @@ class LatentWriter(RowWriter):
         if rows.shape[1:] != shape:
             raise ValueError(f"latents: found {tuple(rows.shape)}, expected (n, {shape[0]}, {shape[1]})")
         if not rows.isfinite().all():
-            raise RunError(f"{self.folder}: the tokenizer gave latents that are not finite; check its weights")
+            raise RunError(f"{self.folder}: latents are not finite; check the weights of the model that made them")
         latents = rows.float().cpu().numpy()
         moments = LatentMoments.of(latents)
         return {"latents": latents, "moments": np.stack([moments.mean, moments.deviations])}

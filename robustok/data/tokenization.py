@@ -4,17 +4,16 @@ latents of a continuous one. Resumable, on any number of processes.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core import distributed
 from ..core.progress import Progress
-from ..models.interfaces import TrainableTokenizer, is_discrete
+from ..models.interfaces import Tokenizer, TrainableTokenizer, is_discrete
 from .images import ImageSplit
 from .latents import LatentWriter
 from .loader import prefetch
@@ -23,15 +22,29 @@ from .tokens import TokenWriter
 from .transforms import VIEWS, from_uint8
 
 
-class EncodedImages(ABC):
+@torch.no_grad()
+def encode_rows(tokenizer: Tokenizer, images: Tensor) -> Tensor:
+    """Images (n, 3, S, S) in [-1, 1] -> tokens (n, T) or (n, T, Q) of a discrete tokenizer, latents (n, L, D) of a
+    continuous one.
+    """
+    return tokenizer.tokenize(images) if is_discrete(tokenizer) else tokenizer.encode(images)
+
+
+def row_writer(tokenizer: TrainableTokenizer, folder: str | Path, about: dict[str, Any], shard_rows: int) -> RowWriter:
+    """The writer of such rows; `about` has class_names, and what else tells them from others."""
+    about = {"tokenizer": tokenizer_hash(tokenizer), **about}
+    if is_discrete(tokenizer):
+        about["codebook_size"] = tokenizer.codebook.shape[-2]  # (K, D), or (Q, K, D) of Q codebooks
+        return TokenWriter(folder, about, shard_rows=shard_rows)
+    return LatentWriter(folder, {**about, "latent_shape": tokenizer.latent_shape}, shard_rows=shard_rows)
+
+
+class EncodedImages:
     """The work of encoding `split` with `tokenizer` (on its device) into the folder `folder`.
 
     Row r is view r mod V of image r // V of the split, V = VIEWS[augment] (see `transforms.fixed_views`). Raises
     UserError for a folder that was begun with another tokenizer, other images or other settings.
     """
-
-    writer_type: ClassVar[type[RowWriter]]
-    images_per_shard: ClassVar[int]
 
     def __init__(
         self,
@@ -45,23 +58,9 @@ class EncodedImages(ABC):
         self.tokenizer, self.split, self.augment = tokenizer, split, augment
         self.views = VIEWS[augment]
         self.count = len(split) * self.views
-        about = {
-            "tokenizer": tokenizer_hash(tokenizer),
-            **self.about(),
-            "class_names": split.source.class_names,
-            "augment": augment,
-            "images": split.fingerprint(),
-        }
-        images_per_shard = images_per_shard or self.images_per_shard
-        self.writer = self.writer_type(folder, about, shard_rows=images_per_shard * self.views)
-
-    @abstractmethod
-    def about(self) -> dict[str, Any]:
-        """What the writer asks to know of the tokenizer."""
-
-    @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """One row an image (n, 3, S, S) in [-1, 1]."""
+        about = {"class_names": split.source.class_names, "augment": augment, "images": split.fingerprint()}
+        images_per_shard = images_per_shard or (4096 if is_discrete(tokenizer) else 1024)
+        self.writer = row_writer(tokenizer, folder, about, images_per_shard * self.views)
 
     def run(
         self, *, batch_size: int = 64, rank: int = 0, world: int = 1, progress: Callable[[int, int], None] | None = None
@@ -105,35 +104,4 @@ class EncodedImages(ABC):
         """The rows (n * V, ...) of each batch of images, which are loaded ahead by threads."""
         device = self.tokenizer.device
         for views in prefetch(lambda rows: self.split.load_views(rows, self.augment), batches):
-            yield self.encode(from_uint8(views.flatten(0, 1).to(device))).cpu()
-
-
-class ImageTokens(EncodedImages):
-    """Tokens, as a discrete tokenizer gives them."""
-
-    writer_type, images_per_shard = TokenWriter, 4096
-
-    def about(self) -> dict[str, Any]:
-        return {"codebook_size": self.tokenizer.codebook.shape[-2]}  # (K, D), or (Q, K, D) of Q codebooks
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.tokenizer.tokenize(images)
-
-
-class ImageLatents(EncodedImages):
-    """Latents, as a continuous tokenizer gives them."""
-
-    writer_type, images_per_shard = LatentWriter, 1024
-
-    def about(self) -> dict[str, Any]:
-        return {"latent_shape": self.tokenizer.latent_shape}
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        return self.tokenizer.encode(images)
-
-
-def encode_images(tokenizer: TrainableTokenizer, split: ImageSplit, folder: str | Path, **settings) -> EncodedImages:
-    """The work of encoding a split with this tokenizer; settings as of `EncodedImages`."""
-    work = ImageTokens if is_discrete(tokenizer) else ImageLatents
-    return work(tokenizer, split, folder, **settings)
+            yield encode_rows(self.tokenizer, from_uint8(views.flatten(0, 1).to(device))).cpu()

@@ -22,7 +22,7 @@ def generate_batches(
     seed: int,
     batch_size: int,
     sample_ids: Tensor | None = None,
-    keep_tokens: Iterable[Tensor] | None = None,
+    kept: Iterable[Tensor] | None = None,
     keep_ratio: float = 0.0,
 ) -> Iterator[Tensor]:
     """Yields what `sampler` makes of classes (N,), batch after batch and in order: tokens (b, L), or
@@ -35,14 +35,17 @@ def generate_batches(
     Args:
         classes: int64 (N,), on any device.
         sample_ids: int64 (N,), who each image is; None means 0..N-1. Image i depends on the seed, its class and its id.
-        keep_tokens: int64 (b, L) for each batch in turn, taken when its turn comes: tokens that overwrite those drawn
-            with probability keep_ratio.
+        kept: for each batch in turn, taken when its turn comes, what the share keep_ratio of is kept of: tokens int64
+            (b, L) that overwrite those drawn, or latents (b, L, D) from which sampling starts, with noise.
     """
     ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
     parts = classes.split(batch_size)
-    kept = [None] * len(parts) if keep_tokens is None else keep_tokens
-    for part, who, tokens in zip(parts, ids.split(batch_size), kept, strict=True):
-        keep = {} if tokens is None else {"keep_tokens": _filled(tokens, batch_size), "keep_ratio": keep_ratio}
+    kept = [None] * len(parts) if kept is None else kept
+    for part, who, rows in zip(parts, ids.split(batch_size), kept, strict=True):
+        keep = {}
+        if rows is not None:
+            name = "keep_latents" if rows.is_floating_point() else "keep_tokens"
+            keep = {name: _filled(rows, batch_size), "keep_ratio": keep_ratio}
         batch = sampler.generate(_filled(part, batch_size), seed=seed, sample_ids=_filled(who, batch_size), **keep)
         yield batch[: len(part)]
 

@@ -1,4 +1,10 @@
-"""Pairs for post-training (METHOD.md section 6): generated tokens beside the images that they should decode to."""
+"""Pairs for post-training (METHOD.md section 6): generated tokens or latents beside the images they should decode to.
+
+Sigma, the preservation ratio, is how much of the real image they keep: 1 gives its own tokens or latents, 0 what the
+generator makes of its class alone. An autoregressive generator keeps each true token with probability sigma and goes
+on from it; a flow starts from the real latents, noised to time 1 - sigma (1 is pure noise; SDEdit).
+"direct" pairs are what was generated; "reencode" pairs what the encoder finds in the images decoded from it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,12 @@ from torch import Tensor
 from ..config import PairsConfig
 from ..core import distributed
 from ..data.images import ImageSplit
+from ..data.latents import open_rows
 from ..data.loader import prefetch
-from ..data.rows import tokenizer_hash
-from ..data.tokens import TokenWriter, open_tokens
-from ..data.transforms import from_uint8, to_uint8
+from ..data.tokenization import encode_rows, row_writer
+from ..data.transforms import from_uint8
 from ..models.interfaces import LoadedTokenizer, Sampler
-from .batches import generate_batches
+from .batches import decode_generated, generate_batches
 
 PAIRS_PER_SHARD = 4096
 
@@ -44,16 +50,12 @@ class PairWriter:
         """Writes the pairs that are missing; every process calls it. `about`: what tells these pairs from others."""
         self._write(folder / "direct", about, self._generated)
         if "reencode" in self.config.modes:
-            direct = open_tokens(folder / "direct").tokens
-
-            def reencoded(rows: Tensor) -> Tensor:
-                return self._reencode(torch.from_numpy(direct[rows.numpy()].astype("int64")))
-
-            self._write(folder / "reencode", about, reencoded)
+            direct = open_rows(folder / "direct")
+            self._write(folder / "reencode", about, lambda rows: self._reencoded(direct.read(rows)))
 
     @torch.inference_mode()
     def _generated(self, rows: Tensor) -> Tensor:
-        """Tokens sampled under each image's class, in which a share sigma of the image's own tokens is kept."""
+        """What is sampled under each image's class, with a share sigma of the image's own kept."""
         numbers = rows % len(self.split)
         images = prefetch(self.split.load, numbers.split(self.batch_size))
         batches = generate_batches(
@@ -62,32 +64,24 @@ class PairWriter:
             sample_ids=rows,
             seed=self.seed,
             batch_size=self.batch_size,
-            keep_tokens=(self.tokenizer.tokenize(from_uint8(part.to(self.tokenizer.device))) for part in images),
+            kept=(encode_rows(self.tokenizer, from_uint8(part.to(self.tokenizer.device))) for part in images),
             keep_ratio=self.config.sigma,
         )
         return torch.cat([batch.cpu() for batch in batches])
 
     @torch.inference_mode()
-    def _reencode(self, tokens: Tensor) -> Tensor:
-        """The tokens that the encoder finds in the images which the decoder makes of generated tokens."""
-        seen = []
-        for part in tokens.split(self.batch_size):
-            images = to_uint8(self.tokenizer.detokenize(part.to(self.tokenizer.device)))
-            seen.append(self.tokenizer.tokenize(from_uint8(images)).cpu())
-        return torch.cat(seen)
+    def _reencoded(self, generated: Tensor) -> Tensor:
+        """What the encoder finds in the images which the decoder makes of generated tokens or latents."""
+        images = (decode_generated(self.tokenizer, part) for part in generated.split(self.batch_size))
+        return torch.cat([encode_rows(self.tokenizer, from_uint8(part)).cpu() for part in images])
 
-    def _write(self, folder: Path, about: dict, tokens_of: Callable[[Tensor], Tensor]) -> None:
-        about = {
-            "tokenizer": tokenizer_hash(self.tokenizer),
-            "codebook_size": self.tokenizer.codebook.shape[-2],
-            "class_names": self.split.source.class_names,
-            **about,
-        }
-        writer = TokenWriter(folder, about, shard_rows=PAIRS_PER_SHARD)
+    def _write(self, folder: Path, about: dict, rows_of: Callable[[Tensor], Tensor]) -> None:
+        about = {"class_names": self.split.source.class_names, **about}
+        writer = row_writer(self.tokenizer, folder, about, PAIRS_PER_SHARD)
         for number in writer.missing(self.count, rank=distributed.rank(), world=distributed.world()):
             rows = torch.tensor(writer.shard_range(number, self.count))
             image = rows % len(self.split)
-            writer.write(number, tokens_of(rows), self.split.labels[image], self.split.ids[image])
+            writer.write(number, rows_of(rows), self.split.labels[image], self.split.ids[image])
         distributed.barrier()
         if distributed.is_main():
             writer.finish(self.count)

@@ -8,7 +8,7 @@ import torch
 
 from ..core.random import derive_seed
 from ..data.latents import LatentSet
-from ..data.tokenization import encode_images
+from ..data.tokenization import EncodedImages
 from ..data.tokens import open_tokens
 from ..generation.pairs import PairWriter
 from ..models.interfaces import is_discrete
@@ -55,7 +55,7 @@ def encode_training_images(job: Pipeline) -> None:
         return
     with job.run.finishing("tokens", MainTrainingStage.sections):
         tokenizer, views = job.load_tokenizer("tokenizer"), job.config.data.token_views
-        encode_images(tokenizer, job.images.train, job.run.folder / "tokens", augment=views).run_on_all_processes()
+        EncodedImages(tokenizer, job.images.train, job.run.folder / "tokens", augment=views).run_on_all_processes()
 
 
 def make_generator_stage(job: Pipeline) -> GeneratorStage:

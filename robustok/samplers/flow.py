@@ -82,6 +82,8 @@ class FlowSampler:
         start = 1.0
         if keep_latents is not None:
             self._check_latents("keep_latents", keep_latents, classes)
+            if keep_ratio == 1:
+                return keep_latents.to(self.device).float()
             kept = self.model.normalized(keep_latents.to(self.device)).double()
             start = 1.0 - keep_ratio
             z = interpolate(self.model.path, kept, z, torch.full((len(z),), start, dtype=z.dtype, device=z.device))

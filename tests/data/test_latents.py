@@ -15,7 +15,7 @@ from robustok.core.errors import RunError, UserError
 from robustok.data.images import open_images
 from robustok.data.latents import LatentMoments, LatentWriter, open_latents, open_rows, write_latents
 from robustok.data.row_datasets import RowDataset
-from robustok.data.tokenization import encode_images
+from robustok.data.tokenization import EncodedImages
 from robustok.data.tokens import open_tokens, write_tokens
 
 ABOUT = {"tokenizer": "abc", "latent_shape": [4, 3], "class_names": ["cat", "dog"]}
@@ -102,10 +102,10 @@ class QuarterMeans(nn.Module):
 
 def test_images_become_latents_whatever_the_processes_and_batches(photos, tmp_path):
     split = open_images(DataConfig(root=str(photos), val=2, test=2), 16).train
-    one = encode_images(QuarterMeans(), split, tmp_path / "one", augment="flip", images_per_shard=4)
+    one = EncodedImages(QuarterMeans(), split, tmp_path / "one", augment="flip", images_per_shard=4)
     one.run()
     for rank in (1, 0):
-        two = encode_images(QuarterMeans(), split, tmp_path / "two", augment="flip", images_per_shard=4)
+        two = EncodedImages(QuarterMeans(), split, tmp_path / "two", augment="flip", images_per_shard=4)
         two.run(batch_size=3, rank=rank, world=2)
     one, two = one.finish(), two.finish()
     assert one.latents.shape == (34, 4, 3)

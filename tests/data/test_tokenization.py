@@ -8,7 +8,7 @@ from torch import nn
 from robustok.config import DataConfig
 from robustok.core.errors import UserError
 from robustok.data.images import open_images
-from robustok.data.tokenization import ImageTokens
+from robustok.data.tokenization import EncodedImages
 
 
 class BlockMeans(nn.Module):
@@ -43,7 +43,7 @@ def split(photos):
 
 
 def make(split, folder, **settings):
-    return ImageTokens(BlockMeans(), split, folder, images_per_shard=4, **settings)
+    return EncodedImages(BlockMeans(), split, folder, images_per_shard=4, **settings)
 
 
 @pytest.mark.parametrize("augment, views", [("none", 1), ("flip", 2), ("tencrop", 10)])
@@ -74,7 +74,7 @@ class TwoCodebooks(BlockMeans):
 
 
 def test_several_codebooks_give_several_indices_a_token(split, tmp_path):
-    work = ImageTokens(TwoCodebooks(), split, tmp_path / "two")
+    work = EncodedImages(TwoCodebooks(), split, tmp_path / "two")
     work.run()
     found = work.finish()
     assert found.manifest["codebook_size"] == 256
@@ -110,7 +110,7 @@ def test_another_tokenizer_or_other_images_are_refused(split, tmp_path, photos):
     other = BlockMeans()
     nn.init.ones_(other.codebook)
     with pytest.raises(UserError, match="tokenizer"):
-        ImageTokens(other, split, tmp_path / "tokens", images_per_shard=4)
+        EncodedImages(other, split, tmp_path / "tokens", images_per_shard=4)
     fewer = open_images(DataConfig(root=str(photos), val=3, test=2), 16).train
     with pytest.raises(UserError, match="images"):
         make(fewer, tmp_path / "tokens")

@@ -65,7 +65,7 @@ def test_batches_of_any_size_give_the_same(make_model, kept):
     expected = model.generate(classes, seed=9, sample_ids=ids, **keep, **SETTINGS)
     assert not kept or (expected == tokens).float().mean() > 0.5
     for size in (1, 3, 7, 10):
-        parts = {"keep_tokens": iter(tokens.split(size)), "keep_ratio": 0.6} if kept else {}
+        parts = {"kept": iter(tokens.split(size)), "keep_ratio": 0.6} if kept else {}
         sampler = model.sampler(**SETTINGS)
         found = [*generate_batches(sampler, classes, seed=9, batch_size=size, sample_ids=ids, **parts)]
         assert [len(part) for part in found] == [len(part) for part in classes.split(size)]
@@ -94,7 +94,7 @@ def test_kept_tokens_must_be_as_many_as_the_batches(make_model):
         torch.zeros(3, dtype=torch.int64),
         seed=0,
         batch_size=2,
-        keep_tokens=kept,
+        kept=kept,
         keep_ratio=0.5,
     )
     with pytest.raises(ValueError, match="shorter"):
