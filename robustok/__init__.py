@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .core.version import __version__ as __version__
     from .models.load import load_generator, load_tokenizer
-    from .ops import vq_nearest, vq_neighbors, vq_perturb, vq_quantize
+    from .ops import perturb, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
-__all__ = ["load_generator", "load_tokenizer", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
+__all__ = ["load_generator", "load_tokenizer", "perturb", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
 
 _HOME = {
     "__version__": ".core.version",
+    "perturb": ".ops",
     "vq_nearest": ".ops",
     "vq_neighbors": ".ops",
     "vq_perturb": ".ops",

@@ -1,5 +1,6 @@
 """Operations: on a codebook (`vq`), and of autoregressive decoding (`decoding`)."""
 
+from .perturbation import PerturbedLatents, decoding_gradient, perturb
 from .vq import (
     Draw,
     Perturbed,
@@ -15,9 +16,12 @@ from .vq import (
 __all__ = [
     "Draw",
     "Perturbed",
+    "PerturbedLatents",
     "Quantized",
     "Similarity",
+    "decoding_gradient",
     "describe_backends",
+    "perturb",
     "vq_nearest",
     "vq_neighbors",
     "vq_perturb",
