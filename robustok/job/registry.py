@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 
 from ..core.random import derive_seed
-from ..data.latents import LatentSet
+from ..data.latents import LatentSet, open_rows
 from ..data.tokenization import EncodedImages
-from ..data.tokens import open_tokens
 from ..generation.pairs import PairWriter
 from ..models.interfaces import is_discrete
 from ..models.starting import generator_to_train, tokenizer_to_train
@@ -68,7 +67,7 @@ def make_generator_stage(job: Pipeline) -> GeneratorStage:
 
 
 def write_pairs(job: Pipeline) -> None:
-    """Generated tokens beside every training image, in every mode."""
+    """Generated tokens or latents beside every training image, in every mode."""
     if job.is_finished("pairs"):
         return
     tokenizer, c = job.load_tokenizer("tokenizer"), job.config
@@ -88,7 +87,7 @@ def post_train(job: Pipeline) -> None:
             job.run,
             folder,
             job.images,
-            open_tokens(job.run.folder / "pairs" / mode),
+            open_rows(job.run.folder / "pairs" / mode),
             job.frozen,
             job.load_tokenizer("tokenizer"),
             discriminator,

@@ -90,6 +90,7 @@ class Family:
     layouts: tuple[Layout, ...] = ()  # published files that hold one; `convert --to upstream` writes the first that can
     schedule: Callable[[RunConfig, float], dict[str, float]] = no_schedule  # (run, epoch) -> arguments of model.loss
     section: str | None = None  # field of RunConfig with the config that a run trains; None: no run trains this family
+    sections: tuple[str, ...] = ()  # other fields of RunConfig that its training depends on
     decided: Callable[..., dict[str, Any]] = sizes_of_tokens  # of a generator: what of its config is not given, but
     # follows from (tokenizer, number of classes, statistics of the latents)
     sampling: str = "sampling"  # of a generator: field of RunConfig with the settings of its sampler
@@ -103,7 +104,7 @@ FAMILIES = {
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok"),
         Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
-        Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, section="generator"),
+        Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, "generator", ("order",)),
         Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
         Family(
             "sit",
@@ -150,13 +151,13 @@ def trained_config(run: RunConfig, role: Role) -> Any:
 
 def sections_of(run: RunConfig, names: Collection[str]) -> set[str]:
     """Names of sections of a run, where "tokenizer", "generator" and "sampling" mean those of the trained families."""
-    generator = trained_family(run, "generator")
-    trained = {
-        "tokenizer": trained_family(run, "tokenizer").section,
-        "generator": generator.section,
-        "sampling": generator.sampling,
+    tokenizer, generator = trained_family(run, "tokenizer"), trained_family(run, "generator")
+    meant = {
+        "tokenizer": {tokenizer.section, *tokenizer.sections},
+        "generator": {generator.section, *generator.sections},
+        "sampling": {generator.sampling},
     }
-    return {trained.get(name, name) for name in names}
+    return set().union(*(meant.get(name, {name}) for name in names))
 
 
 def sampler_settings(section: Any) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def test_without_a_word_a_run_trains_the_vit_tokenizer_and_rar():
     run = RunConfig()
     assert [trained_family(run, role).kind for role in ROLES] == ["tokenizer", "rar"]
     assert [trained_config(run, role) for role in ROLES] == [run.tokenizer, run.generator]
-    assert sections_of(run, ("seed", *ROLES)) == {"seed", *ROLES}
+    assert sections_of(run, ("seed", *ROLES)) == {"seed", *ROLES, "order"}
+    assert sections_of(replace(run, family=FamilyConfig(generator="sit")), ("generator", "sampling")) == {
+        *("sit", "flow_sampling")
+    }
 
 
 def test_the_settings_of_the_trained_family_count(tables, tmp_path):

@@ -15,7 +15,7 @@ from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.training.optimizers import TrainedModule, load_optimizer_state, optimizer_state
 from robustok.training.parallel import LossModule
 from robustok.training.run import Run
-from robustok.training.stages.post_training import DecoderOfTokens
+from robustok.training.stages.post_training import DecoderOfRows
 
 DECAY = TrainingConfig(lr=0.1, weight_decay=0.5)
 
@@ -45,7 +45,7 @@ def test_weight_decay_of_post_training_shrinks_the_matrices(run, tokenizer):
     before = {name: p.detach().clone() for name, p in tokenizer.named_parameters()}
     step_without_gradients(
         TrainedModule.with_adamw(
-            "tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfTokens(tokenizer)
+            "tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfRows(tokenizer)
         )
     )
     for name in ("decoder.to_pixel.weight", "post_quant_conv.weight", "decoder.vit.blocks.0.mlp.fc1.weight"):

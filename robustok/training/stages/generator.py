@@ -21,7 +21,7 @@ class GeneratorStage(Stage):
     """Trains a generator of any family with its own loss; the registry of models says what changes over the epochs."""
 
     name = "generator"
-    sections = (*TokenizerStage.sections, "generator", "generator_training", "order")
+    sections = (*TokenizerStage.sections, "generator", "generator_training")
     augment = False
 
     def __init__(self, run: Run, model: LoadedGenerator, rows: RowSet):

@@ -1,4 +1,4 @@
-"""Post-training of the tokenizer's decoder on generated tokens (METHOD.md section 6)."""
+"""Post-training of the tokenizer's decoder on generated tokens or latents (METHOD.md section 6)."""
 
 import warnings
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from ...core.errors import UserError
 from ...data.images import Images
 from ...data.loader import Batch
 from ...data.row_datasets import PairDataset
-from ...data.tokens import TokenSet
+from ...data.rows import RowSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
-from ...models.interfaces import LoadedTokenizer, Terms
+from ...models.interfaces import LoadedTokenizer, Terms, is_discrete
 from ..adversary import Adversary
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
@@ -23,19 +23,21 @@ from .generator import GeneratorStage
 PAIR_SECTIONS = (*GeneratorStage.sections, "sampling", "pairs")  # of the config: what pairs depend on
 
 
-class DecoderOfTokens(nn.Module):
-    """Tokens (B, L) -> images, not clamped: a tokenizer as post-training calls it."""
+class DecoderOfRows(nn.Module):
+    """Tokens (B, L), or latents (B, L, D) of a continuous tokenizer -> images, not clamped: a tokenizer as post-training
+    calls it.
+    """
 
     def __init__(self, tokenizer: LoadedTokenizer):
         super().__init__()
         self.tokenizer = tokenizer  # its name is part of the order that training/optimizers.py keeps
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.tokenizer.decode(self.tokenizer.lookup(tokens))
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.tokenizer.decode(self.tokenizer.lookup(rows) if is_discrete(self.tokenizer) else rows)
 
 
 class PostTrainingStage(DecoderStage):
-    """Only the decoder side learns, from generated tokens to the real images, without perturbation.
+    """Only the decoder side learns, from generated tokens or latents to the real images, without perturbation.
 
     The discriminator goes on from main training. `score_of` gives gFD of a tokenizer, for early stopping.
     """
@@ -48,7 +50,7 @@ class PostTrainingStage(DecoderStage):
         run: Run,
         name: str,
         images: Images,
-        pairs: TokenSet,
+        pairs: RowSet,
         frozen: FrozenNetworks,
         model: LoadedTokenizer,
         discriminator: dict[str, Tensor],
@@ -76,7 +78,7 @@ class PostTrainingStage(DecoderStage):
         self.adversary.lecam.state.copy_(lecam)
         model.freeze_encoder()
         rate = learning_rate(self.training, steps)
-        own = TrainedModule.with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfTokens(model))
+        own = TrainedModule.with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfRows(model))
         self.trained = [own, self.adversary.trained]
 
     def _continue_discriminator(self, weights: dict[str, Tensor]) -> None:
@@ -91,8 +93,8 @@ class PostTrainingStage(DecoderStage):
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:
             return self.adversary.discriminator_objective(position)
-        tokens = self.dataset.generated(batch.rows).to(batch.inputs.device)
-        return self.image_losses(trained.module(tokens), from_uint8(batch.inputs), batch, position)
+        generated = self.dataset.generated(batch.rows).to(batch.inputs.device)
+        return self.image_losses(trained.module(generated), from_uint8(batch.inputs), batch, position)
 
     def score(self) -> float:
         return self._score_of(self.model)
