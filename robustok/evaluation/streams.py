@@ -6,6 +6,8 @@ holds its images: memory does not grow with their number.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.files import sha256
 from ..data.decode import BadImage
 from ..data.digits import Digits
 from ..data.images import ImageSource, open_source
@@ -37,6 +40,9 @@ class ImageStream(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Tensor]: ...
+
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Images start to stop - 1 alone, in batches; the others are not read."""
 
 
 class StoredImages:
@@ -60,9 +66,16 @@ class StoredImages:
         return len(self.source.labels) - len(self.bad)
 
     def __iter__(self) -> Iterator[Tensor]:
-        shape = None
-        starts = range(0, len(self.source.labels), BATCH)
-        for images in prefetch(self._read, starts):
+        return self.batches(0, len(self.source.labels))
+
+    def fingerprint(self) -> str:
+        """Which images these are: SHA-256 over their names and labels in order (not over their pixels)."""
+        names = "\0".join(self.source.names)
+        return hashlib.sha256(names.encode(errors="surrogateescape") + self.source.labels.tobytes()).hexdigest()
+
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        shape, numbers = None, range(start, min(stop, len(self.source.labels)))
+        for images in prefetch(self._read, (numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH))):
             for array in images:
                 shape = shape or array.shape
                 if array.shape != shape:
@@ -73,9 +86,9 @@ class StoredImages:
             if images:
                 yield torch.from_numpy(np.stack(images))
 
-    def _read(self, start: int) -> list[np.ndarray]:
+    def _read(self, numbers: range) -> list[np.ndarray]:
         images = []
-        for index in range(start, min(start + BATCH, len(self.source.labels))):
+        for index in numbers:
             try:
                 image = self.source.read(index)
             except BadImage as error:
@@ -125,15 +138,23 @@ class NpzImages:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        size = int(np.prod(self.shape[1:]))
+        return self.batches(0, len(self))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.path)
+
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        size, stop = int(np.prod(self.shape[1:])), min(stop, len(self))
         with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
             _read_header(file)
-            for start in range(0, len(self), BATCH):
-                count = min(BATCH, len(self) - start)
+            file.seek(start * size, os.SEEK_CUR)
+            for first in range(start, stop, BATCH):
+                count = min(BATCH, stop - first)
                 data = bytearray(file.read(count * size))
                 if len(data) < count * size:
                     raise UserError(
-                        f"{self.path}: arr_0 is cut off at image {start + len(data) // size} of {len(self)}"
+                        f"{self.path}: arr_0 is cut off at image {first + len(data) // size} of {len(self)}"
                     )
                 yield torch.frombuffer(data, dtype=torch.uint8).view(count, *self.shape[1:]).permute(0, 3, 1, 2)
 

@@ -88,12 +88,16 @@ class GeneratedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def generated(self) -> Iterator[Tensor]:
-        """Batches of generated tokens (b, L) or latents (b, L, D)."""
-        classes = torch.from_numpy(self.labels)
-        return generate_batches(self.sampler, classes, seed=self.seed, batch_size=min(BATCH, len(classes)))
+    def generated(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+        """Batches of generated tokens (b, L) or latents (b, L, D), of images start to stop - 1 or of all."""
+        classes, ids = (torch.from_numpy(rows[start:stop]) for rows in (self.labels, np.arange(len(self))))
+        batch_size = min(BATCH, len(self))
+        return generate_batches(self.sampler, classes, seed=self.seed, batch_size=batch_size, sample_ids=ids)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.batches(0, len(self))
 
     @torch.inference_mode()
-    def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.generated():
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        for batch in self.generated(start, stop):
             yield decode_generated(self.tokenizer, batch)

@@ -190,3 +190,16 @@ def test_processes_merge_to_the_moments_of_all_rows(tmp_path):
     assert found[0].count == 14
     assert torch.equal(found[0].covariance, found[1].covariance)
     assert torch.allclose(found[0].covariance, whole.covariance, rtol=1e-12)
+
+
+def test_a_state_gives_the_same_statistics_to_the_bit():
+    rows = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = FeatureStatistics(7).update(rows[:25])
+    again = FeatureStatistics.from_state(first.state())
+    assert first.state().shape == (8 * 9 // 2,)
+    for statistics in (first, again):
+        statistics.update(rows[25:])
+    assert again.count == 40 and torch.equal(again.mean, first.mean) and torch.equal(again.covariance, first.covariance)
+    torch.testing.assert_close(again.covariance, torch.cov(rows.T), rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="count"):
+        FeatureStatistics.from_moments(torch.zeros(2), torch.eye(2), None).state()

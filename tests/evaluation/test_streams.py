@@ -123,3 +123,24 @@ def test_an_npz_of_another_size_is_refused(tmp_path, arrays):
     np.savez(tmp_path / "s.npz", arrays)
     with pytest.raises(UserError, match="16 x 16 pixels, expected 32 x 32"):
         open_stream(tmp_path / "s.npz", 32)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_part_of_the_images_alone(folder, arrays, tmp_path, save, monkeypatch):
+    save(tmp_path / "s.npz", arrays)
+    monkeypatch.setattr(streams, "BATCH", 7)
+    for path in (folder, tmp_path / "s.npz"):
+        stream = open_stream(path)
+        assert np.array_equal(pixels_of(stream.batches(21, 50)), arrays[21:50])
+        assert np.array_equal(pixels_of(stream.batches(98, 1000)), arrays[98:])
+
+
+def test_a_fingerprint_tells_images_apart(folder, tmp_path, arrays):
+    first = open_stream(folder).fingerprint()
+    assert open_stream(folder).fingerprint() == first
+    (folder / "0003.png").rename(folder / "x.png")
+    assert open_stream(folder).fingerprint() != first
+    np.savez(tmp_path / "s.npz", arrays)
+    first = open_stream(tmp_path / "s.npz").fingerprint()
+    np.savez(tmp_path / "s.npz", arrays[::-1])
+    assert open_stream(tmp_path / "s.npz").fingerprint() != first

@@ -11,7 +11,7 @@ from robustok.core.cli import run_verb
 from robustok.data.transforms import to_uint8
 from robustok.generation import batches
 from robustok.generation.batches import GeneratedImages, decode_batches, generate_batches
-from robustok.models.load import load_tokenizer
+from robustok.models.load import load_generator, load_tokenizer
 
 SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1}
 
@@ -139,3 +139,11 @@ def test_tokens_are_decoded_in_batches(checkpoint):
     expected = to_uint8(tokenizer.detokenize(tokens))
     assert found[0].dtype == torch.uint8
     assert (torch.cat(found).int() - expected.int()).abs().max() <= 1  # batches of other sizes round otherwise
+
+
+def test_a_part_of_generated_images_is_what_all_of_them_hold(checkpoint, monkeypatch):
+    monkeypatch.setattr(batches, "BATCH", 4)
+    tokenizer, generator = load_tokenizer(checkpoint / "tokenizer"), load_generator(checkpoint / "rar")
+    stream = GeneratedImages(generator, tokenizer, per_class=5, seed=3, name="rar", **SETTINGS)
+    whole, part = torch.cat(list(stream)), torch.cat(list(stream.batches(4, 12)))
+    assert torch.equal(part, whole[4:12])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -72,17 +73,34 @@ class FeatureStatistics:
         """
         if not torch.distributed.is_initialized():
             return self
-        state = torch.cat([self._mean.new_tensor([self.count]), self._mean, self._scatter.flatten()])
+        state = self.state()
         parts = [torch.empty_like(state) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, state)
         merged = FeatureStatistics(self.dim, self._mean.device)
         for part in parts:
-            other = FeatureStatistics(self.dim, part.device)
-            other.count, other._mean = int(part[0]), part[1 : 1 + self.dim]
-            other._scatter = part[1 + self.dim :].view(self.dim, self.dim)
-            merged.merge(other)
+            merged.merge(FeatureStatistics.from_state(part))
         self.count, self._mean, self._scatter, self._root = merged.count, merged._mean, merged._scatter, None
         return self
+
+    def state(self) -> Tensor:
+        """All of it as one vector ((dim + 1) (dim + 2) / 2,) float64, for `from_state`: count, mean, lower triangle of
+        the scatter. Raises ValueError without a count.
+        """
+        if self.count is None:
+            raise ValueError("statistics without a count (read from a file that has none) have no state")
+        rows, columns = torch.tril_indices(self.dim, self.dim, device=self._mean.device)
+        return torch.cat([self._mean.new_tensor([self.count]), self._mean, self._scatter[rows, columns]])
+
+    @classmethod
+    def from_state(cls, state: Tensor) -> FeatureStatistics:
+        """The statistics whose `state` this is, to the bit, on its device."""
+        dim = (math.isqrt(8 * len(state) + 1) - 3) // 2
+        count, mean, scatter = state.split([1, dim, len(state) - 1 - dim])
+        statistics = cls(dim, state.device)
+        rows, columns = torch.tril_indices(dim, dim, device=state.device)
+        statistics.count, statistics._mean = int(count), mean.clone()
+        statistics._scatter[rows, columns] = scatter
+        return statistics
 
     def _join(self, count: int, mean: Tensor) -> FeatureStatistics:
         """Takes in a part of `count` rows around `mean`, whose own scatter has been added already."""
