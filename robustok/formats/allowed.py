@@ -10,6 +10,8 @@ import torch
 
 # Packages whose classes hold no weights. Lightning's checkpoints name some beside the weights.
 LEFT_OUT = ("pytorch_lightning", "lightning", "lightning_fabric")
+# What a pickle makes NumPy's numbers of, as a best loss beside the weights is one; weights are torch's.
+NUMPY_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode")
 DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -40,8 +42,9 @@ class _LeftOut:
 
 
 def left_out(name: str) -> type | None:
-    """A new class in place of one whose dotted name, or module, begins with a package that is left out; else None."""
-    return type("LeftOut", (_LeftOut,), {}) if name.partition(".")[0] in LEFT_OUT else None
+    """A new class in place of the class or function of this dotted name, where it is left out; else None."""
+    is_left_out = name.partition(".")[0] in LEFT_OUT or name in NUMPY_NUMBERS
+    return type("LeftOut", (_LeftOut,), {}) if is_left_out else None
 
 
 def allowed_globals() -> dict[tuple[str, str], Any]:

@@ -7,16 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from ..checkpoints.checkpoint import WEIGHTS, Checkpoint, State
-from ..checkpoints.reading import read_safetensors
-from ..core.errors import UserError
-from ..core.files import read_json
-from .pickles import read_pickled
-from .tensors import some_of
-
-SETTINGS = "config.json"
+from ..checkpoints.checkpoint import Checkpoint, State
 
 
 @dataclass(frozen=True)
@@ -72,13 +63,19 @@ def described(layout: Layout) -> str:
 
 
 def nearest_layout(layouts: Iterable[Layout], keys: Collection[str]) -> str:
-    """In words: the layout that most of a state dict's keys are marks of, and which marks are missing."""
-    shares = {layout: sum(mark in keys for mark in layout.marks) / len(layout.marks) for layout in layouts}
-    nearest = max(shares, key=shares.__getitem__)
-    if shares[nearest] == 0:
-        return "expected " + " or ".join(f"{' and '.join(layout.marks)} ({layout.name})" for layout in shares)
-    missing = [mark for mark in nearest.marks if mark not in keys]
-    return f"nearest is the {nearest.name}, but it has no {' and no '.join(missing)}"
+    """In words: the layouts that most of a state dict's keys are marks of, and which marks are missing."""
+    layouts = list(layouts)
+    shares = [sum(mark in keys for mark in layout.marks) / len(layout.marks) for layout in layouts]
+    if max(shares) == 0:
+        return f"expected one of: {', '.join(layout.name for layout in layouts)}"
+    nearest = [layout for layout, share in zip(layouts, shares, strict=True) if share == max(shares)]
+    return f"nearest is {', or '.join(_compared(layout, keys) for layout in nearest)}"
+
+
+def _compared(layout: Layout, keys: Collection[str]) -> str:
+    has, lacks = ([mark for mark in layout.marks if (mark in keys) is found] for found in (True, False))
+    but = f"but it has no {' and no '.join(lacks)}" if lacks else "but it is another network"
+    return f"the {layout.name}, {but} (it has {' and '.join(has)})"
 
 
 def under_both_names(weights: dict[str, State]) -> dict[str, State]:
@@ -87,52 +84,3 @@ def under_both_names(weights: dict[str, State]) -> dict[str, State]:
         return weights
     (only,) = weights.values()
     return {"ema": only, "model": only}
-
-
-def open_published(path: Path) -> PublishedFile:
-    """Opens a file of weights: a state dict, or a dict that holds some under "ema" and "model" or "state_dict".
-
-    Raises: UserError for a file that is damaged or holds something else; UnsafeFileError for a pickle that would run
-    code.
-    """
-    content = _content(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
-    weights = {name: content[name] for name in WEIGHTS if isinstance(content.get(name), dict) and content[name]}
-    if isinstance(content.get("state_dict"), dict):  # of Lightning
-        weights = {"model": content["state_dict"]}
-    weights = weights or {"ema": content}  # a plain state dict: one set of weights, that for use
-    if not all(isinstance(tensor, Tensor) for state in weights.values() for tensor in state.values()):
-        raise UserError(f"{path}: no known layout: found {some_of(content)}; expected tensors, or 'model' and 'ema'")
-    return PublishedFile(path, content, weights, _settings_beside(path))
-
-
-def published_file(folder: Path) -> Path | None:
-    """The file of weights in a folder from a hub: the only .safetensors, beside a config.json that is not ours."""
-    files = sorted(folder.glob("*.safetensors"))
-    settings = folder / SETTINGS
-    is_published = len(files) == 1 and settings.is_file() and "kind" not in read_json(settings)
-    return files[0] if is_published else None
-
-
-def _settings_beside(path: Path) -> dict[str, Any]:
-    """The settings in the config.json of a hub's folder; empty for a file that stands alone."""
-    if path.suffix != ".safetensors" or not (path.parent / SETTINGS).is_file():
-        return {}
-    settings = read_json(path.parent / SETTINGS)
-    return settings if isinstance(settings, dict) else {}
-
-
-def read_state(path: str | Path) -> State:
-    """The state dict in a .safetensors or torch file. Raises UserError when there is none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a file of weights")
-    state = _content(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no plain state dict; expected one tensor for each name")
-    return state
-
-
-def _content(path: Path) -> Any:
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)

@@ -1,9 +1,9 @@
 """Reading pickled checkpoints without running anything in them.
 
 Only tensors, plain Python values, the argument namespace and the YAML scalars and sequences that the released training
-script leaves in it are rebuilt. Classes of Lightning, which its checkpoints name beside the weights, are left out
-together with what they hold; theirs are never imported. Any other global in a pickle is refused by name, and nothing
-can turn that off.
+script leaves in it are rebuilt. Classes of Lightning, which its checkpoints name beside the weights, and NumPy's
+numbers are left out together with what they hold; theirs are never imported. Any other global in a pickle is refused by
+name, and nothing can turn that off.
 
 torch's own safe loader refuses lists of a class of their own, as those YAML sequences are, whatever is on its
 allow-list. So zip checkpoints (torch 1.6 and newer) are unpickled here, with tensors memory-mapped; older files, which
@@ -69,7 +69,7 @@ def _read_old(path: Path) -> Any:
         except Exception as error:
             refused = re.search(r"GLOBAL ([\w.]+)", str(error))
             if refused is None:
-                raise
+                raise ValueError(_reason(str(error))) from None
             name = refused[1] if "." in refused[1] else f"builtins.{refused[1]}"  # torch leaves that away
             stand_in = left_out(name)
             if stand_in is None or name in stand_ins:
@@ -77,10 +77,17 @@ def _read_old(path: Path) -> Any:
             stand_ins[name] = stand_in
 
 
+def _reason(message: str) -> str:
+    """The reason in a message of torch's loader, without its advice to turn the safe one off."""
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", message)
+    return found[1] if found else message.partition("\n")[0].partition(" In PyTorch 2.6")[0]
+
+
 def _unsafe(path: Path, name: str) -> UnsafeFileError:
     return UnsafeFileError(
         f"{path} refers to {name}, which may run code and is refused; expected only tensors, plain values, "
-        "argparse.Namespace, ruamel.yaml scalars and sequences, and classes of Lightning, which are left out"
+        "argparse.Namespace, ruamel.yaml scalars and sequences, and what is left out: NumPy's numbers, classes of "
+        "Lightning"
     )
 
 
@@ -93,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
         self._allowed = allowed_globals()
 
     def find_class(self, module: str, name: str) -> Any:
-        found = self._allowed.get((module, name)) or left_out(module)
+        found = self._allowed.get((module, name)) or left_out(f"{module}.{name}")
         if found is None:
             raise _unsafe(self._path, f"{module}.{name}")
         return found

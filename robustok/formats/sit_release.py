@@ -1,7 +1,7 @@
 """Published SiT generators on latents, as MAETok's authors store them (arXiv 2502.03444): a sequence, or a 2-D grid.
 
-Our names are the published ones. A training checkpoint holds `model`, `ema`, `opt` and `steps`; names may carry the
-prefix `_orig_mod.` of torch.compile. The number of classes is that of the rows of the table but one, the null class.
+Our names are the published ones. A training checkpoint holds `model`, `ema`, `opt` and `steps`. The number of
+classes is that of the rows of the table but one, the null class.
 """
 
 import math
@@ -15,7 +15,6 @@ from .layout import Given, PublishedFile, described, under_both_names
 from .sources import Source
 from .tensors import attention_heads, block_count, refuse_other_size, require
 
-COMPILED = "_orig_mod."
 MARKS = ("t_embedder.mlp.0.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
 SIZES = ("pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.adaLN_modulation.1.weight")
 Q_NORM = "blocks.0.attn.q_norm.weight"
@@ -39,16 +38,15 @@ class SiTRelease:
         self.marks = (mark, *MARKS)
 
     def recognises(self, keys: Collection[str]) -> bool:
-        return set(self.marks) <= {key.removeprefix(COMPILED) for key in keys}
+        return set(self.marks) <= set(keys)
 
     def read(self, file: PublishedFile, given: Given) -> Checkpoint:
         """Raises: UserError for tensors that are missing, for a size given that is not the file's, and where neither
         the file nor the caller says the number of heads.
         """
         where = str(file.path)
-        weights = {name: _plain_names(state) for name, state in file.weights.items()}
-        config = self._config(weights[next(iter(weights))], given, where)
-        return Checkpoint(file.path, described(self), config, under_both_names(weights))
+        config = self._config(file.state, given, where)
+        return Checkpoint(file.path, described(self), config, under_both_names(file.weights))
 
     def holds(self, config: SiTConfig) -> bool:
         plain = config.norm == "layer" and config.mlp == "gelu" and not config.rope
@@ -93,10 +91,6 @@ def _ratio(hidden: int, width: int) -> float:
     """The number whose product with the width, cut to a whole number, is `hidden`."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
-
-
-def _plain_names(state: State) -> State:
-    return {key.removeprefix(COMPILED): tensor for key, tensor in state.items()}
 
 
 SIT_SEQUENCE = SiTRelease("SiT generator on a sequence of latents", "x_embedder.weight", grid=False)

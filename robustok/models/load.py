@@ -10,7 +10,8 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
-from ..formats.layout import Given, described, nearest_layout, open_published, published_file
+from ..formats.layout import Given, described, nearest_layout
+from ..formats.opening import open_published, published_file
 from ..formats.tensors import check_state, some_of
 from .interfaces import (
     DiscreteTokenizer,

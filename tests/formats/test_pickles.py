@@ -4,11 +4,13 @@ import argparse
 import io
 import pickle
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,6 +174,23 @@ def test_classes_of_lightning_are_left_out_and_never_imported(zipped, tmp_path, 
     found = read_pickled(path)
     assert torch.equal(found.pop("state_dict")["x"], torch.arange(3.0))
     assert found == {"callbacks": {"kept": 1}, "optimizer_states": [{"lr": 0.1}], "epoch": 7}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_are_left_out(zipped, tmp_path):
+    content = {"model": {"x": torch.arange(3.0)}, "best": np.float64(0.5), "args": {"step": np.int64(3), "lr": 0.1}}
+    torch.save(content, tmp_path / "last.pt", _use_new_zipfile_serialization=zipped)
+    found = read_pickled(tmp_path / "last.pt")
+    assert torch.equal(found.pop("model")["x"], torch.arange(3.0)) and found == {"args": {"lr": 0.1}}
+
+
+@pytest.mark.parametrize("data", [b"garbage", b"\x80\x02K\x01.", b"\x80\x05\x95", b"\x80\x02}(."])
+def test_nobody_is_told_to_turn_the_safe_loader_off(data, tmp_path):
+    (tmp_path / "wrong.pt").write_bytes(data)
+    with warnings.catch_warnings(), pytest.raises(UserError, match="cannot be read as a torch checkpoint") as error:
+        warnings.simplefilter("ignore")  # torch's, of the protocol
+        read_pickled(tmp_path / "wrong.pt")
+    assert "weights_only" not in str(error.value)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

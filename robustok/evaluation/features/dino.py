@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...core.files import sha256
 from ...data.transforms import from_uint8
 from ...formats.dino import to_vit
-from ...formats.layout import read_state
+from ...formats.opening import read_state
 from ...model_configs import TokenizerConfig
 from ...models.frozen.dino import load_teacher
 from .measuring import measuring

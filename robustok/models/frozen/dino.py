@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
 from ...formats.dino import resample_patches, to_vit
-from ...formats.layout import read_state
+from ...formats.opening import read_state
 from ...formats.tensors import block_count, check_state
 from ...model_configs import TokenizerConfig
 from ..vit import ViT, resample_positions

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import UserError
-from ...formats.layout import read_state
+from ...formats.opening import read_state
 from ...formats.tensors import check_state
 
 # Modules of pytorch-fid's wrapper, `blocks.i.j`, by place; the pools between them have no weights.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
-from ...formats.layout import read_state
+from ...formats.opening import read_state
 from ...formats.tensors import check_state
 
 # Output channels of VGG-16's convolutions in five stages; each stage but the first begins with a 2x2 max-pooling.
