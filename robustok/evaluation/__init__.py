@@ -1,22 +1,28 @@
 """Evaluation of images and tokenizers: features, streaming moments, distances, pFID and what explains it."""
 
 from .features.inception import InceptionFeatures
+from .interpolation import InterpolationFID, interpolation_fid
 from .metrics.frechet import frechet_distance
 from .metrics.kernel import kernel_distance, mmd
 from .metrics.moments import FeatureStatistics
 from .metrics.quality import psnr, ssim
 from .metrics.scores import inception_score, precision_recall
+from .noise import NoiseFID, noise_fid
 from .pfid import PFID, delta_set, pfid, quick_pfid
 
 __all__ = [
     "PFID",
     "FeatureStatistics",
     "InceptionFeatures",
+    "InterpolationFID",
+    "NoiseFID",
     "delta_set",
     "frechet_distance",
     "inception_score",
+    "interpolation_fid",
     "kernel_distance",
     "mmd",
+    "noise_fid",
     "pfid",
     "precision_recall",
     "psnr",

@@ -1,13 +1,27 @@
-"""One pass of a network over batches of images, for what needs no more than that."""
+"""Batches of images, and one pass of a network over them, for what needs no more than that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from .metrics.moments import FeatureStatistics
+
+
+def in_batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:
+    """One tensor of images in parts of batch_size; batches as they are."""
+    return images.split(batch_size) if isinstance(images, Tensor) else images
+
+
+def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Batches of the first `count` images."""
+    for batch in batches:
+        if count <= 0:
+            return
+        yield batch[:count]
+        count -= len(batch)
 
 
 def moments_of(network: Callable, batches: Iterable[Tensor]) -> FeatureStatistics:

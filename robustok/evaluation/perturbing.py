@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from ..core.errors import UserError
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import Perturbable, is_discrete
-from ..ops import Similarity, vq_nearest, vq_neighbors
+from ..ops import Similarity, decoding_gradient, perturb, vq_nearest, vq_neighbors
+from ..ops.perturbation import Kind, uses
 from ..ops.vq import normalize_rows
 from ..ops.vq.draws import perturbation_words, rank, threshold
 
@@ -46,14 +47,21 @@ def perturbed_images(
     sample_ids: Tensor,
     neighbors: str = "latent",
     unperturbed: Similarity | None = None,
+    kind: Kind = "neighbor",
 ) -> Iterator[tuple[Setting, Tensor]]:
     """Yields (setting, reconstructions uint8 (B, 3, H, W)) of images uint8 (B, 3, H, W), clamped.
 
-    A tokenizer that is perturbed by "itself" reconstructs under every setting. One that cannot be perturbed
-    reconstructs under CLEAN only: UserError for another setting. unperturbed: as `perturbed_indices`.
+    kind: of `robustok.perturb`; one without a delta passes that of a setting over. A tokenizer that is perturbed by
+    "itself" reconstructs under every setting of near codes. One that cannot be perturbed reconstructs under CLEAN only:
+    UserError for another setting. unperturbed: as `perturbed_indices`.
     """
-    kind = how_perturbable(tokenizer)
-    if kind == "codes":
+    how = how_perturbable(tokenizer)
+    if kind != "neighbor":
+        if how != "codes" or unperturbed is not None:
+            raise UserError(f"the perturbation {kind!r} needs latents that are single codes, all compared in one way")
+        yield from _perturbed_otherwise(tokenizer, images, settings, seed, sample_ids, neighbors, kind)
+        return
+    if how == "codes":
         found = perturbed_indices(tokenizer, images, settings, seed, sample_ids, neighbors, unperturbed)
         for setting, indices in found:
             yield setting, to_uint8(tokenizer.decode(codes_of(tokenizer, indices)))
@@ -61,7 +69,7 @@ def perturbed_images(
     if unperturbed is not None:
         raise UserError("unperturbed tokens can be compared in another way only where latents are single codes")
     for setting in settings:
-        if kind == "itself":
+        if how == "itself":
             alpha, delta = setting
             draw = {"alpha": alpha, "delta": delta, "seed": seed, "sample_ids": sample_ids, "neighbors": neighbors}
             restored = tokenizer.reconstruct(from_uint8(images), **draw)
@@ -70,6 +78,30 @@ def perturbed_images(
         else:
             raise UserError("latent perturbation, and with it pFID, is not defined for this tokenizer")
         yield setting, to_uint8(restored)
+
+
+def _perturbed_otherwise(
+    tokenizer, images: Tensor, settings: Iterable[Setting], seed: int, sample_ids: Tensor, neighbors: str, kind: Kind
+) -> Iterator[tuple[Setting, Tensor]]:
+    """`perturbed_images` of the kinds beside the paper's: one encoding, and one gradient where the kind needs it."""
+    originals = from_uint8(images)
+    latents, codebook = tokenizer.encode(originals), tokenizer.codebook
+    given = {"seed": seed, "sample_ids": sample_ids, "similarity": similarity_of(tokenizer)}
+    if kind == "adversarial":
+        clean = codes_of(tokenizer, vq_nearest(latents, codebook, similarity=similarity_of(tokenizer)))
+        given |= {"neighbors": neighbors, "gradient": decoding_gradient(tokenizer.decode, clean, originals)}
+    for alpha, delta in settings:
+        near = {"delta": delta} if uses(kind, "delta") else {}
+        moved = perturb(latents, codebook, kind, alpha=alpha, **near, **given)
+        yield (alpha, delta), to_uint8(tokenizer.decode(moved.z_q))
+
+
+def decoder_latents(tokenizer, images: Tensor) -> Tensor:
+    """Latents (B, L, D) of images in [-1, 1] as `decode` gets them, unperturbed: codes where a tokenizer has them."""
+    if how_perturbable(tokenizer) == "codes":
+        nearest = vq_nearest(tokenizer.encode(images), tokenizer.codebook, similarity=similarity_of(tokenizer))
+        return codes_of(tokenizer, nearest)
+    return tokenizer.lookup(tokenizer.tokenize(images)) if is_discrete(tokenizer) else tokenizer.encode(images)
 
 
 def plainly_reconstructed(tokenizer, images: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """pFID: how well a tokenizer's decoder tolerates wrong tokens, before a generator is trained (METHOD.md section 4).
 
 Every image is reconstructed with a share alpha of its tokens replaced by one of the delta nearest codes; pFID is the
-mean FID against the input images over five alphas and three deltas.
+mean FID against the input images over five alphas and three deltas. The same with tokens perturbed in another way is
+not pFID and has another name (`perturbed_name`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..ops import Similarity
+from ..ops.perturbation import CODE_KINDS, Kind, uses
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
+from .passes import first_images, in_batches
 from .perturbing import CLEAN, Setting, device_of, perturbed_images
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
+PFID_KINDS: tuple[Kind, ...] = (*CODE_KINDS, "mask")  # perturbations of tokens, which need a codebook
 PUBLISHED_DELTAS = {16384: (200, 280, 360), 8192: (100, 140, 180), 4096: (50, 70, 90), 1024: (10, 15, 20)}
 
 
@@ -26,9 +30,15 @@ class PFID(NamedTuple):
     """Result of `pfid`."""
 
     table: dict[Setting, float]  # (alpha, delta) -> FID against the input images
-    mean: float  # over the table: pFID
+    mean: float  # over the table: pFID, where kind is "neighbor"
     rfid: float  # FID of the reconstructions under CLEAN, from the same pass
     count: int  # images
+    kind: Kind = "neighbor"  # of perturbation
+
+
+def perturbed_name(kind: Kind, distance: str = "FID") -> str:
+    """What the distance of perturbed reconstructions is called: pFID for the paper's kind alone, else "uniform FID"."""
+    return f"p{distance}" if kind == "neighbor" else f"{kind} {distance}"
 
 
 def delta_set(codebook_size: int) -> tuple[int, ...]:
@@ -37,9 +47,17 @@ def delta_set(codebook_size: int) -> tuple[int, ...]:
     return PUBLISHED_DELTAS.get(codebook_size, scaled)
 
 
-def quick_settings(codebook_size: int) -> tuple[Setting, ...]:
-    """Three of the 15 settings: lowest, middle and highest alpha, each with another delta, so both factors balance."""
-    return tuple(zip((0.9, 0.7, 0.5), delta_set(codebook_size), strict=True))
+def quick_settings(codebook_size: int, kind: Kind = "neighbor") -> tuple[Setting, ...]:
+    """Three of the settings: lowest, middle and highest alpha, each with another delta, so both factors balance."""
+    deltas = deltas_of(kind, codebook_size)
+    return tuple(zip(ALPHAS[::2], deltas if len(deltas) == 3 else 3 * deltas, strict=True))
+
+
+def deltas_of(kind: Kind, codebook_size: int) -> tuple[int, ...]:
+    """How many codes a replacement is taken from, in the settings of a kind: all K for "uniform"; 1 for "mask", which
+    has one value.
+    """
+    return delta_set(codebook_size) if uses(kind, "delta") else (codebook_size if kind == "uniform" else 1,)
 
 
 def pfid(
@@ -47,6 +65,7 @@ def pfid(
     images: Tensor | Iterable[Tensor],
     features: Callable,
     *,
+    kind: Kind = "neighbor",
     alphas: Sequence[float] = ALPHAS,
     deltas: Sequence[int] | None = None,
     seed: int = 0,
@@ -63,7 +82,10 @@ def pfid(
             that is not perturbed code by code says so in `perturbable` (models/interfaces.py).
         images: uint8 (N, 3, H, W), or an iterable of uint8 batches (B, 3, H, W). Image i of the stream has sample id i.
         features: uint8 (B, 3, H, W) -> object whose `.features` are (B, F); `InceptionFeatures` as published.
-        alphas, deltas: the settings are all pairs; deltas None: `delta_set(K)`.
+        kind: how tokens are perturbed (`robustok.perturb`): "neighbor" is pFID; "uniform", "adversarial" and "mask" are
+            other figures of the same images and tokens. "adversarial" takes the gradient of the squared error.
+        alphas, deltas: the settings are all pairs; deltas None: `delta_set(K)`. Kinds without a delta have one value in
+            its place (`deltas_of`) and take no other.
         seed: of the perturbation. Tokens and ranks are those of `vq_perturb(..., alpha, beta=1, delta, seed)`.
         neighbors: "latent" (codes nearest to z) or "code" (codes nearest to the code of z).
         unperturbed: how tokens that are not perturbed find their code; None: as the tokenizer compares. "l2" with IBQ,
@@ -71,11 +93,15 @@ def pfid(
         batch_size: images a forward pass, where `images` is one tensor.
         progress: called after each batch with the number of images done.
 
-    Raises UserError for fewer than two images, and for a tokenizer without a codebook or that cannot be perturbed.
+    Raises UserError for fewer than two images, for a tokenizer without a codebook or that cannot be perturbed so, and
+    for settings that the kind does not have.
     """
-    deltas = delta_set(_codebook_size(tokenizer)) if deltas is None else deltas
-    settings = [(alpha, delta) for alpha in alphas for delta in deltas]
-    return _measure(tokenizer, _batches(images, batch_size), features, settings, seed, neighbors, unperturbed, progress)
+    known = deltas_of(_checked(kind), _codebook_size(tokenizer))
+    if deltas is not None and not uses(kind, "delta"):
+        raise UserError(f"deltas: the perturbation {kind!r} has no delta; leave them out")
+    settings = [(alpha, delta) for alpha in alphas for delta in (known if deltas is None else deltas)]
+    how = {"seed": seed, "neighbors": neighbors, "unperturbed": unperturbed, "kind": kind}
+    return _measure(tokenizer, in_batches(images, batch_size), features, settings, how, progress)
 
 
 def quick_pfid(
@@ -83,6 +109,7 @@ def quick_pfid(
     images: Tensor | Iterable[Tensor],
     features: Callable,
     *,
+    kind: Kind = "neighbor",
     max_images: int = 5000,
     seed: int = 0,
     neighbors: str = "latent",
@@ -94,13 +121,14 @@ def quick_pfid(
 
     FID of fewer images is larger: compare quick figures only with quick figures of the same images.
     """
-    batches = _first(_batches(images, batch_size), max_images)
-    settings = quick_settings(_codebook_size(tokenizer))
-    return _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbed, progress)
+    batches = first_images(in_batches(images, batch_size), max_images)
+    settings = quick_settings(_codebook_size(tokenizer), _checked(kind))
+    how = {"seed": seed, "neighbors": neighbors, "unperturbed": unperturbed, "kind": kind}
+    return _measure(tokenizer, batches, features, settings, how, progress)
 
 
 @torch.inference_mode()
-def _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbed, progress) -> PFID:
+def _measure(tokenizer, batches, features, settings, how: dict, progress) -> PFID:
     reference, statistics, done = None, {}, 0
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
@@ -111,8 +139,7 @@ def _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbe
             reference = FeatureStatistics(dim, device)
             statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
         reference.update(original)
-        perturbed = perturbed_images(tokenizer, batch, statistics, seed, ids, neighbors, unperturbed)
-        for setting, images in perturbed:
+        for setting, images in perturbed_images(tokenizer, batch, statistics, sample_ids=ids, **how):
             statistics[setting].update(features(images).features)
         done += len(batch)
         if progress:
@@ -121,7 +148,7 @@ def _measure(tokenizer, batches, features, settings, seed, neighbors, unperturbe
         raise UserError(f"images: found {done}, expected at least two")
     distances = {setting: frechet_distance(s, reference) for setting, s in statistics.items()}
     table = {setting: distances[setting] for setting in settings}
-    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done)
+    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done, how["kind"])
 
 
 def _codebook_size(tokenizer) -> int:
@@ -131,13 +158,8 @@ def _codebook_size(tokenizer) -> int:
     return codebook.shape[-2]
 
 
-def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:
-    return images.split(batch_size) if isinstance(images, Tensor) else images
-
-
-def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    for batch in batches:
-        if count <= 0:
-            return
-        yield batch[:count]
-        count -= len(batch)
+def _checked(kind: Kind) -> Kind:
+    if kind not in PFID_KINDS:
+        hint = "; noise on latents is measured by noise_fid" if kind in ("gaussian", "interpolate") else ""
+        raise UserError(f"kind: found {kind!r}, expected one of {', '.join(PFID_KINDS)}{hint}")
+    return kind

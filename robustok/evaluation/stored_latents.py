@@ -1,0 +1,73 @@
+"""Latents of all images of an evaluation, encoded once and kept in a temporary file: memory does not grow with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..data.transforms import from_uint8
+from .metrics.moments import FeatureStatistics
+from .perturbing import decoder_latents, device_of
+
+
+class RowFile:
+    """float32 rows of one shape, appended and then read, in a file without a name that goes when this does."""
+
+    def __init__(self):
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as this object is used)
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, rows: Tensor) -> None:
+        """rows (n, ...), of the shape of those before."""
+        self._shape = tuple(rows.shape[1:])
+        self._count += len(rows)
+        self._file.write(np.ascontiguousarray(rows.detach().float().cpu().numpy()).data)
+
+    def array(self) -> np.ndarray:
+        """All rows (N, ...), mapped from the file; of at least one row."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self._count, *self._shape))
+
+    def read(self, rows: slice | Tensor) -> Tensor:
+        """The rows of a slice, or of int64 numbers (n,), copied into memory."""
+        return torch.from_numpy(np.array(self.array()[rows if isinstance(rows, slice) else rows.numpy()]))
+
+
+class Encoded(NamedTuple):
+    """Images as a tokenizer and a network see them."""
+
+    latents: RowFile  # (N, L, D), as the decoder gets them
+    features: RowFile | None  # (N, F), where they were to be kept
+    reference: FeatureStatistics  # of the images themselves
+
+
+@torch.inference_mode()
+def encode_all(tokenizer, batches: Iterable[Tensor], network: Callable, keep_features: bool = False) -> Encoded:
+    """Encodes uint8 batches (B, 3, H, W) in one pass. Raises UserError for fewer than two images."""
+    latents, features, reference = RowFile(), RowFile() if keep_features else None, None
+    for batch in batches:
+        batch = batch.to(device_of(tokenizer))
+        found = network(batch).features
+        reference = reference or FeatureStatistics(found.shape[1], found.device)
+        reference.update(found)
+        latents.append(decoder_latents(tokenizer, from_uint8(batch)))
+        if features is not None:
+            features.append(found)
+    if reference is None or reference.count < 2:
+        raise UserError(f"images: found {len(latents)}, expected at least two")
+    return Encoded(latents, features, reference)
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of `size` that cover [0, count)."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
