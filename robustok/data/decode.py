@@ -9,8 +9,7 @@
 
 import functools
 import io
-import struct
-import zlib
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,20 +21,8 @@ MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask fo
 # Pillow runs other programs to draw EPS and WMF, and knows the others without being able to decode them.
 _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
-# What Pillow raises on damaged files: it depends on the format and on the place of the damage.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+HEIC_PACKAGE = "pillow-heif"  # with it Pillow reads the photos of telephones, which it cannot by itself
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class BadImage(UserError):
@@ -44,8 +31,12 @@ class BadImage(UserError):
 
 @functools.cache
 def image_formats() -> tuple[str, ...]:
-    """The formats (Pillow's names) that `decode` reads."""
+    """The formats (Pillow's names) that `decode` reads; HEIF among them where pillow-heif is installed."""
     Image.init()
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(sorted(Image.OPEN.keys() - _REFUSED_FORMATS))
 
 
@@ -67,8 +58,14 @@ def decode(data: bytes, name: str) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image), name)
     except BadImage:
         raise
-    except _DAMAGED as error:
-        raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
+    except Exception as error:  # decoders raise whatever the damage leads them to, and each format has its own
+        heic = f"; HEIC: pip install {HEIC_PACKAGE}" if _is_heic(data) and "HEIF" not in image_formats() else ""
+        raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error}){heic}") from error
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether these are bytes of HEIC or HEIF, whatever the file is called (by its brand, ISO/IEC 23008-12)."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
 
 
 def _check_size(image: Image.Image, name: str) -> None:

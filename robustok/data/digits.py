@@ -22,6 +22,7 @@ class Digits:
         self.names = [f"digit {index}" for index in range(len(self.labels))]
         self.problems: list[str] = []
         self.ignored: list[str] = []
+        self.notes: list[str] = []
         self.class_names = [str(digit) for digit in range(10)]
 
     def read(self, index: int) -> Image.Image:

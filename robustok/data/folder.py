@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
-from .decode import BadImage, decode, image_suffixes
-
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+from .decode import BadImage, decode
+from .listing import is_image, is_junk, look_like_splits, notes_on, say_suffixes
 
 
 class Folder:
     """A source of images (see `images.ImageSource`) below `root`.
 
     Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
-    a class, at any depth below its folder, follow in the sorted order of their paths. Names that begin with a dot are
-    skipped, files of types that Pillow does not read are listed in `.ignored`. Links to class folders and files are
-    followed, links to folders further down are not (they may form loops).
+    a class, at any depth below its folder, follow in the sorted order of their paths. Hidden files and folders are
+    skipped, and what systems leave behind (`listing.is_junk`); files of types that Pillow does not read are listed in
+    `.ignored`. Links to class folders and files are followed, links to folders further down are not (they may form
+    loops).
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,10 +39,13 @@ class Folder:
         for label, name in enumerate(self.class_names):
             found = self._list_class(name) if folders else images
             if not found:
-                raise UserError(f"data.root: class folder {root / name} holds no image; fill it or remove it")
+                raise UserError(
+                    f"data.root: class folder {root / name} holds no image{self._say_ignored()}; fill it or remove it"
+                )
             self.names += found
             labels += [label] * len(found)
         self.labels = np.array(labels, dtype=np.int64)
+        self.notes = self._hints() + notes_on(self.names, self.ignored)
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming its path."""
@@ -58,12 +61,14 @@ class Folder:
 
     def _list_root(self) -> tuple[list[str], list[str]]:
         """Class folders and images directly below the root, sorted."""
-        entries = sorted((e for e in _scan(self.root) if not e.name.startswith(".")), key=lambda e: e.name)
+        entries = sorted((e for e in _scan(self.root) if not is_junk(e.name)), key=lambda e: e.name)
         folders = [e.name for e in entries if e.is_dir()]
         images = self._keep_images(e.name for e in entries if not e.is_dir())
         if not folders and not images:
-            raise UserError(f"data.root: {self.root}: no images, class folders or tar shards in it")
-        if folders and _SPLIT_NAMES.issuperset(name.lower() for name in folders):
+            raise UserError(
+                f"data.root: {self.root}: no images, class folders or tar shards in it{self._say_ignored()}"
+            )
+        if folders and look_like_splits(folders):
             raise UserError(
                 f"data.root: {self.root}: {', '.join(folders)} look like splits, not classes; point data.root at one "
                 f"of them (validation and test images are taken from it)"
@@ -77,16 +82,32 @@ class Folder:
         """The images at any depth below class folder `name`, as sorted paths relative to the root."""
         found = []
         for folder, subfolders, files in os.walk(self.root / name, onerror=_refuse):
-            subfolders[:] = [sub for sub in subfolders if not sub.startswith(".")]
+            subfolders[:] = [sub for sub in subfolders if not is_junk(sub)]
             relative = os.path.relpath(folder, self.root)
-            found += [os.path.join(relative, file) for file in files if not file.startswith(".")]
+            found += [os.path.join(relative, file) for file in files if not is_junk(file)]
         return sorted(self._keep_images(found))
 
     def _keep_images(self, names) -> list[str]:
         kept = []
         for name in names:
-            (kept if Path(name).suffix.lower() in image_suffixes() else self.ignored).append(name)
+            (kept if is_image(name) else self.ignored).append(name)
         return kept
+
+    def _say_ignored(self) -> str:
+        return f" (files of other types: {say_suffixes(self.ignored)})" if self.ignored else ""
+
+    def _hints(self) -> list[str]:
+        """A root one level too high: one class all of whose images lie in folders of their own."""
+        if len(self.class_names) > 1:
+            return []
+        below = sorted({Path(name).parts[1] for name in self.names if len(Path(name).parts) > 2})
+        if len(below) < 2 or any(len(Path(name).parts) < 3 for name in self.names):
+            return []
+        there = self.root / self.class_names[0]
+        return [
+            f"{self.root}: one class, whose {len(below)} folders ({', '.join(below[:3])}, ...) look like classes: "
+            f"if they are, point at {there} instead"
+        ]
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry]:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..core.errors import UserError
-from ..core.random import AUGMENT, SHUFFLE, derive_seed, keyed_words
-from .decode import BadImage, image_suffixes
+from ..core.random import AUGMENT, keyed_words
+from .decode import BadImage
 from .digits import Digits
 from .folder import Folder
+from .listing import is_image, is_junk
+from .splits import split_order
 from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
 
@@ -35,6 +37,7 @@ class ImageSource(Protocol):
     names: list[str]  # (N,) the name of each image in messages
     ignored: list[str]  # files of types that are no images
     problems: list[str]  # what is wrong with images that were left out of the list, one sentence each
+    notes: list[str]  # what else a user should know of what was found, one sentence each
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming it."""
@@ -52,7 +55,7 @@ class Images:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
-        order = permutation(len(source.labels), derive_seed(config.split_seed, "split"))
+        order = split_order(source.labels, source.class_names, config.val, config.test, config.split_seed)
         held_out = config.val + config.test
         bad = _BadImages(source)
         parts = (order[: config.val], order[config.val : held_out], order[held_out:], torch.arange(len(order)))
@@ -133,8 +136,7 @@ class _BadImages:
         self.budget = bad_budget(len(source.labels))
         self.indices: set[int] = set()
         self.lock = threading.Lock()
-        for problem in source.problems[:10]:
-            warnings.warn(f"left out: {problem}", stacklevel=2)
+        say_what_was_found(source)
         self._check_budget()
 
     def __contains__(self, index: int) -> bool:
@@ -157,6 +159,12 @@ class _BadImages:
             )
 
 
+def say_what_was_found(source: ImageSource) -> None:
+    """Warns of what was left out of a source's list, and of what else a user should know of it."""
+    for sentence in [*(f"left out: {problem}" for problem in source.problems[:10]), *source.notes]:
+        warnings.warn(sentence, stacklevel=3)
+
+
 def bad_budget(count: int) -> int:
     """How many bad images of `count` are skipped before a run stops."""
     return max(BAD_FLOOR, math.floor(BAD_SHARE * count))
@@ -165,9 +173,8 @@ def bad_budget(count: int) -> int:
 def open_images(config: DataConfig, image_size: int) -> Images:
     """The images of `config.root` (None: the digits), split and ready to load at `image_size` pixels.
 
-    The splits are a plain (not stratified) permutation by `config.split_seed`: first `config.val` validation images,
-    then `config.test` test images, the rest to train. Raises UserError for a path, a layout or numbers that cannot
-    work.
+    The splits are drawn by `config.split_seed` (`splits.split_order`): first `config.val` validation images, then
+    `config.test` test images, the rest to train. Raises UserError for a path, a layout or numbers that cannot work.
     """
     if not 0 < config.crop_min <= config.crop_max <= 1:
         raise UserError(
@@ -195,12 +202,7 @@ def open_source(root: str | Path) -> ImageSource:
         raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
     if not shards:
         return Folder(root)
-    if other := [path for path in root.iterdir() if path.is_dir() or path.suffix.lower() in image_suffixes()]:
+    entries = (path for path in root.iterdir() if not is_junk(path.name))
+    if other := [path for path in entries if path.is_dir() or is_image(path.name)]:
         raise UserError(f"data.root: {root} holds tar shards beside {other[0].name}; point data.root at one kind alone")
     return TarShards(shards)
-
-
-def permutation(n: int, seed: int) -> Tensor:
-    """0..n-1 (int64) in an order that depends on (n, seed) alone, the same in every version of every library."""
-    high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), 0)
-    return torch.argsort((high << 31) | (low >> 1), stable=True)

@@ -1,14 +1,17 @@
 """Token sequences as lines of JSON, as the authors release them: {"class_id": 3, "tokens": [17, ...]}."""
 
+import codecs
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.errors import UserError
-from ..core.files import remove_leftovers, written_whole
+from ..core.files import remove_leftovers, sha256, written_whole
+from .images import bad_budget
 from .tokens import TokenSet, TokenWriter
 
 
@@ -18,24 +21,32 @@ def import_jsonl(
     """Reads `path` line by line into the token shards `folder`; ids are the line numbers, from 0.
 
     A line that is not valid is left out and named in the list returned ("line 7: ..."); the first valid line sets the
-    number of tokens. Raises UserError if no line is valid.
+    number of tokens. Blank lines hold nothing and are passed over. The file is read twice, so that it is refused before
+    anything is written: UserError if no line is valid, or more are not than `images.bad_budget` grants.
     """
     path = Path(path)
     names = [str(label) for label in range(num_classes)]
-    about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names}
     problems: list[str] = []
-    rows = _valid_rows(path, codebook_size, num_classes, problems)
-    first = next(rows, None)
-    if first is None:
+    count = sum(1 for _ in _valid_rows(path, codebook_size, num_classes, problems))
+    if count == 0:
         raise UserError(f"{path}: no valid line; {problems[0] if problems else 'the file is empty'}")
+    if len(problems) > (budget := bad_budget(count + len(problems))):
+        raise UserError(
+            f"{path}: {len(problems)} of {count + len(problems)} lines are not valid, more than the {budget} that are "
+            f"left out ({problems[0]}); repair or remove them. Nothing was written"
+        )
+    about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names, "lines": sha256(path)}
     writer = TokenWriter(folder, about, shard_rows=shard_rows)
-    count, chunk = 0, [first]
-    for row in rows:
-        if len(chunk) == shard_rows:
-            count = _write_chunk(writer, chunk, count)
-            chunk = []
-        chunk.append(row)
-    return writer.finish(_write_chunk(writer, chunk, count)), problems
+    rows = _valid_rows(path, codebook_size, num_classes, [])
+    missing = set(writer.missing(count))
+    for number in range(-(-count // shard_rows)):
+        chunk = list(islice(rows, shard_rows))
+        if number in missing:
+            ids, labels, tokens = zip(*chunk, strict=True)
+            writer.write(
+                number, torch.from_numpy(np.stack(tokens).astype(np.int64)), torch.tensor(labels), torch.tensor(ids)
+            )
+    return writer.finish(count), problems
 
 
 def export_jsonl(tokens: TokenSet, path: str | Path) -> None:
@@ -56,6 +67,9 @@ def _valid_rows(
     shape = None
     with open(path, "rb") as file:
         for number, line in enumerate(file):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+            if not line.strip():
+                continue
             try:
                 label, tokens = _parse(line, codebook_size, num_classes)
                 shape = shape or tokens.shape
@@ -70,7 +84,7 @@ def _parse(line: bytes, codebook_size: int, num_classes: int) -> tuple[int, np.n
     try:
         record = json.loads(line)
         label, tokens = record["class_id"], np.array(record["tokens"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f'expected {{"class_id": int, "tokens": [int, ...]}}, found {line[:60]!r}') from error
     if type(label) is not int or not 0 <= label < num_classes:
         raise ValueError(f"class_id: expected a whole number in 0..{num_classes - 1}, found {label!r}")
@@ -79,13 +93,3 @@ def _parse(line: bytes, codebook_size: int, num_classes: int) -> tuple[int, np.n
     if tokens.min() < 0 or tokens.max() >= codebook_size:
         raise ValueError(f"tokens: expected 0..{codebook_size - 1}, found {tokens.min()}..{tokens.max()}")
     return label, tokens.astype(np.uint16)
-
-
-def _write_chunk(writer: TokenWriter, chunk: list[tuple[int, int, np.ndarray]], count: int) -> int:
-    """Writes the rows that follow row `count` as one shard, unless an earlier attempt did; returns the new count."""
-    numbers, labels, tokens = zip(*chunk, strict=True)
-    number = count // writer.shard_rows
-    if number in writer.missing(count + len(chunk)):
-        tokens = torch.from_numpy(np.stack(tokens).astype(np.int64))
-        writer.write(number, tokens, torch.tensor(labels), torch.tensor(numbers))
-    return count + len(chunk)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.random import derive_seed
-from .images import permutation
+from .splits import permutation
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
-from .decode import BadImage, decode, image_suffixes
+from .decode import BadImage, decode
+from .listing import MAX_CLASSES, is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
 
 _MAX_LABEL_BYTES = 32  # a .cls member holds one whole number
 
@@ -21,13 +22,18 @@ class _Member(NamedTuple):
     size: int
 
 
+Key = tuple[int, str]  # shard, and the name of a member or of a sample in it
+
+
 class TarShards:
     """A source of images (see `images.ImageSource`): uncompressed tar files, in sorted order, members in stored order.
 
-    The label of an image comes from the member with the same key (its name up to the first dot of the last part) and
-    the suffix .cls, a whole number, as in WebDataset; where no shard has such members, from the member's folder,
-    folders in sorted order being the classes. Members that are not regular files (links, devices, sparse files), that
-    have unsafe names, or repeat a key, and what follows a damaged place are left out and named in `.problems`.
+    Where shards have members of the suffix .cls, as in WebDataset, KEY.cls holds the label of the image KEY.jpg, a
+    whole number; an image KEY.seg.png beside it is another part of the sample and is ignored. Where no shard has such
+    members, shards are a folder that was packed: every image is taken, its class is its folder, and folders in sorted
+    order are the classes. Members that are not regular files (links, devices, sparse files), that have unsafe names, or
+    that repeat a name, samples without image or label, and what follows a damaged place are left out and named in
+    `.problems`.
     """
 
     kind = "tar shards"
@@ -37,18 +43,26 @@ class TarShards:
         self.problems: list[str] = []
         self.ignored: list[str] = []
         self._stamps = [_stamp(path) for path in shards]
-        images: dict[tuple[int, str], _Member] = {}
-        classes: dict[tuple[int, str], _Member] = {}
+        images: dict[Key, _Member] = {}  # by name
+        classes: dict[Key, _Member] = {}  # by name without .cls
         for shard in range(len(shards)):
             for member in self._scan(shard):
                 self._sort_in(member, images, classes)
         if not images:
-            raise UserError(f"data.root: no image in {shards[0]}" + (" and the other shards" if shards[1:] else ""))
+            where = f"{shards[0]}" + (" and the other shards" if shards[1:] else "")
+            found = f" (members of other types: {say_suffixes(self.ignored)})" if self.ignored else ""
+            raise UserError(f"data.root: no image in {where}{found}")
         labels, self.class_names = self._from_cls(images, classes) if classes else self._from_folders(images)
         kept = [member for key, member in images.items() if key in labels]
         self.labels = np.array([labels[key] for key in images if key in labels], dtype=np.int64)
         self.names = [f"{shards[member.shard].name}:{member.name}" for member in kept]
         self._places = np.array([(m.shard, m.offset, m.size) for m in kept], dtype=np.int64)
+        self.notes = notes_on([] if classes else self.names, self.ignored)
+        if empty := sorted(set(range(len(self.class_names))) - set(self.labels.tolist())):
+            self.notes.append(
+                f"classes without an image: {name_some([self.class_names[label] for label in empty])}; the largest "
+                f"label is {len(self.class_names) - 1}, so that a generator makes images of these, too"
+            )
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming shard, member and offset."""
@@ -91,40 +105,55 @@ class TarShards:
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 self.problems.append(f"{path}: damaged header at byte {tar.offset}; the rest is not read")
 
-    def _sort_in(self, member: _Member, images: dict, classes: dict) -> None:
-        path = PurePosixPath(member.name)
-        if path.name.startswith("."):
+    def _sort_in(self, member: _Member, images: dict[Key, _Member], classes: dict[Key, _Member]) -> None:
+        if any(is_junk(part) for part in PurePosixPath(member.name).parts):
             return
-        table = classes if path.suffix == ".cls" else images if path.suffix.lower() in image_suffixes() else None
-        if table is None:
+        of_class = member.name.endswith(".cls")
+        if not of_class and not is_image(member.name):
             self.ignored.append(f"{self.shards[member.shard].name}:{member.name}")
             return
-        key = (member.shard, str(path.with_name(path.name.split(".")[0])))
-        if key in table:
-            self.problems.append(
-                f"{self.shards[member.shard]}: member {member.name!r}: a second {path.suffix} of its key"
-            )
+        table, name = (classes, member.name.removesuffix(".cls")) if of_class else (images, member.name)
+        if (member.shard, name) in table:
+            self.problems.append(f"{self.shards[member.shard]}: member {member.name!r}: a second one of its name")
         else:
-            table[key] = member
+            table[member.shard, name] = member
 
-    def _from_cls(self, images: dict, classes: dict) -> tuple[dict, list[str]]:
+    def _from_cls(self, images: dict[Key, _Member], classes: dict[Key, _Member]) -> tuple[dict[Key, int], list[str]]:
+        """Labels by the name of the image, and the names of the classes."""
+        samples: dict[Key, list[str]] = {key: [] for key in classes}
+        for shard, name in images:
+            samples.setdefault((shard, _sample(shard, name, classes)), []).append(name)
         labels = {}
-        for key in sorted(images.keys() | classes.keys()):
+        for key in sorted(samples):
             where = f"{self.shards[key[0]]}: key {key[1]!r}"
-            if key not in classes or key not in images:
-                self.problems.append(f"{where}: has no {'.cls member' if key in images else 'image'}")
-                continue
-            member = classes[key]
-            text = self._read_at(member.shard, member.offset, min(member.size, _MAX_LABEL_BYTES), where).strip()
-            if text.isdigit():
-                labels[key] = int(text)
-            else:
-                self.problems.append(f"{where}: its .cls member holds {text!r}, expected a whole number from 0")
+            if key not in classes:
+                self.problems.append(f"{where}: has no .cls member")
+            elif (image := self._image_of(key, samples[key], where)) is not None:
+                member = classes[key]
+                text = self._read_at(member.shard, member.offset, min(member.size, _MAX_LABEL_BYTES), where).strip()
+                if text.isdigit() and int(text) < MAX_CLASSES:
+                    labels[key[0], image] = int(text)
+                else:
+                    self.problems.append(
+                        f"{where}: its .cls member holds {text!r}, expected the number of a class, from 0"
+                    )
         if not labels:
             raise UserError(f"{self.shards[0].parent}: no image has a class: {self.problems[0]}")
         return labels, [str(label) for label in range(max(labels.values()) + 1)]
 
-    def _from_folders(self, images: dict) -> tuple[dict, list[str]]:
+    def _image_of(self, key: Key, names: list[str], where: str) -> str | None:
+        """Which of a sample's images is the one to take: KEY.jpg, else its only one."""
+        own = [name for name in names if _without_suffix(name) == key[1]]
+        chosen = own or names
+        if len(chosen) != 1:
+            found = f"several images ({', '.join(chosen[:3])})" if chosen else "no image"
+            self.problems.append(f"{where}: has {found}")
+            return None
+        self.ignored += [f"{self.shards[key[0]].name}:{name}" for name in names if name != chosen[0]]
+        return chosen[0]
+
+    def _from_folders(self, images: dict[Key, _Member]) -> tuple[dict[Key, int], list[str]]:
+        """Labels by the name of the image, and the names of the classes."""
         folders = {key: str(PurePosixPath(member.name).parent) for key, member in images.items()}
         names = sorted(set(folders.values()))
         if "." in names and len(names) > 1:
@@ -132,8 +161,28 @@ class TarShards:
             raise UserError(
                 f"{self.shards[0].parent}: member {stray!r} lies in no folder while others do: no class for it"
             )
+        tops = sorted({name.partition("/")[0] for name in names})
+        if len(tops) > 1 and look_like_splits(tops):
+            raise UserError(
+                f"{self.shards[0].parent}: the folders {', '.join(tops)} in the shards look like splits, not classes; "
+                f"pack one of them alone (validation and test images are taken from it)"
+            )
         number = {name: label for label, name in enumerate(names)}
         return {key: number[folder] for key, folder in folders.items()}, names if names != ["."] else ["images"]
+
+
+def _without_suffix(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _sample(shard: int, name: str, classes: dict[Key, _Member]) -> str:
+    """The key of the sample that an image belongs to: the longest part of its name, up to a dot, that has a class."""
+    key = own = _without_suffix(name)
+    while (shard, key) not in classes:
+        key, dot, end = key.rpartition(".")
+        if not dot or "/" in end:
+            return own
+    return key
 
 
 def _open_tar(file: BinaryIO, path: Path) -> tarfile.TarFile:

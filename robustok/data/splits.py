@@ -1,0 +1,68 @@
+"""Which images validate, which test and which train: an order of all images, of which each split is a part."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..core.random import SHUFFLE, derive_seed, keyed_words
+from .listing import name_some
+
+
+def permutation(n: int, seed: int) -> Tensor:
+    """0..n-1 (int64) in an order that depends on (n, seed) alone, the same in every version of every library."""
+    high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), 0)
+    return torch.argsort((high << 31) | (low >> 1), stable=True)
+
+
+def split_order(labels: np.ndarray, class_names: list[str], val: int, test: int, seed: int) -> Tensor:
+    """The images' numbers (N,) int64: first `val` to validate, then `test` to test, then those to train.
+
+    A plain permutation, where it does every class justice: each class has an image to train on, and in either held-out
+    split at least half of its share, shares below one image aside. Else the images are drawn class by class: each
+    held-out split has a class's share of it, rounded up or down, and each class keeps an image to train on.
+
+    labels: (N,) classes. Raises UserError where more images are held out than leave every class one to train on.
+    """
+    plain = permutation(len(labels), derive_seed(seed, "split"))
+    if _does_justice(labels, plain.numpy(), val, test):
+        return plain
+    spare = len(labels) - len(np.unique(labels))
+    if val + test > spare:
+        without = sorted(set(labels.tolist()) - set(labels[plain.numpy()[val + test :]].tolist()))
+        raise UserError(
+            f"data.val = {val} and data.test = {test} of {len(labels)} images leave classes without an image to train "
+            f"on: {name_some([class_names[label] for label in without])}; hold out at most {spare} images, so that "
+            f"each of the {len(labels) - spare} classes keeps one, or add images to small classes"
+        )
+    return _by_class(labels, plain, seed)
+
+
+def _does_justice(labels: np.ndarray, order: np.ndarray, val: int, test: int) -> bool:
+    counts = np.bincount(labels)
+    held_out = np.zeros_like(counts)
+    for first, last in ((0, val), (val, val + test)):
+        here = np.bincount(labels[order[first:last]], minlength=len(counts))
+        shares = counts * (last - first) // max(len(labels), 1)
+        if (2 * here < shares).any():
+            return False
+        held_out += here
+    return bool((held_out < counts)[counts > 0].all())
+
+
+def _by_class(labels: np.ndarray, plain: Tensor, seed: int) -> Tensor:
+    """All images, so that any part of the order holds its share of each class, and the last of each class comes last.
+
+    Systematic sampling: image k of the n of a class, in the plain order, stands at (k + u) / n of the way, with one u
+    in (0, 1) for each class, so that small classes do not all come first or last.
+    """
+    numbers = plain.numpy()
+    within = np.argsort(labels[numbers], kind="stable")  # class by class, each in the plain order
+    counts = np.bincount(labels)
+    rank = np.empty(len(labels), np.int64)
+    rank[within] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start = (permutation(len(counts), derive_seed(seed, "split classes")).numpy() + 0.5) / len(counts)
+    label = labels[numbers]
+    place = (rank + start[label]) / counts[label]
+    place[rank == counts[label] - 1] += 1
+    return plain[torch.from_numpy(np.argsort(place, kind="stable"))]
