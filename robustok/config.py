@@ -124,6 +124,17 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
+class WarmupConfig(DiscriminatorConfig):
+    """Warm-up of a new discriminator before post-training, for a tokenizer that came without one. Its batches are those
+    of `post_training`.
+    """
+
+    epochs: float = 1.0
+    lr: float = 2e-4
+    warmup_epochs: float = 0.1  # of the learning rate
+
+
+@dataclass(frozen=True)
 class StoppingConfig:
     """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
 
@@ -221,6 +232,7 @@ class RunConfig:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     post_training: TrainingConfig = field(default_factory=TrainingConfig)
     post_discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator_warmup: WarmupConfig = field(default_factory=WarmupConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 

@@ -21,6 +21,7 @@ from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
 from ..evaluation.passes import moments_of
 from ..generation.batches import decode_batches, generate_batches
+from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
@@ -46,11 +47,12 @@ class Pipeline:
         self.images: Images = open_images(run.config.data, trained_config(run.config, "tokenizer").image_size)
         run.images_fingerprint = self.images.all.fingerprint()
 
-    @cached_property
-    def frozen(self) -> FrozenNetworks:
-        """The networks of the losses: those of the files named, else views of the run's classifier."""
-        c = self.config
-        return open_networks(c.frozen, trained_config(c, "tokenizer"), lambda: self.classifier, self.run.device)
+    def frozen(self, tokenizer: TokenizerConfig | None) -> FrozenNetworks:
+        """The networks of the losses: those of the files named, else views of the run's classifier.
+
+        tokenizer: whose grid the teacher of main training gets; None: no teacher.
+        """
+        return open_networks(self.config.frozen, tokenizer, lambda: self.classifier, self.run.device)
 
     @cached_property
     def classifier(self) -> Classifier:

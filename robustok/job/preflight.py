@@ -36,6 +36,8 @@ POSITIVE = (
     "flow_sampling.batch_size",
     "evaluation.samples_per_class",
     "pairs.per_image",
+    "discriminator_warmup.epochs",
+    "discriminator_warmup.lr",
     "tokenizer.codebook_size",
     "tokenizer.code_width",
 )

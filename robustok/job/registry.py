@@ -12,11 +12,12 @@ from ..data.tokenization import EncodedImages
 from ..generation.pairs import PairWriter
 from ..models.interfaces import is_discrete
 from ..models.starting import generator_to_train, tokenizer_to_train
-from ..training.adversary import stored_adversary
+from ..training.adversary import StoredAdversary, adversary_of_tokenizer, warmed_up_adversary
 from ..training.loop import fit
 from ..training.stages.base import Stage
 from ..training.stages.classifier import ClassifierStage
 from ..training.stages.decoder import MainTrainingStage
+from ..training.stages.discriminator import DiscriminatorStage
 from ..training.stages.generator import GeneratorStage
 from ..training.stages.masked_tokenizer import MaskedTokenizerStage
 from ..training.stages.post_training import PAIR_SECTIONS, PostTrainingStage
@@ -45,7 +46,7 @@ def make_tokenizer_stage(job: Pipeline) -> MainTrainingStage:
     torch.manual_seed(job.config.seed)
     model = tokenizer_to_train(job.config).to(job.run.device)
     stage = TokenizerStage if is_discrete(model) else MaskedTokenizerStage
-    return stage(job.run, job.images, job.frozen, model)
+    return stage(job.run, job.images, job.frozen(model.config), model)
 
 
 def encode_training_images(job: Pipeline) -> None:
@@ -77,9 +78,28 @@ def write_pairs(job: Pipeline) -> None:
         writer.write(job.run.folder / "pairs", {"settings": job.run.settings(PAIR_SECTIONS)})
 
 
+def warm_up_discriminator(job: Pipeline) -> None:
+    """Training of a new discriminator, where losses ask for one and the tokenizer came without."""
+    if job.is_finished("discriminator") or not job.config.losses.adversarial or _adversary_of_tokenizer(job).weights:
+        return
+    fit(DiscriminatorStage(job.run, job.images, job.frozen(None), job.load_tokenizer("tokenizer")), job.run)
+
+
+def adversary(job: Pipeline) -> StoredAdversary:
+    """The discriminator that post-training goes on from: the tokenizer's own, else one that was warmed up for it."""
+    warm_up_discriminator(job)
+    if job.is_finished("discriminator"):
+        return warmed_up_adversary(job.result("discriminator"))
+    return _adversary_of_tokenizer(job)
+
+
+def _adversary_of_tokenizer(job: Pipeline) -> StoredAdversary:
+    return adversary_of_tokenizer(job.result("tokenizer"), job.config.start.num_heads)
+
+
 def post_train(job: Pipeline) -> None:
     """One post-trained decoder for each mode of the pairs."""
-    discriminator, lecam = stored_adversary(job.result("tokenizer"), job.config.start.num_heads)
+    job.is_finished("discriminator")  # refuses one that was warmed up under other settings
     for mode, folder in job.post_folders().items():
         if job.is_finished(folder):
             continue
@@ -88,10 +108,9 @@ def post_train(job: Pipeline) -> None:
             folder,
             job.images,
             open_rows(job.run.folder / "pairs" / mode),
-            job.frozen,
+            job.frozen(None),
             job.load_tokenizer("tokenizer"),
-            discriminator,
-            lecam,
+            adversary(job),
             job.validation_distance,
         )
         fit(stage, job.run)
@@ -103,6 +122,7 @@ STAGES = {
     "tokens": JobStage(MainTrainingStage.sections, encode_training_images),
     "generator": training_stage(GeneratorStage, make_generator_stage),
     "pairs": JobStage(PAIR_SECTIONS, write_pairs),
+    "discriminator": JobStage(DiscriminatorStage.sections, warm_up_discriminator),
     "post": JobStage(PostTrainingStage.sections, post_train),
     "evaluate": JobStage((), evaluate_run),
 }

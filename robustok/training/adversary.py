@@ -1,12 +1,14 @@
 """The discriminator's side of main training and post-training (METHOD.md section 2)."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints.reading import load
 from ..config import DiscriminatorConfig, LossConfig
+from ..core.errors import UserError
 from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
 from ..models.interfaces import Terms
@@ -16,6 +18,13 @@ from .optimizers import TrainedModule
 from .run import Run
 from .schedules import cosine_rate
 from .stages.base import StepPosition
+
+
+class StoredAdversary(NamedTuple):
+    """What a training left of its discriminator."""
+
+    weights: dict[str, Tensor]  # none: it had no discriminator
+    lecam: Tensor  # LeCAM's averages, (2,) float64
 
 
 class Adversary:
@@ -57,6 +66,17 @@ class Adversary:
         # fake images, real images and ids of the micro-batches whose decoder step is done and the discriminator's not
         self._decoded: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
+    def continue_from(self, stored: StoredAdversary) -> None:
+        """Takes over weights and averages. Raises UserError for those of a discriminator on another backbone."""
+        try:
+            self.trained.network.load_state_dict(stored.weights)
+        except RuntimeError as error:
+            raise UserError(
+                "the tokenizer's discriminator was trained on another backbone than this run's: a released one needs "
+                f"--frozen.dino FILE (DINO ViT-S/16)\n{error}"
+            ) from None
+        self.lecam.state.copy_(stored.lecam)
+
     def is_active(self, epoch: float) -> bool:
         return self.losses.adversarial > 0 and epoch >= self.start
 
@@ -77,7 +97,7 @@ class Adversary:
             last_layer: of the decoder, where the adaptive weight compares gradients.
             position: of the micro-batch, which is kept for the discriminator's own step.
         """
-        self._decoded[position.offset] = (decoded.detach(), images, ids)
+        self.show(decoded, images, ids, position)
         discriminator = self.trained.network
         discriminator.requires_grad_(False)
         adversarial = self._decoder_loss(self._logits(discriminator, decoded, ids, position, 0))
@@ -93,8 +113,12 @@ class Adversary:
         objective = (decoded * (image_grad + weight.to(image_grad.dtype) * adversarial_grad)).sum()
         return objective, {"adversarial": adversarial, "adaptive_weight": adaptive}
 
+    def show(self, decoded: Tensor, images: Tensor, ids: Tensor, position: StepPosition) -> None:
+        """Keeps a micro-batch, as of `decoder_objective`, for the discriminator's own step."""
+        self._decoded[position.offset] = (decoded.detach(), images, ids)
+
     def discriminator_objective(self, position: StepPosition) -> tuple[Tensor, Terms]:
-        """The discriminator's loss on the micro-batch that `decoder_objective` saw at this position, and its terms."""
+        """The discriminator's loss on the micro-batch that it was shown at this position, and its terms."""
         fake, real, ids = self._decoded.pop(position.offset)
         fake_logits = self._logits(self.trained.module, fake, ids, position, 1)
         real_logits = self._logits(self.trained.module, real, ids, position, 2)
@@ -114,12 +138,17 @@ class Adversary:
         return discriminator(images).float()
 
 
-def stored_adversary(checkpoint: Path, num_heads: int | None) -> tuple[dict[str, Tensor], Tensor]:
-    """(weights of the discriminator that a tokenizer was trained with, its LeCAM averages (2,) float64).
+def adversary_of_tokenizer(checkpoint: Path, num_heads: int | None) -> StoredAdversary:
+    """The discriminator that a tokenizer was trained with; no weights, and averages of 0, where it came without one.
 
-    No weights, and averages of 0, for a tokenizer that came without a discriminator. num_heads: as for
-    `load_tokenizer`.
+    num_heads: as for `load_tokenizer`.
     """
     weights = open_checkpoint(checkpoint, "tokenizer", num_heads=num_heads).discriminator
     stored = load(checkpoint, "training")[0] if (checkpoint / "training.safetensors").is_file() else {}
-    return weights, stored.get("extra.lecam", torch.zeros(2, dtype=torch.float64))
+    return StoredAdversary(weights, stored.get("extra.lecam", torch.zeros(2, dtype=torch.float64)))
+
+
+def warmed_up_adversary(checkpoint: Path) -> StoredAdversary:
+    """The discriminator in a checkpoint of its own warm-up."""
+    weights, stored = load(checkpoint, "model", "training")
+    return StoredAdversary(weights, stored["extra.lecam"])

@@ -44,9 +44,7 @@ def test_weight_decay_of_post_training_shrinks_the_matrices(run, tokenizer):
     tokenizer.freeze_encoder()
     before = {name: p.detach().clone() for name, p in tokenizer.named_parameters()}
     step_without_gradients(
-        TrainedModule.with_adamw(
-            "tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfRows(tokenizer)
-        )
+        TrainedModule.with_adamw("tokenizer", tokenizer, DECAY, lambda step: 0.1, run, module=DecoderOfRows(tokenizer))
     )
     for name in ("decoder.to_pixel.weight", "post_quant_conv.weight", "decoder.vit.blocks.0.mlp.fc1.weight"):
         assert torch.equal(tokenizer.get_parameter(name), before[name] * (1 - 0.1 * 0.5)), name

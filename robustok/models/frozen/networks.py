@@ -65,20 +65,21 @@ class ClassifierBackbone(nn.Module):
 class FrozenNetworks:
     """The three networks that the losses of a run look through."""
 
-    teacher: nn.Module
+    teacher: nn.Module | None  # None in post-training, which has no loss that looks through it
     perceptual: nn.Module
     backbone: nn.Module
 
 
 def open_networks(
-    files: FrozenConfig, tokenizer: TokenizerConfig, classifier: Callable[[], Classifier], device: torch.device
+    files: FrozenConfig, tokenizer: TokenizerConfig | None, classifier: Callable[[], Classifier], device: torch.device
 ) -> FrozenNetworks:
     """The networks of the files that the settings name; `classifier()` stands in for those that are not named.
 
-    It is called only where one is missing: a run trains it then.
+    It is called only where one is missing: a run trains it then. tokenizer: whose grid the teacher gets; None: no
+    teacher.
     """
-    named: dict[str, nn.Module] = {}
-    if files.dinov2:
+    named: dict[str, nn.Module | None] = {} if tokenizer is not None else {"teacher": None}
+    if files.dinov2 and tokenizer is not None:
         named["teacher"] = load_teacher(files.dinov2, tokenizer).to(device)
     if files.lpips:
         named["perceptual"] = load_lpips(files.lpips).to(device)

@@ -1,11 +1,9 @@
 """Post-training of the tokenizer's decoder on generated tokens or latents (METHOD.md section 6)."""
 
-import warnings
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ...core.errors import UserError
 from ...data.images import Images
 from ...data.loader import Batch
 from ...data.row_datasets import PairDataset
@@ -13,7 +11,7 @@ from ...data.rows import RowSet
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import LoadedTokenizer, Terms, is_discrete
-from ..adversary import Adversary
+from ..adversary import Adversary, StoredAdversary
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from .base import StepPosition
@@ -24,9 +22,7 @@ PAIR_SECTIONS = (*GeneratorStage.sections, "sampling", "pairs")  # of the config
 
 
 class DecoderOfRows(nn.Module):
-    """Tokens (B, L), or latents (B, L, D) of a continuous tokenizer -> images, not clamped: a tokenizer as post-training
-    calls it.
-    """
+    """A tokenizer as post-training calls it: tokens, or latents of a continuous one -> images, not clamped."""
 
     def __init__(self, tokenizer: LoadedTokenizer):
         super().__init__()
@@ -39,7 +35,7 @@ class DecoderOfRows(nn.Module):
 class PostTrainingStage(DecoderStage):
     """Only the decoder side learns, from generated tokens or latents to the real images, without perturbation.
 
-    The discriminator goes on from main training. `score_of` gives gFD of a tokenizer, for early stopping.
+    The discriminator goes on from `adversary`, where that has weights. `score_of`: gFD of a tokenizer, to stop by.
     """
 
     sections = (*PAIR_SECTIONS, "post_training", "post_discriminator", "stopping", "evaluation")
@@ -53,8 +49,7 @@ class PostTrainingStage(DecoderStage):
         pairs: RowSet,
         frozen: FrozenNetworks,
         model: LoadedTokenizer,
-        discriminator: dict[str, Tensor],
-        lecam: Tensor,
+        adversary: StoredAdversary,
         score_of: Callable[[LoadedTokenizer], float],
     ):
         c = run.config
@@ -71,24 +66,12 @@ class PostTrainingStage(DecoderStage):
             epochs=self.training.epochs,
             steps_per_epoch=steps,
         )
-        if discriminator:
-            self._continue_discriminator(discriminator)
-        else:
-            warnings.warn("the tokenizer came without a discriminator: post-training starts a new one", stacklevel=2)
-        self.adversary.lecam.state.copy_(lecam)
+        if adversary.weights:
+            self.adversary.continue_from(adversary)
         model.freeze_encoder()
         rate = learning_rate(self.training, steps)
         own = TrainedModule.with_adamw("tokenizer", model, self.training, rate, run, module=DecoderOfRows(model))
         self.trained = [own, self.adversary.trained]
-
-    def _continue_discriminator(self, weights: dict[str, Tensor]) -> None:
-        try:
-            self.adversary.trained.network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(
-                "the tokenizer's discriminator was trained on another backbone than this run's: a released one needs "
-                f"--frozen.dino FILE (DINO ViT-S/16)\n{error}"
-            ) from None
 
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:
