@@ -31,9 +31,12 @@ class Reconstruction(NamedTuple):
 
 
 @torch.inference_mode()
-def reconstructed(tokenizer, images: Tensor, alpha: float = 0.0, delta: int = 1) -> Tensor:
-    """uint8 images (B, 3, H, W) on any device -> their reconstructions, uint8 on the CPU; perturbed where alpha > 0."""
-    return to_uint8(tokenizer.reconstruct(from_uint8(images.to(device_of(tokenizer))), alpha, delta)).cpu()
+def reconstructed(tokenizer, images: Tensor, **wrong) -> Tensor:
+    """uint8 images (B, 3, H, W) on any device -> their reconstructions, uint8 on the CPU.
+
+    wrong: what the tokenizer's `reconstruct` does to latents: alpha and delta, or noise. Without any they are right.
+    """
+    return to_uint8(tokenizer.reconstruct(from_uint8(images.to(device_of(tokenizer))), **wrong)).cpu()
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,11 +10,12 @@ from torch import Tensor
 from ..core import distributed
 from ..core.device import peak_memory_bytes
 from ..core.files import write_json
-from ..data.images import ImageSplit
 from ..data.loader import in_order
-from ..evaluation import PFID, FeatureStatistics, frechet_distance, pfid, psnr
+from ..data.tokens import TokenSet
+from ..evaluation import frechet_distance, psnr
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import reconstructed
+from ..evaluation.robustness import Robustness, robustness
 from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer
 from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
@@ -62,67 +62,61 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     """(metrics, pictures) of a finished run, on its test images.
 
     Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
-    reconstructions, pfd the mean over the 15 perturbed settings, gfd of class-balanced samples, real_fd of the training
-    images. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as it came.
-    Pictures are uint8 (n, 3, S, S).
+    reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
+    real_fd of the training images. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the
+    decoder as it came. Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
     reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
-    perturbed = pfid(tokenizer, in_order(images.test), job.features)
-    tokens, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
-    counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(tokens)}
+    robust = _robustness(job, tokenizer)
+    made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
+    counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(made)}
     metrics = {
         "distance": job.distance_name,
         "modes": list(job.config.pairs.modes),
         "images": counts,
         "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
         "classifier": {"accuracy": accuracy},
-        "tokenizer": _tokenizer_metrics(job, tokenizer, perturbed),
+        "tokenizer": {"psnr": _psnr(job, tokenizer), **_usage(job, tokenizer), **robust.figures()},
     }
     originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
-    pictures = {
-        "originals": originals,
-        "reconstructed": reconstructed(tokenizer, originals),
-        "perturbed": reconstructed(tokenizer, originals, *max(perturbed.table)),
-    }
-    shown = tokens[_pictured_samples(job)]
+    pictures = {"originals": originals, "reconstructed": reconstructed(tokenizer, originals)}
+    if robust.figure is not None:
+        pictures["perturbed"] = reconstructed(tokenizer, originals, **robust.strongest)
+    shown = made[_pictured_samples(job)]
     for folder in ("generator", *job.post_folders().values()):
-        decoder = tokenizer if folder == "generator" else job.load_tokenizer(folder)
-        found = _decoder_metrics(job, decoder, tokens, classes, reference)
-        if folder != "generator":
+        before = folder == "generator"
+        decoder = tokenizer if before else job.load_tokenizer(folder)
+        samples, agreement = moments_and_agreement(job.features, decode_batches(decoder, made), classes)
+        again = (reconstructed(decoder, batch) for batch in in_order(images.test))
+        found = (robust if before else _robustness(job, decoder)).figures() | {
+            "gfd": frechet_distance(samples, reference),
+            "class_agreement": agreement,
+            "rfd": frechet_distance(moments_of(job.features, again), reference),
+        }
+        if not before:
             found["best_step"] = int(job.run.stage_record(folder)["best"].removeprefix("step-"))
         metrics[folder.replace("-", "_")] = found
         pictures[folder] = torch.cat([batch.cpu() for batch in decode_batches(decoder, shown)])
     return metrics, pictures
 
 
-def _tokenizer_metrics(job: Pipeline, tokenizer: LoadedTokenizer, perturbed: PFID) -> dict:
+def _robustness(job: Pipeline, tokenizer: LoadedTokenizer) -> Robustness:
+    return robustness(tokenizer, lambda: in_order(job.images.test), job.features)
+
+
+def _psnr(job: Pipeline, tokenizer: LoadedTokenizer) -> float:
     qualities = [psnr(reconstructed(tokenizer, images), images) for images in in_order(job.images.test)]
-    used = (job.training_tokens().code_counts() > 0).sum()
-    return {
-        "psnr": torch.cat(qualities).mean().item(),
-        "codebook_usage": float(used / tokenizer.codebook.shape[-2]),
-        "rfd": perturbed.rfid,
-        "pfd": perturbed.mean,
-        "pfd_table": [[alpha, delta, value] for (alpha, delta), value in perturbed.table.items()],
-    }
+    return torch.cat(qualities).mean().item()
 
 
-def _decoder_metrics(
-    job: Pipeline, decoder: LoadedTokenizer, tokens: Tensor, classes: Tensor, reference: FeatureStatistics
-) -> dict:
-    """Of generated tokens (N, L) of classes (N,), and of the test images, as this decoder gives them."""
-    samples, agreement = moments_and_agreement(job.features, decode_batches(decoder, tokens), classes)
-    again = moments_of(job.features, _reconstructions(decoder, job.images.test))
-    return {
-        "gfd": frechet_distance(samples, reference),
-        "class_agreement": agreement,
-        "rfd": frechet_distance(again, reference),
-    }
-
-
-def _reconstructions(tokenizer: LoadedTokenizer, split: ImageSplit) -> Iterable[Tensor]:
-    return (reconstructed(tokenizer, images) for images in in_order(split))
+def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> dict[str, float]:
+    """The share of the codes that the training images use, where there are codes."""
+    rows = job.training_tokens()
+    if not isinstance(rows, TokenSet):
+        return {}
+    used = (rows.code_counts() > 0).sum()
+    return {"codebook_usage": float(used / tokenizer.codebook.shape[-2])}
 
 
 def _pictured_samples(job: Pipeline) -> list[int]:

@@ -79,6 +79,24 @@ def sizes_of_latents(
     return decided
 
 
+def codes_of(config: TokenizerConfig, run: RunConfig) -> str:
+    """What a run trains as its tokenizer of codes."""
+    codes, p = f"{config.codebook_size} codes x {config.code_width}", run.perturbation
+    return f"{codes}, latent perturbation alpha {p.alpha}, beta {p.beta}, delta {p.delta}"
+
+
+def latents_of(config: MAETokConfig, run: RunConfig) -> str:
+    """What a run trains as its tokenizer of latents."""
+    low, high = config.hidden
+    latents = f"{config.num_latents} latents x {config.latent_width}"
+    return f"{latents}, {low:.0%} to {high:.0%} of the patches hidden, {config.noise_kind} noise up to {config.noise}"
+
+
+def size_of(config: Any, run: RunConfig) -> str:
+    """What a run trains, of a network with width and depth."""
+    return f"{config.width} wide, {config.depth} layers"
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of models."""
@@ -94,15 +112,24 @@ class Family:
     decided: Callable[..., dict[str, Any]] = sizes_of_tokens  # of a generator: what of its config is not given, but
     # follows from (tokenizer, number of classes, statistics of the latents)
     sampling: str = "sampling"  # of a generator: field of RunConfig with the settings of its sampler
+    about: Callable[[Any, RunConfig], str] = size_of  # for people: what a run with this config and settings trains
 
 
 CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
 FAMILIES = {
     family.kind: family
     for family in (
-        Family("tokenizer", "tokenizer", TokenizerConfig, ViTTokenizer, (ROBUSTOK_RELEASE,), section="tokenizer"),
+        Family(
+            "tokenizer",
+            "tokenizer",
+            TokenizerConfig,
+            ViTTokenizer,
+            (ROBUSTOK_RELEASE,),
+            section="tokenizer",
+            about=codes_of,
+        ),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
-        Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok"),
+        Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok", about=latents_of),
         Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, "generator", ("order",)),
         Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),

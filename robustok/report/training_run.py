@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,14 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
-from ..models.registry import trained_config
+from ..models.registry import trained_config, trained_family
 from .page import Page
+from .robustness import shown_robustness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = {  # what is drawn of each stage's log
-    "tokenizer": ("reconstruction", "perceptual", "vq", "semantic", "adversarial", "psnr", "usage"),
-    "generator": ("loss", "accuracy"),
-}
-POST_CURVES = ("reconstruction", "perceptual", "score")
+NOT_DRAWN = ("stage", "step", "epoch", "lr", "images_per_second")  # of a record of the log
 
 
 @dataclass
@@ -47,8 +45,8 @@ def write_report(path: Path, run: FinishedRun) -> None:
     _tokenizer_section(page, metrics, run.pictures)
     _generator_section(page, run)
     page.heading("Loss curves")
-    for stage, names in (CURVES | dict.fromkeys(run.post_stages, POST_CURVES)).items():
-        page.figure(_curves(run.log, stage, names), f"{stage}: values of the log against optimiser steps")
+    for stage in ("tokenizer", "generator", *run.post_stages):
+        page.figure(_curves(run.log, stage), f"{stage}: values of the log against optimiser steps")
     seconds = [(stage, value) for stage, value in metrics["seconds"].items()]
     page.heading("Time and memory").table(
         [*seconds, ("total", sum(metrics["seconds"].values()))],
@@ -64,12 +62,13 @@ def write_report(path: Path, run: FinishedRun) -> None:
 def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
     """The table of the terminal and of the report: (name, value, meaning)."""
     t, distance = metrics["tokenizer"], metrics["distance"]
-    rows: list[tuple[str, object, str]] = [
-        ("PSNR", f"{t['psnr']:.2f} dB", "reconstruction of held-out images"),
-        ("codebook usage", f"{t['codebook_usage']:.1%}", "codes used by the training images' tokens"),
-        ("rFD", t["rfd"], f"{distance} of reconstructions"),
-        ("pFD", t["pfd"], f"{distance} of perturbed reconstructions, mean of 15 settings"),
-    ]
+    rows: list[tuple[str, object, str]] = [("PSNR", f"{t['psnr']:.2f} dB", "reconstruction of held-out images")]
+    if "codebook_usage" in t:
+        rows.append(("codebook usage", f"{t['codebook_usage']:.1%}", "codes used by the training images' tokens"))
+    rows.append(("rFD", t["rfd"], f"{distance} of reconstructions"))
+    if found := shown_robustness(t):
+        key, robustness = found
+        rows.append((robustness.name, t[key], f"{distance} of {robustness.of}"))
     for name, title in _decoders(metrics):
         values = metrics[name]
         rows.append((f"gFD, {title}", values["gfd"], f"{distance} of generated images"))
@@ -110,25 +109,19 @@ def _decoders(metrics: dict) -> list[tuple[str, str]]:
 
 
 def _tokenizer_section(page: Page, metrics: dict, pictures: dict[str, Tensor]) -> None:
-    columns = len(pictures["originals"])
+    t, columns = metrics["tokenizer"], len(pictures["originals"])
     page.heading("Reconstruction and perturbed reconstruction")
     page.images(pictures["originals"], "Held-out originals", columns=columns)
     page.images(pictures["reconstructed"], "Their reconstructions", columns=columns)
-    table = metrics["tokenizer"]["pfd_table"]
-    strongest = max((alpha, delta) for alpha, delta, _ in table)
-    page.images(
-        pictures["perturbed"],
-        f"Reconstructions with alpha = {strongest[0]} of the tokens replaced by one of their "
-        f"delta = {strongest[1]} nearest codes",
-        columns=columns,
-    )
-    alphas, deltas = sorted({row[0] for row in table}, reverse=True), sorted({row[1] for row in table})
-    values = {(alpha, delta): value for alpha, delta, value in table}
-    page.heading("pFD, setting by setting").table(
-        [(f"alpha {alpha}", *(values[alpha, delta] for delta in deltas)) for alpha in alphas],
-        ("", *(f"delta {delta}" for delta in deltas)),
-        f"{metrics['distance']} of perturbed reconstructions of {metrics['images']['test']} test images; "
-        f"their mean, pFD, is {metrics['tokenizer']['pfd']:.4g} (clean: {metrics['tokenizer']['rfd']:.4g}).",
+    if (found := shown_robustness(t)) is None:
+        return
+    key, robustness = found
+    table = t[f"{key}_table"]
+    page.images(pictures["perturbed"], f"Reconstructions with {robustness.pictured(table)}", columns=columns)
+    page.heading(f"{robustness.name}, setting by setting").table(
+        *robustness.cells(table),
+        f"{metrics['distance']} of {robustness.of.partition(',')[0]} of {metrics['images']['test']} test images; "
+        f"their mean, {robustness.name}, is {t[key]:.4g} (clean: {t['rfd']:.4g}).",
     )
 
 
@@ -142,11 +135,12 @@ def _generator_section(page: Page, run: FinishedRun) -> None:
         page.images(run.pictures[name], caption, columns=columns)
 
 
-def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
+def _curves(log: list[dict], stage: str) -> Figure:
+    """Everything that the stage logged: losses, and what else its family and its losses name."""
     from matplotlib.figure import Figure
 
     records = [record for record in log if record["stage"] == stage]
-    drawn = [name for name in names if any(name in record for record in records)]
+    drawn = [name for name in dict.fromkeys(chain(*records)) if name not in NOT_DRAWN]
     figure = Figure(figsize=(10, 1.9 * -(-len(drawn) // 4) + 0.3), layout="constrained")
     for i, name in enumerate(drawn):
         axes = figure.add_subplot(-(-len(drawn) // 4), 4, i + 1)
@@ -161,16 +155,17 @@ def _curves(log: list[dict], stage: str, names: tuple[str, ...]) -> Figure:
 
 def _what_was_run(run: FinishedRun) -> str:
     c, counts = run.config, run.metrics["images"]
-    size, generator = trained_config(c, "tokenizer").image_size, trained_config(c, "generator")
+    size = trained_config(c, "tokenizer").image_size
+    models = []
+    for role in ("tokenizer", "generator"):
+        family = trained_family(c, role)
+        models.append(f"{role.capitalize()} ({family.kind}): {family.about(trained_config(c, role), c)}")
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
         f"{source}, {size} x {size} pixels, {len(run.class_names)} classes: "
         f"{counts['train']} images to train on, {counts['val']} for validation (early stopping), "
         f"{counts['test']} to test.\n"
-        f"Tokenizer of {c.tokenizer.codebook_size} codes x {c.tokenizer.code_width}, latent perturbation "
-        f"alpha {c.perturbation.alpha}, beta {c.perturbation.beta}, delta {c.perturbation.delta}; "
-        f"generator ({c.family.generator}) {generator.width} wide, {generator.depth} layers; "
-        f"post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
+        f"{'; '.join(models)}. Post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."
     )
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from robustok.config import PairsConfig, RunConfig
+from robustok.config import FamilyConfig, PairsConfig, RunConfig
 from robustok.report.training_run import FinishedRun, summary_rows, verdicts, write_report
 
 
@@ -80,3 +80,21 @@ def test_the_page_shows_everything_of_the_run(page):
     for stage in ("tokenizer", "generator", "post", "post-direct"):
         assert f"{stage}: values of the log against optimiser steps" in captions
     assert page.count('class="pixels"') == 6
+
+
+def test_a_run_on_latents_is_told_by_its_own_figures(metrics, tmp_path):
+    """No codebook and no pFD: noise on the latents takes its place, and the page says which models were trained."""
+    for name in ("codebook_usage", "pfd", "pfd_table"):
+        del metrics["tokenizer"][name]
+    metrics["tokenizer"] |= {"nfd": 4.0, "nfd_table": [[0.1, 3.5], [0.5, 4.5]]}
+    rows = {name: value for name, value, _ in summary_rows(metrics)}
+    assert rows["nFD"] == 4.0 and not {"pFD", "codebook usage"} & rows.keys()
+    names = ("originals", "reconstructed", "perturbed", "generator", "post", "post-direct")
+    pictures = {name: torch.zeros(4, 3, 8, 8, dtype=torch.uint8) for name in names}
+    log = [{"stage": "tokenizer", "step": step, "lr": 0.1, "hog": 0.5 - step} for step in range(2)]
+    config = RunConfig(family=FamilyConfig("maetok", "sit"))
+    write_report(tmp_path / "r.html", FinishedRun(config, ["a", "b"], ["post"], metrics, pictures, log))
+    page = (tmp_path / "r.html").read_text()
+    assert "Tokenizer (maetok): 128 latents x 32" in page and "Generator (sit): 768 wide, 12 layers" in page
+    assert "noise of 0.5 standard deviations on their latents" in page
+    assert "<td>noise 0.5</td><td>4.5</td>" in page

@@ -1,0 +1,85 @@
+"""What is measured of a tokenizer of each kind, against the definition written out."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from robustok.core.random import NOISE, keyed_normal
+from robustok.data.transforms import from_uint8, to_uint8
+from robustok.evaluation import FeatureStatistics, frechet_distance, pfid
+from robustok.evaluation.robustness import NOISES, robustness
+from robustok.model_configs import TokenizerConfig
+from robustok.models.tokenizers.continuous import ContinuousBase
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+
+IMAGES = torch.randint(0, 256, (23, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def batches():
+    return IMAGES.split(10)
+
+
+def features(images):
+    return SimpleNamespace(features=images.float().flatten(2).mean(2))
+
+
+class Plain(ContinuousBase):
+    """Pixels times 3 as latents (B, 3, 64): channels of a mean and a spread of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    @property
+    def device(self):
+        return self.unused.device
+
+    def encode(self, images):
+        return 3 * images.flatten(2)
+
+    def decode(self, z):
+        return z.unflatten(2, (8, 8)) / 3
+
+    def encoder_side(self):
+        return ()
+
+    def decoder_side(self):
+        return ()
+
+
+def distance(images):
+    sides = [FeatureStatistics(3), FeatureStatistics(3)]
+    for side, these in zip(sides, (images, IMAGES), strict=True):
+        side.update(features(these).features)
+    return frechet_distance(*sides)
+
+
+def test_latents_get_noise_in_their_own_standard_deviations():
+    found = robustness(Plain(), batches, features)
+    z = 3 * from_uint8(IMAGES).flatten(2).double()
+    spread = (z - z.mean((0, 1))).square().mean().sqrt().item()
+    noise = keyed_normal(0, NOISE, torch.arange(23), (3, 64))
+    assert found.figure == "nfd" and [row[0] for row in found.table] == list(NOISES)
+    for share, value in found.table:
+        noised = to_uint8(((z.float() + share * spread * noise) / 3).unflatten(2, (8, 8)).clamp(-1, 1))
+        assert value == pytest.approx(distance(noised), rel=1e-3)
+    assert found.clean == pytest.approx(0, abs=1e-3)
+    assert found.strongest["noise"] == pytest.approx(0.5 * spread, rel=1e-5)
+    assert found.figures()["nfd"] == pytest.approx(sum(value for _, value in found.table) / 5)
+
+
+@pytest.mark.parametrize("scales", [None, (1, 2)])
+def test_tokens_get_pfid_where_it_is_defined(scales):
+    config = TokenizerConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, codebook_size=32, scales=scales)
+    torch.manual_seed(0)
+    tokenizer = ViTTokenizer(config).eval()
+    found = robustness(tokenizer, batches, features)
+    if scales is not None:  # residual codes have no neighbours
+        assert found.figure is None and found.figures().keys() == {"rfd"}
+        assert found.clean == pytest.approx(distance(to_uint8(tokenizer.reconstruct(from_uint8(IMAGES)))))
+        return
+    expected = pfid(tokenizer, batches(), features)
+    assert found.figures()["pfd"] == expected.mean and found.clean == expected.rfid
+    assert found.table == [[*setting, value] for setting, value in expected.table.items()]
