@@ -74,7 +74,7 @@ def _guided_sample_kernel(
     if TOP_K:
         order = _ordered(x)
         one = tl.where(inside, 1.0, 0.0)
-        x = tl.where(order >= _largest_threshold(order, one, top_k.to(tl.float32)), x, float("-inf"))
+        x = tl.where(order >= _largest_threshold(order, one, top_k), x, float("-inf"))
     if TOP_P:
         weight = tl.exp(x - tl.max(x))
         order = _ordered(x)

@@ -8,6 +8,7 @@ using namespace robustok;
 
 PYBIND11_MODULE(_cuda, m) {
     const auto released = py::call_guard<py::gil_scoped_release>();
+    m.def("nearest_shared_bytes", &nearest_shared_bytes);
     m.def("select_shared_bytes", &select_shared_bytes);
     m.def("nearest",
           [](uintptr_t u, uintptr_t scaled, int64_t N, uintptr_t tiles, uintptr_t rows, int K, int D, int width,

@@ -20,7 +20,8 @@ void nearest(const float* u, const float* scaled, int64_t N, const void* tiles, 
 void select(const float* u, const float* scaled, int64_t N, const void* tiles, const float* rows, int K, int D,
             int width, double longest, bool product, const int* ranks, int64_t* out, void* stream);
 
-// Shared memory that a block of `select` needs.
+// Shared memory that a block of `nearest`, with one warp, and one of `select` needs.
+int64_t nearest_shared_bytes(int width);
 int64_t select_shared_bytes(int K, int width);
 
 }  // namespace robustok

@@ -115,15 +115,20 @@ __global__ void resolve_ties_kernel(const float* u, HalfCodes codes, int64_t* ou
 
 }  // namespace
 
+int64_t nearest_shared_bytes(int width) {
+    return int64_t(sizeof(Staging)) + kTile * width * int64_t(sizeof(__half));
+}
+
 void nearest(const float* u, const float* scaled, int64_t N, const void* tiles, const float* rows, int K, int D,
              int width, double longest, bool product, int64_t* out, int* tied, int* tied_count, void* stream) {
     const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest, product};
-    const int per_warp = int(sizeof(Staging)) + kTile * width * int(sizeof(__half));
+    const int per_warp = int(nearest_shared_bytes(width));
     const int warps = per_warp * 8 <= kPlainShared ? 8 : (per_warp * 2 <= kPlainShared ? 2 : 1);
     const int64_t blocks = (N + warps * kTile - 1) / (warps * kTile);
     const auto queue = static_cast<cudaStream_t>(stream);
-    nearest_kernel<<<unsigned(blocks), warps * kWarp, warps * per_warp, queue>>>(u, scaled, N, codes, out, tied,
-                                                                               tied_count);
+    const int shared = warps * per_warp;
+    check(cudaFuncSetAttribute(nearest_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    nearest_kernel<<<unsigned(blocks), warps * kWarp, shared, queue>>>(u, scaled, N, codes, out, tied, tied_count);
     resolve_ties_kernel<<<kTieWarps, kWarp, 0, queue>>>(u, codes, out, tied, tied_count);
     check(cudaGetLastError());
 }

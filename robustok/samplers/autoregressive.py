@@ -128,7 +128,7 @@ class AutoregressiveSampler:
         Three runs on a stream of their own come first, to build kernels and to find memory; the tokens that they write
         are written again later.
         """
-        advance = torch.compile(self._device_step, fullgraph=True) if self.compile else self._device_step
+        advance = torch.compile(self._device_step, fullgraph=True, dynamic=False) if self.compile else self._device_step
         aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

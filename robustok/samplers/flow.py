@@ -59,7 +59,7 @@ class FlowSampler:
     def __init__(self, model: VelocityField, settings: FlowSettings, *, compile: bool = False):
         self.model, self.settings = model, settings
         self.device, self.streams = model.device, settings.streams
-        self._velocity = torch.compile(model.velocity) if compile else model.velocity
+        self._velocity = torch.compile(model.velocity, dynamic=False) if compile else model.velocity
         warn_of_null_class(model, settings.guidance_scale)
 
     @torch.no_grad()

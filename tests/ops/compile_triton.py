@@ -7,7 +7,9 @@ import importlib
 import json
 
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
 
 P32, P64, F32, F64, F16, BF16 = "*i32", "*i64", "*fp32", "*fp64", "*fp16", "*bf16"
 TILE = {"SPLIT": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}
@@ -101,13 +103,39 @@ OPTIONS = {
 }  # as launched; the others with eight warps
 
 
-def compile_kernel(kernel: str, capability: int) -> dict:
+def source_of(kernel: str, **more_constants: int):
+    """The kernel with its arguments' types, as the compiler takes it."""
     path, types, constants = KERNELS[kernel]
     module, name = path.split(".")
     function = getattr(importlib.import_module(f"robustok.kernels.{module}"), name)
+    constants = constants | more_constants
     signature = {argument: types.get(argument, "i32") for argument in function.arg_names}
     signature |= dict.fromkeys(constants, "constexpr")
-    source = triton.compiler.ASTSource(fn=function, signature=signature, constexprs=constants)
+    return triton.compiler.ASTSource(fn=function, signature=signature, constexprs=constants)
+
+
+def refused_ones(kernel: str) -> list[str]:
+    """The whole numbers among the arguments with which the kernel does not compile where they are 1, a constant then."""
+    target = GPUTarget("cuda", 90, 32)
+    backend = make_backend(target)
+    options = backend.parse_options({})
+    refused = []
+    for argument, kind in source_of(kernel).signature.items():
+        if kind not in ("i32", "i64"):
+            continue
+        context = ir.context()
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        front_end = (target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
+        try:
+            source_of(kernel, **{argument: 1}).make_ir(*front_end)
+        except triton.compiler.errors.CompilationError as error:
+            refused.append(f"{argument}: {error}")
+    return refused
+
+
+def compile_kernel(kernel: str, capability: int) -> dict:
+    source = source_of(kernel)
     options = {"num_warps": 8, "enable_fp_fusion": False, **OPTIONS.get(kernel, {})}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = compiled.asm["ptx"]
@@ -120,4 +148,5 @@ def compile_kernel(kernel: str, capability: int) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps({f"{kernel} sm_{sm}": compile_kernel(kernel, sm) for kernel in KERNELS for sm in (80, 90)}))
+    found: dict = {f"{kernel} sm_{sm}": compile_kernel(kernel, sm) for kernel in KERNELS for sm in (80, 90)}
+    print(json.dumps(found | {f"{kernel}, ones": refused_ones(kernel) for kernel in KERNELS}))

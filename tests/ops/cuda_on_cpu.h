@@ -36,6 +36,9 @@ inline unsigned char* dynamic_shared;
 
 namespace emulator {
 
+template <class Kernel>
+inline size_t granted_shared = 48 << 10;  // bytes that a launch of the kernel may have
+
 struct Barrier {
     int size = 0, arrived = 0, turn = 0;
 };
@@ -109,6 +112,7 @@ inline void run_block(unsigned threads) {
 template <class Kernel>
 auto launch(Kernel kernel, unsigned blocks, unsigned threads, size_t shared, void*) {
     return [=](auto... arguments) {
+        if (shared > granted_shared<Kernel>) return;  // as a GPU does: nothing runs, and nothing is written
         std::vector<unsigned char> memory(shared + 128);
         dynamic_shared = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128);
         blockDim.x = threads, gridDim.x = blocks;
@@ -139,7 +143,8 @@ inline __half __float2half_rn(float x) { return __half(x); }
 inline int atomicAdd(int* address, int value) { return (*address += value) - value; }
 inline int cudaGetLastError() { return cudaSuccess; }
 template <class Kernel>
-int cudaFuncSetAttribute(Kernel, int, int) {
+int cudaFuncSetAttribute(Kernel, int, int bytes) {
+    emulator::granted_shared<Kernel> = size_t(bytes);
     return cudaSuccess;
 }
 

@@ -26,7 +26,7 @@ def test_decode_attention(queries, width):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (5, 1.0), (0, 0.7), (20, 0.5)])
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.7), (20, 0.5)])
 @pytest.mark.parametrize("guided", [True, False])
 def test_guided_sample(top_k, top_p, guided):
     from robustok.kernels.sampling import guided_sample as kernel

@@ -31,3 +31,8 @@ def test_kernel_compiles(compiled, kernel, sm):
     assert not report["fused_float64"]  # the definition of distance has one rounding an operation
     if kernel.startswith(("nearest", "select")):
         assert report["tensor_cores"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernel_compiles_where_a_number_is_one(compiled, kernel):
+    assert compiled[f"{kernel}, ones"] == []

@@ -71,11 +71,12 @@ class CudaBackend(TritonBackend):
             return "it compares rows of unit length or by products: found similarity 'l2'"
         if shape is not None:
             properties = torch.cuda.get_device_properties(device)
-            needed = _cuda.select_shared_bytes(shape.K, tile_width(shape.D))
+            width = tile_width(shape.D)
+            needed = max(_cuda.nearest_shared_bytes(width), _cuda.select_shared_bytes(shape.K, width))
             has = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
             if needed > has:
                 found = f"K = {shape.K}, D = {shape.D}"
-                return f"it selects in shared memory: {found} need {needed} bytes, {properties.name} has {has}"
+                return f"it searches in shared memory: {found} need {needed} bytes, {properties.name} has {has}"
         return super().missing(device, shape)
 
     def prepare(self, codebook: Tensor, similarity: Similarity) -> TiledCodebook:
