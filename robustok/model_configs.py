@@ -56,6 +56,30 @@ class ConvTokenizerConfig:
 
 
 @dataclass(frozen=True)
+class GigaTokConfig:
+    """Shape of a tokenizer of convolutions and transformers whose tokens are a sequence (GigaTok): B-L as it stands."""
+
+    image_size: int = 256
+    widths: tuple[int, ...] = (128, 128, 256, 256, 512)  # of the convolutions, see ConvTokenizerConfig
+    decoder_widths: tuple[int, ...] | None = None
+    stem_width: int = 128
+    blocks: int = 2
+    decoder_blocks: int = 3
+    feature_width: int = 256  # channels between convolutions, transformers and quantiser
+    width: int = 768  # of the transformer that reads the image; small 512, base 768, large 1024, XL 1280, XXL 1536
+    depth: int = 12  # small 6, base 12, large 24, XL 36, XXL 48
+    heads: int = 12
+    decoder_width: int = 1024  # of the one that reads the tokens
+    decoder_depth: int = 24
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_latents: int = 256  # L, a power of two
+    codebook_size: int = 16384  # K
+    code_width: int = 8  # D
+    semantic_width: int | None = 768  # of the features that its training predicts; None: it has no head for them
+
+
+@dataclass(frozen=True)
 class MAETokConfig:
     """Shape of a continuous tokenizer whose latents are a sequence (MAETok, SoftVQ), and its masked training."""
 

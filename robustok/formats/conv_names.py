@@ -50,12 +50,12 @@ class ConvNames:
 
     def from_published(self, state: State, config: ConvTokenizerConfig) -> State:
         """Their keys -> ours. A key that no part has is kept, so that loading reports it."""
-        return _renamed(state, list(self.prefixes(config)), LAYERS)
+        return renamed(state, self.prefixes(config), LAYERS)
 
     def to_published(self, state: State, config: ConvTokenizerConfig) -> State:
         """Our keys -> theirs."""
         back = [(ours, theirs) for theirs, ours in self.prefixes(config)]
-        return _renamed(state, back, {ours: theirs for theirs, ours in LAYERS.items()})
+        return renamed(state, back, {ours: theirs for theirs, ours in LAYERS.items()})
 
     def config(self, state: State, given: Given, where: str, layout: str, **rest: Any) -> ConvTokenizerConfig:
         """The sizes that the tensors of a state dict (their keys) tell, what is given, and `rest` where it is not.
@@ -64,7 +64,7 @@ class ConvNames:
         """
         said = {name: getattr(given, name) for name in ("image_size", "similarity")}
         rest |= {name: value for name, value in said.items() if value is not None}
-        config = ConvTokenizerConfig(**self._sizes(state, where, layout), **rest)
+        config = ConvTokenizerConfig(**self.sizes(state, where, layout), **rest)
         cell = 2 ** (len(config.widths) - 1)
         if config.image_size < cell or config.image_size % cell:
             raise UserError(f"{where}: image_size must be a multiple of {cell}, found {config.image_size}")
@@ -72,7 +72,8 @@ class ConvNames:
             raise UserError(f'{where}: similarity must be "l2", "cosine" or "dot", found {config.similarity!r}')
         return config
 
-    def _sizes(self, state: State, where: str, layout: str) -> dict[str, Any]:
+    def sizes(self, state: State, where: str, layout: str) -> dict[str, Any]:
+        """The fields of a ConvTokenizerConfig that tensors tell. Raises: UserError when one of those is missing."""
         levels = range(max(1, _count(state, self.down, i=r"(\d+)")))
         widths = [self._first_block(self.down, i) for i in levels]
         ups = reversed(levels) if self.up_from_lowest else levels
@@ -105,8 +106,9 @@ def _count(state: Iterable[str], part: str, **numbers: Any) -> int:
     return max((int(match[1]) for match in map(pattern.match, state) if match), default=-1) + 1
 
 
-def _renamed(state: State, prefixes: list[tuple[str, str]], layers: dict[str, str]) -> State:
-    renamed = {}
+def renamed(state: State, prefixes: Iterable[tuple[str, str]], layers: dict[str, str]) -> State:
+    """The state dict with the beginning of each key replaced by the first (old, new) that fits, then its layers."""
+    prefixes, result = list(prefixes), {}
     for key, tensor in state.items():
         for old, new in prefixes:
             if key.startswith(old):
@@ -114,5 +116,5 @@ def _renamed(state: State, prefixes: list[tuple[str, str]], layers: dict[str, st
                 break
         for old, new in layers.items():
             key = key.replace(old, new)
-        renamed[key] = tensor
-    return renamed
+        result[key] = tensor
+    return result

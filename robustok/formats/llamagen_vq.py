@@ -28,7 +28,7 @@ class LlamaGenVQ:
     """No tensor says whether vectors are normalised; they are, unless `args` of a training checkpoint deny it."""
 
     name = "LlamaGen VQ tokenizer"
-    marks = ("encoder.conv_blocks.0.res.0.norm1.weight", "quantize.embedding.weight")
+    marks = ("encoder.conv_blocks.0.res.0.norm1.weight", "encoder.mid.1.q.weight", "quantize.embedding.weight")
     source = Source(
         name="LlamaGen VQ",
         files=("vq_ds16_c2i.pt", "vq_ds8_c2i.pt", "vq_ds16_t2i.pt"),
@@ -41,8 +41,8 @@ class LlamaGenVQ:
     )
 
     def recognises(self, keys: Collection[str]) -> bool:
-        """GigaTok has the same convolutions, and a transformer behind them."""
-        return set(self.marks) <= set(keys) and not any(key.startswith("s2to1encoder.") for key in keys)
+        """GigaTok has the same convolutions without attention, and transformers behind them."""
+        return set(self.marks) <= set(keys)
 
     def read(self, file: PublishedFile, given: Given) -> Checkpoint:
         args = file.content.get("args")
@@ -61,7 +61,8 @@ class LlamaGenVQ:
 
     def holds(self, config: ConvTokenizerConfig) -> bool:
         at_the_lowest = config.attention == (len(config.widths) - 1,)
-        return config.style == "vqgan" and config.similarity == "cosine" and at_the_lowest
+        is_theirs = at_the_lowest and config.middle_attention
+        return config.style == "vqgan" and config.similarity == "cosine" and is_theirs
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """A dict with `model`, and the empty history of used codes that their loader expects."""

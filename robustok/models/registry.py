@@ -14,6 +14,7 @@ from torch import nn
 from ..config import RunConfig
 from ..core.errors import UserError
 from ..formats.diffusers_vae import DIFFUSERS_VAE
+from ..formats.gigatok import GIGATOK
 from ..formats.layout import Layout
 from ..formats.llamagen_gpt import LLAMAGEN_GPT
 from ..formats.llamagen_vq import LLAMAGEN_VQ
@@ -26,6 +27,7 @@ from ..formats.vqgan import VQGAN_RELEASE
 from ..model_configs import (
     ConvTokenizerConfig,
     ConvVAEConfig,
+    GigaTokConfig,
     LlamaGenConfig,
     MAETokConfig,
     RARConfig,
@@ -38,6 +40,7 @@ from .generators.sit import SiT
 from .interfaces import DiscreteTokenizer, Tokenizer, is_discrete
 from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.conv_vae import ConvVAE
+from .tokenizers.gigatok import GigaTok
 from .tokenizers.maetok import MAETok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -129,6 +132,7 @@ FAMILIES = {
             about=codes_of,
         ),
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
+        Family("gigatok", "tokenizer", GigaTokConfig, GigaTok, (GIGATOK,)),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok", about=latents_of),
         Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, "generator", ("order",)),

@@ -69,7 +69,7 @@ REFUSED = {
     "unusual place": ({"my_weights": WEIGHTS, "step": torch.tensor(3)}, r"found my_weights, step; .* one of ema, "),
     "nothing known": (WEIGHTS, r"found encoder\.weight, decoder\.bias; expected one of: .*LlamaGen VQ tokenizer, "),
     "one mark lacks": (
-        marks("encoder.conv_blocks.0.res.0.norm1.weight"),
+        marks("encoder.conv_blocks.0.res.0.norm1.weight", "encoder.mid.1.q.weight"),
         r"nearest is the LlamaGen VQ tokenizer, but it has no quantize\.embedding\.weight \(it has encoder\.conv",
     ),
     "two are as near": (

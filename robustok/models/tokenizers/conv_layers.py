@@ -1,22 +1,25 @@
 """The convolutional encoder and decoder that VQGAN (arXiv 2012.09841) and its successors share.
 
 Residual blocks with group normalisation and swish on several resolutions, single-head attention at some of them, and a
-middle at the lowest one. Published networks come in two styles:
+middle at the lowest one. Published networks come in three styles:
 
     "vqgan"     taming VQGAN, LlamaGen, IBQ: strided convolutions halve the resolution
     "maskgit"   MaskGIT: average pooling halves it, convolutions of blocks have no bias, and a block that changes the
                 width sends the *output* of its second convolution through the shortcut, so that its input is lost
+    "gigatok"   GigaTok (arXiv 2504.08736): as VQGAN's, but the decoder doubles the resolution by moving channels into
+                space, and before each of its levels values are normalised anew, by what it decodes
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compiling import CompiledBlock
 
-Style = Literal["vqgan", "maskgit"]
+Style = Literal["vqgan", "maskgit", "gigatok"]
 GROUPS, EPSILON = 32, 1e-6  # of every group normalisation
 
 
@@ -31,7 +34,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width: int, style: Style = "vqgan"):
         super().__init__()
         self.loses_input = style == "maskgit" and width_in != width
-        bias = style == "vqgan"
+        bias = style != "maskgit"
         self.norm1 = group_norm(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, bias=bias)
         self.norm2 = group_norm(width)
@@ -80,6 +83,33 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class SpaceFromDepth(nn.Module):
+    """Doubles height and width: a 3x3 convolution makes the four values of each 2x2 block, its place first."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, 4 * width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = self.conv(x).unflatten(1, (2, 2, -1))  # (B, row in the block, column in it, C, H, W)
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4).flatten(2, 3)
+
+
+class AdaptiveNorm(nn.Module):
+    """Group normalisation whose factor and offset of each channel are linear in the spread and mean of `source`."""
+
+    def __init__(self, width: int, source_width: int):
+        super().__init__()
+        self.gamma = nn.Linear(source_width, width)
+        self.beta = nn.Linear(source_width, width)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """x (B, width, H, W); source (B, source_width, h, w)."""
+        spread = (source.var((2, 3)) + EPSILON).sqrt()
+        gamma, beta = self.gamma(spread), self.beta(source.mean((2, 3)))
+        return torch.addcmul(beta[..., None, None], F.group_norm(x, GROUPS, eps=EPSILON), gamma[..., None, None])
 
 
 class Level(nn.Module):
@@ -136,7 +166,7 @@ class ConvEncoder(CompiledBlock):
     ):
         super().__init__()
         last, inputs = len(widths) - 1, [stem_width, *widths]
-        self.conv_in = nn.Conv2d(image_channels, stem_width, 3, padding=1, bias=style == "vqgan")
+        self.conv_in = nn.Conv2d(image_channels, stem_width, 3, padding=1, bias=style != "maskgit")
         self.levels = nn.Sequential(
             *(
                 Level(inputs[i], width, blocks, i in attention, _halving(width, style) if i < last else None, style)
@@ -180,15 +210,20 @@ class ConvDecoder(CompiledBlock):
         inputs = [*widths, widths[-1]]
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
         self.middle = middle(widths[-1], middle_blocks, middle_attention, style)
+        order, double = list(reversed(range(len(widths)))), SpaceFromDepth if style == "gigatok" else Upsample
         self.levels = nn.Sequential(
             *(
-                Level(inputs[i + 1], widths[i], blocks, i in attention, Upsample(widths[i]) if i else None, style)
-                for i in reversed(range(len(widths)))
+                Level(inputs[i + 1], widths[i], blocks, i in attention, double(widths[i]) if i else None, style)
+                for i in order
             )
         )
+        adaptive = order if style == "gigatok" else []
+        self.adaptive = nn.ModuleList(AdaptiveNorm(inputs[i + 1], in_channels) for i in adaptive)
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.levels(self.middle(self.conv_in(features)))
+        x = self.middle(self.conv_in(features))
+        for i, level in enumerate(self.levels):
+            x = level(self.adaptive[i](x, features) if self.adaptive else x)
         return self.conv_out(F.silu(self.norm_out(x)))
