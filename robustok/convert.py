@@ -17,7 +17,7 @@ from .checkpoints.checkpoint import Checkpoint, write_checkpoint
 from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
-from .core.options import verb_parser
+from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
 from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
@@ -30,15 +30,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
     parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
-    parser.add_argument("--num_heads", type=int, help="attention heads of a published model of unusual width")
+    add_tokenizer_sizes(parser)
     parser.add_argument("--num_tokens", type=int, help="tokens an image of a published generator, if SRC cannot say")
-    parser.add_argument("--image_size", type=int, help="pixels along one side, of a convolutional tokenizer")
-    parser.add_argument("--similarity", choices=("l2", "cosine", "dot"), help="of latents and codes, if SRC cannot say")
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
     if options.target.exists():
         raise UserError(f"{options.target} exists; choose another name or remove it")
-    given = {name: getattr(options, name) for name in ("num_heads", "num_tokens", "image_size", "similarity")}
+    given = tokenizer_sizes(options) | {"num_tokens": options.num_tokens}
     checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)
     family = family_of(checkpoint.config)

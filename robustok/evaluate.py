@@ -30,9 +30,11 @@ from .core.options import (
     add_output,
     add_sampling,
     add_seed,
+    add_tokenizer_sizes,
+    generator_sizes,
     sampling_of,
     sampling_settings,
-    sizes_of,
+    tokenizer_sizes,
     verb_parser,
 )
 
@@ -57,8 +59,8 @@ def generator(options: argparse.Namespace) -> None:
     from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
     from .models.registry import family_of
 
-    model = load_generator(options.generator, **sizes_of(options)).to(options.device)
-    tokenizer = load_tokenizer(options.tokenizer).to(options.device)
+    model = load_generator(options.generator, **generator_sizes(options)).to(options.device)
+    tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(options.device)
     check_fits(tokenizer, model)
     take_statistics(model, tokenizer)
     sampling = sampling_settings(options, sampling_of(getattr(RunConfig(), family_of(model).sampling)))
@@ -104,7 +106,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
     evaluated = []
     for path in options.tokenizers:
-        model = load_tokenizer(path).to(options.device)
+        model = load_tokenizer(path, **tokenizer_sizes(options)).to(options.device)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             evaluated.append(evaluate_tokenizer(model, path, options.images, network, **settings))
     report_tokenizers(results, evaluated, network.protocol)
@@ -158,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         help="in which the tokenizer computes (default float32)",
     )
     many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16 (default: no LPIPS)")
+    add_tokenizer_sizes(many)
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")
@@ -167,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     drive.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
     add_generator_sizes(drive)
+    add_tokenizer_sizes(drive, heads="tokenizer_heads")
     add_sampling(drive, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
     return parser
 

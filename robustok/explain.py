@@ -24,11 +24,15 @@ from .core.errors import UserError
 from .core.files import read_json
 from .core.options import (
     add_device,
+    add_generator_sizes,
     add_network,
     add_output,
     add_sampling,
     add_seed,
+    add_tokenizer_sizes,
+    generator_sizes,
     sampling_settings,
+    tokenizer_sizes,
     verb_parser,
 )
 
@@ -105,7 +109,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     from .report.results import table_record
 
     tokenizer = _tokenizer(options, options.tokenizer)
-    generator = load_generator(options.generator).to(options.device)
+    generator = load_generator(options.generator, **generator_sizes(options)).to(options.device)
     check_fits(tokenizer, generator)
     generated = GeneratedImages(
         generator,
@@ -171,7 +175,7 @@ def read_benchmark(path: Path) -> list[dict]:
 def _tokenizer(options: argparse.Namespace, path: str):
     from .models.load import load_tokenizer
 
-    return load_tokenizer(path).to(options.device)
+    return load_tokenizer(path, **tokenizer_sizes(options)).to(options.device)
 
 
 def _stream(options: argparse.Namespace, size: int | None):
@@ -205,10 +209,14 @@ def _parser() -> argparse.ArgumentParser:
         add_seed(found, "perturbation or sampling")
         return found
 
-    command(codebook, "tokenizer")
-    command(strips, "tokenizer").add_argument("--count", type=int, default=6, help="images a strip (default 6)")
+    usage, strip = command(codebook, "tokenizer"), command(strips, "tokenizer")
+    strip.add_argument("--count", type=int, default=6, help="images a strip (default 6)")
     several = command(lipschitz, "tokenizers", nargs="+")
     against = command(mmd, "tokenizer")
+    for found in (usage, strip, several):
+        add_tokenizer_sizes(found)
+    add_tokenizer_sizes(against, heads="tokenizer_heads")
+    add_generator_sizes(against)
     for found in (several, against):
         found.add_argument("--limit", type=int, default=1000, help="images at most, about (default 1000)")
     against.add_argument("--generator", required=True, help="whose latents are compared")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .core.cli import run_verb
 from .core.errors import UserError
-from .core.options import add_device, verb_parser
+from .core.options import add_device, add_tokenizer_sizes, tokenizer_sizes, verb_parser
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         default="ema",
         help="which of its weights: their moving average, or the last (default ema)",
     )
-    parser.add_argument("--num_heads", type=int, help="attention heads, for a published file of unusual width")
+    add_tokenizer_sizes(parser)
     parser.add_argument(
         "--augment",
         choices=("none", "flip", "tencrop"),
@@ -120,7 +120,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     distributed.start(device)
     try:
-        tokenizer = load_tokenizer(options.tokenizer, weights=options.weights, num_heads=options.num_heads)
+        tokenizer = load_tokenizer(options.tokenizer, options.weights, **tokenizer_sizes(options))
         root = None if options.source == "digits" else options.source
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
         work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)

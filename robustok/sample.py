@@ -31,9 +31,11 @@ from .core.options import (
     add_output,
     add_sampling,
     add_seed,
+    add_tokenizer_sizes,
+    generator_sizes,
     sampling_of,
     sampling_settings,
-    sizes_of,
+    tokenizer_sizes,
     verb_parser,
 )
 from .generation.image_writer import KINDS
@@ -53,10 +55,12 @@ def main(argv: list[str]) -> None:
     from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
     from .models.registry import family_of
 
-    generator = load_generator(options.generator, **sizes_of(options)).to(device, getattr(torch, options.precision))
+    generator = load_generator(options.generator, **generator_sizes(options))
+    generator = generator.to(device, getattr(torch, options.precision))
     settings = sampling_settings(options, _defaults(options.preset, family_of(generator).sampling))
-    tokenizer = load_tokenizer(options.tokenizer).to(device) if options.tokenizer else None
-    if tokenizer is not None:
+    tokenizer = None
+    if options.tokenizer:
+        tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(device)
         check_fits(tokenizer, generator)
         take_statistics(generator, tokenizer)
     if options.grid:
@@ -196,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--generator", required=True, help="the generator: a checkpoint of this package or a released file")
     add("--tokenizer", help="the tokenizer that decodes its tokens, likewise (default: none, only tokens are made)")
     add_generator_sizes(parser)
+    add_tokenizer_sizes(parser, heads="tokenizer_heads")
     add("--preset", help="whose sampling settings to take: rar-b, llamagen-l, ... (default: none)")
     add("--n", "--images", type=int, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")

@@ -27,6 +27,7 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)  # frozen semantic network that came with a tokenizer, ViT keys
     discriminator: State = field(default_factory=dict)
     upstream: dict[str, Any] = field(default_factory=dict)  # JSON values that a published layout needs to be written
+    source: Any = None  # where published weights come from: a WeightsSource of formats/sources.py
 
     def choose(self, weights: str) -> State:
         """The state dict asked for. Raises: ValueError for another name; UserError where the file has none."""

@@ -41,15 +41,36 @@ def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
 
 
 def add_generator_sizes(parser: ArgumentParser) -> None:
-    """--num_heads and --num_tokens, for `sizes_of`."""
+    """--num_heads and --num_tokens, for `generator_sizes`."""
     of = "of a published generator whose file cannot say (default: as the file says)"
     parser.add_argument("--num_heads", type=int, help=f"attention heads {of}")
     parser.add_argument("--num_tokens", type=int, help=f"tokens an image {of}")
 
 
-def sizes_of(options: Namespace) -> dict[str, int | None]:
+def generator_sizes(options: Namespace) -> dict[str, int | None]:
     """Those two as `load_generator` takes them."""
     return {"num_heads": options.num_heads, "num_tokens": options.num_tokens}
+
+
+def add_tokenizer_sizes(parser: ArgumentParser, heads: str = "num_heads") -> None:
+    """What a published file may not say of a tokenizer, for `tokenizer_sizes`: --image_size, --similarity and its
+    heads, whose option a verb that opens a generator too gives another name.
+    """
+    of = "of a published model whose file cannot say (default: as the file says)"
+    parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=int, help=f"attention heads {of}")
+    parser.add_argument("--image_size", type=int, help=f"pixels along one side {of}")
+    parser.add_argument(
+        "--similarity", choices=("l2", "cosine", "dot"), help=f"how latents and codes are compared, {of}"
+    )
+
+
+def tokenizer_sizes(options: Namespace) -> dict[str, Any]:
+    """Those three as `load_tokenizer` takes them."""
+    return {
+        "num_heads": options.tokenizer_heads,
+        "image_size": options.image_size,
+        "similarity": options.similarity,
+    }
 
 
 def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:

@@ -35,7 +35,7 @@ DIFFUSERS = Source(
     name="diffusers AutoencoderKL",
     files=("diffusion_pytorch_model.safetensors", "config.json"),
     repository="the model's own hub page",
-    licence=None,
+    licence="as that page says",
     weights="only",
     similarity="l2",
     value_range=(-1.0, 1.0),
@@ -48,6 +48,7 @@ class DiffusersVAE:
 
     name = "diffusers AutoencoderKL"
     marks = MARKS
+    source = DIFFUSERS
 
     def recognises(self, keys: Collection[str]) -> bool:
         return set(MARKS) <= set(keys)

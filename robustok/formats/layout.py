@@ -40,6 +40,7 @@ class Layout(Protocol):
 
     name: str  # as a person would call it: "released RAR generator"
     marks: tuple[str, ...]  # keys that it is recognised by: ("target_aware_pos_embed",)
+    # A layout of one source has it as `source`; one of several gives it to what it reads.
 
     def recognises(self, keys: Collection[str]) -> bool:
         """Whether a state dict with these keys has this layout."""

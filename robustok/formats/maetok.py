@@ -65,6 +65,7 @@ class MAETokRelease:
 
     name = "MAETok or SoftVQ tokenizer"
     marks = MARKS
+    source = MAETOK
 
     def recognises(self, keys: Collection[str]) -> bool:
         return set(MARKS) <= set(keys)

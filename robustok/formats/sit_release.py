@@ -33,6 +33,8 @@ SIT_SOURCE = Source(
 class SiTRelease:
     """Files whose latents are a sequence, or a grid of patches."""
 
+    source = SIT_SOURCE
+
     def __init__(self, name: str, mark: str, *, grid: bool):
         self.name, self.grid, self.mark = name, grid, mark
         self.marks = (mark, *MARKS)

@@ -68,7 +68,7 @@ class VQGANRelease:
         config = NAMES.config(file.state, given, str(file.path), layout, similarity=source.similarity)
         weights = {"model": file.state, "ema": averages(file.state)}
         ours = {name: NAMES.from_published(_used(state), config) for name, state in weights.items() if state}
-        return Checkpoint(file.path, layout, config, under_both_names(ours))
+        return Checkpoint(file.path, layout, config, under_both_names(ours), source=source)
 
     def holds(self, config: ConvTokenizerConfig) -> bool:
         return config.style == "vqgan" and config.similarity != "cosine" and config.middle_blocks == 2

@@ -12,6 +12,7 @@ from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
 from ..formats.layout import Given, described, nearest_layout
 from ..formats.opening import open_published, published_file
+from ..formats.sources import note_licence
 from ..formats.tensors import check_state, some_of
 from .interfaces import (
     DiscreteTokenizer,
@@ -69,6 +70,8 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         role: "tokenizer" or "generator" where only one will do.
         given: what the caller says where a published file cannot: the fields of formats.layout.Given.
 
+    Warns (UnlicensedWeights) of published weights whose source states no licence.
+
     Raises: UserError for what is missing, damaged, of no known layout or another role; UnsafeFileError for a pickle
     that would run code.
     """
@@ -86,7 +89,10 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         for layout in family.layouts:
             if layout.recognises(file.state):
                 _expect(role, family.role, path, described(layout))
-                return layout.read(file, Given(**given))
+                checkpoint = layout.read(file, Given(**given))
+                checkpoint.source = checkpoint.source or getattr(layout, "source", None)
+                note_licence(path, checkpoint.source)
+                return checkpoint
     known = nearest_layout((layout for family in families() for layout in family.layouts), file.state)
     raise UserError(f"{path}: no known layout: found {some_of(file.state)}; {known}")
 

@@ -1,12 +1,18 @@
 """Options that verbs share: what they accept, and what holds where they are not given."""
 
+import io
 from dataclasses import dataclass
 
 import pytest
 
-from robustok import evaluate, sample
+from robustok import evaluate, explain, pretokenize, sample
+from robustok.core.cli import run_verb
 from robustok.core.errors import UserError
 from robustok.core.options import add_device, add_network, add_sampling, sampling_of, sampling_settings, verb_parser
+from robustok.evaluation.features import registry
+from robustok.model_configs import RARConfig
+from robustok.models import load
+from robustok.models.generators.rar import RAR
 
 DEFAULTS = {"guidance_scale": 6.0, "guidance_power": 1.15, "temperature": 1.02, "top_k": 0, "top_p": 1.0}
 
@@ -89,3 +95,36 @@ def test_verbs_of_one_option_describe_it_alike(verb, command, capsys):
     assert stop.value.code == 0
     for words in ("none: guidance is constant (default 1.15", "auto: a GPU where there is one (default auto)"):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("verb", "argv", "heads"),
+    [
+        (pretokenize, ["SRC", "DST", "--tokenizer", "T"], "--num_heads"),
+        (evaluate, ["tokenizer", "T", "--images", "digits"], "--num_heads"),
+        (evaluate, ["generator", "G", "--tokenizer", "T", "--reference", "R"], "--tokenizer_heads"),
+        (sample, ["--generator", "G", "--tokenizer", "T"], "--tokenizer_heads"),
+        (explain, ["codebook", "T", "--images", "digits"], "--num_heads"),
+        (explain, ["strips", "T", "--images", "digits"], "--num_heads"),
+        (explain, ["lipschitz", "T", "--images", "digits"], "--num_heads"),
+        (explain, ["mmd", "T", "--images", "digits", "--generator", "G"], "--tokenizer_heads"),
+    ],
+)
+def test_what_a_file_cannot_say_reaches_its_tokenizer(verb, argv, heads, monkeypatch, tmp_path):
+    """Every verb that opens a foreign tokenizer says the same of it."""
+    asked = []
+
+    def opened(path, weights="ema", **sizes):
+        asked.append((str(path), sizes))
+        raise UserError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, "load_tokenizer", opened)
+    monkeypatch.setattr(load, "open_checkpoint", lambda path, role, **sizes: opened(path, **sizes))
+    generator = RAR(RARConfig(16, 1, 2, 16, codebook_size=8, num_classes=2, num_tokens=4))
+    monkeypatch.setattr(load, "load_generator", lambda *args, **sizes: generator)
+    monkeypatch.setattr(registry, "open_network", lambda *args: None)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    given = [heads, "3", "--image_size", "64", "--similarity", "dot"]
+    assert run_verb(verb.main, [*argv, *given]) == 2
+    assert asked == [("T", {"num_heads": 3, "image_size": 64, "similarity": "dot"})]

@@ -219,7 +219,7 @@ def test_a_published_file(tokenizer, tmp_path):
     convert([str(tmp_path / "ours"), str(tmp_path / "back.pt"), "--to", "upstream"])
     assert torch.allclose(torch.load(tmp_path / "back.pt", weights_only=True)["palette"], tokenizer.codebook * 255)
     torch.save({"conv": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="expected one of: .*released RAR generator, .*published patch tokenizer"):
+    with pytest.raises(UserError, match=r"expected one of: .*released RAR generator, .*published patch tokenizer"):
         load_tokenizer(tmp_path / "other.pt")
     with pytest.raises(UserError, match="bigram is a bigram, of which no published layout is known"):
         convert([str(written(Bigram(BigramConfig()), tmp_path / "bigram")), str(tmp_path / "b.pt"), "--to", "upstream"])
