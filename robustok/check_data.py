@@ -1,7 +1,7 @@
 """What is in a data set, and what is wrong with it: python -m robustok.check_data PATH [--json] [--sheet FILE]
 
 PATH: a folder of images (one sub-folder per class, or images alone), a folder of tar shards or one of them, a folder of
-token or latent shards, or "digits". Images are all read once; 16 of them are drawn on the sheet.
+token or latent shards, or "digits". Images are all read once; --sheet draws 16 of them into a PNG.
 Exit code 0: training can use it. 1: it cannot (too many bad images, a class without any). 2: no data set, or not one
 of these layouts.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.cli import run_verb
+from .core.files import refuse_inside
 from .core.options import verb_parser
 
 COUNTS = (  # figures shown, in this order, where there are any
@@ -26,18 +27,18 @@ def main(argv: list[str]) -> int:
     parser = verb_parser("check_data", __doc__)
     parser.add_argument("path", metavar="PATH", help='images, tar shards, token or latent shards, or "digits"')
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument(
-        "--sheet", type=Path, default="data-sheet.png", help="PNG for 16 of the images (default data-sheet.png)"
-    )
+    parser.add_argument("--sheet", type=Path, help="PNG file to draw 16 of the images into (default: none is drawn)")
     options = parser.parse_args(argv)
+    if options.sheet is not None:
+        refuse_inside("--sheet", options.sheet, {"PATH": options.path})
     found = {"path": options.path, **_survey(options.path, options.sheet)}
     print(json.dumps(found, indent=1) if options.json else _describe(found))
     return 0 if found["usable"] else 1
 
 
-def _survey(path: str, sheet: Path) -> dict[str, Any]:
+def _survey(path: str, sheet: Path | None) -> dict[str, Any]:
     from .core.progress import Progress
-    from .data.digits import Digits
+    from .data.digits import Digits, means_digits
     from .data.images import open_source
     from .data.latents import LatentSet, open_rows
     from .data.rows import is_row_folder
@@ -46,9 +47,12 @@ def _survey(path: str, sheet: Path) -> dict[str, Any]:
     if is_row_folder(path):
         rows = open_rows(path)
         return survey_latents(rows) if isinstance(rows, LatentSet) else survey_tokens(rows)
-    source = Digits() if path == "digits" else open_source(path)
+    source = Digits() if means_digits(path) else open_source(path)
     with Progress("checked") as progress:
         found = survey_images(source, progress.show)
+    if sheet is None:
+        return found
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     thumbnail_sheet(source).save(sheet, "PNG")
     return {**found, "sheet": str(sheet)}
 
@@ -68,6 +72,7 @@ def _describe(found: dict[str, Any]) -> str:
     for name, title in (
         ("bad", "bad images"),
         ("left_out", "left out of the index"),
+        ("notes", "notes"),
         ("unreadable_classes", "classes of which no image can be read"),
         ("duplicates", "groups of identical images"),
         ("conflicts", "groups of identical images in different classes"),

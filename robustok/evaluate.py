@@ -23,6 +23,7 @@ import torch
 from .config import FlowSamplingConfig, RunConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import resolve_device
+from .core.files import refuse_inside
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -43,6 +44,9 @@ def main(argv: list[str]) -> None:
     """Parses the options and runs one command."""
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
+    read = {name: getattr(options, name, None) for name in ("images", "reference")}
+    written = "save" if hasattr(options, "save") else "output"
+    refuse_inside(f"--{written}", getattr(options, written), read)
     options.command(options)
 
 

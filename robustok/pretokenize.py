@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .core.cli import run_verb
 from .core.errors import UserError
+from .core.files import refuse_inside
 from .core.options import add_device, add_tokenizer_sizes, tokenizer_sizes, verb_parser
 
 
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
     parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
     options = parser.parse_args(argv)
+    refuse_inside("DST", options.target, {"SRC": options.source})
     if options.source.endswith(".jsonl"):
         return _import(options)
     if options.target.suffix == ".jsonl":
@@ -105,6 +107,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     from .config import DataConfig
     from .core import distributed
     from .core.device import resolve_device
+    from .data.digits import means_digits
     from .data.images import open_images
     from .data.rows import is_row_folder
     from .data.tokenization import EncodedImages
@@ -121,7 +124,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     distributed.start(device)
     try:
         tokenizer = load_tokenizer(options.tokenizer, options.weights, **tokenizer_sizes(options))
-        root = None if options.source == "digits" else options.source
+        root = None if means_digits(options.source) else options.source
         images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
         work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         opened = work.run_on_all_processes(options.batch_size)

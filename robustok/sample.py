@@ -24,6 +24,7 @@ from .config import FlowSamplingConfig, RunConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
+from .core.files import refuse_inside
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -82,6 +83,7 @@ def _defaults(preset: str | None, section: str) -> dict:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses what cannot work before anything is loaded."""
+    refuse_inside("--output", options.output, {"--reference": options.reference})
     needs = [name for name in ("reference", "save", "grid") if getattr(options, name)]
     if needs and not options.tokenizer:
         raise UserError(f"--{needs[0]} needs images: give the --tokenizer that decodes the generator's tokens")
@@ -96,12 +98,13 @@ def _check(options: argparse.Namespace) -> None:
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
     from .core.progress import Progress
-    from .evaluation.statistics import load_reference
+    from .evaluation.statistics import open_reference
     from .generation.classes import about_run, class_list
     from .generation.shards import ShardedRun
     from .report.comparison import report_comparison
 
     network = _network(options) if options.reference else None
+    load_reference = open_reference(options.reference, network) if network is not None else None
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
     run_settings = {
         "seed": options.seed,
@@ -133,9 +136,9 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         return
     print(f"written: {rows.folder} ({len(rows)} images)")
     if network is not None:
-        found = sharded.features.collect(sharded.shards, network, rows.rows, classes, Path(options.generator).name)
-        reference = load_reference(options.reference, network)
-        report_comparison(found, reference, options.output, sampling=settings | {"seed": options.seed})
+        name, size = Path(options.generator).name, tokenizer.image_size
+        found = sharded.features.collect(sharded.shards, network, rows.rows, classes, name, size)
+        report_comparison(found, load_reference(), options.output, sampling=settings | {"seed": options.seed})
 
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:

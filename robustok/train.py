@@ -9,10 +9,12 @@ The same command again resumes; finished stages are not run again.
 
 import shlex
 import sys
+from pathlib import Path
 
 from .config import RunConfig
 from .core.cli import run_verb
 from .core.errors import UserError
+from .core.files import refuse_inside
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
@@ -29,6 +31,7 @@ def main(argv: list[str]) -> int:
     from .job import preflight
 
     preflight.check_settings(config)
+    refuse_inside("runs", Path(config.runs) / config.name, {"data.root": config.data.root})
     stages = _chosen(options["stage"])
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
@@ -42,8 +45,6 @@ def _chosen(stage: str) -> tuple[str, ...]:
 
 
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
-    from pathlib import Path
-
     from .core import distributed
     from .core.device import resolve_device
     from .job import preflight

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -60,6 +60,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def refuse_inside(option: str, output: str | Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """Raises UserError where what `option` writes would lie in a folder of data that is read, and become part of them.
+
+    inputs: the path of each option or setting that names data; what is None, no folder or not there is passed over.
+    """
+    for name, path in inputs.items():
+        if path is None or not (folder := Path(path).expanduser()).is_dir():
+            continue
+        if Path(output).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{option}: {output} would lie inside {name} = {path}, and be taken for data the next time; give "
+                f"another {option}, or point {name} at a folder that holds the data alone"
+            )
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,28 @@
 """The data set of the demo: 1,797 real handwritten digits of 8 x 8 pixels, which ship with scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
+
+from ..core.errors import UserError
+
+WORDS = ("digits", "sklearn:digits")  # for scikit-learn's digits where a path is expected
+
+
+def means_digits(path: str | Path) -> bool:
+    """Whether one of `WORDS` stands in the place of a path.
+
+    Raises UserError for one that could be both: something in the current folder is called so.
+    """
+    if str(path) not in WORDS:
+        return False
+    if str(path) == WORDS[0] and Path(path).exists():
+        raise UserError(
+            f"{path}: may be scikit-learn's digits, or {Path(path).resolve()}; write {WORDS[1]} for the former and "
+            f"./{path} for the latter"
+        )
+    return True
 
 
 class Digits:

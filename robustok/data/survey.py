@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from .decode import BadImage
 from .images import ImageSource, bad_budget
 from .latents import LatentSet
+from .listing import by_suffix
 from .loader import prefetch
 from .rows import RowSet
 from .tokens import TokenSet
@@ -56,6 +57,8 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
         "budget": budget,
         "unreadable_classes": unreadable,
         "ignored_files": len(source.ignored),
+        "ignored_by_suffix": by_suffix(source.ignored),
+        "notes": list(source.notes),
         "duplicates": [[source.names[i] for i in group] for group in groups],
         "conflicts": [[source.names[i] for i in group] for group in conflicts],
         "usable": len(bad) + len(source.problems) <= budget and not unreadable,

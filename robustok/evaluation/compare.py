@@ -6,7 +6,7 @@ from ..core.errors import UserError
 from .features.inception import PUBLISHED_HASH
 from .metrics.kernel import KID_ROWS
 from .metrics.registry import METRICS
-from .statistics import ImageStatistics
+from .statistics import GENERATED, NOT_RECORDED, ImageStatistics
 
 
 def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float]:
@@ -28,7 +28,7 @@ def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, f
 
 def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
     """What makes these figures differ from others of the same name; empty where nothing does."""
-    found = []
+    found = _differences(samples, reference)
     for side in (samples, reference):
         if side.count is not None and side.count <= side.pool.dim:
             found.append(
@@ -52,4 +52,22 @@ def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
         found.append(f"{reference.name}: statistics only; precision, recall and KID need its images or features")
     if samples.weights is not None and not samples.weights.startswith(PUBLISHED_HASH):
         found.append("the network's weights are not the published ones: figures compare only among themselves")
+    return found
+
+
+def _differences(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
+    """What was done to the two sides' pixels, where it is not the same."""
+    found = []
+    if samples.size and reference.size and samples.size != reference.size:
+        of = [f"{side.name} is of {side.size[0]} x {side.size[1]} pixels" for side in (samples, reference)]
+        found.append(
+            f"{' and '.join(of)}: these distances measure the resolution before anything else; bring both to one size"
+            " (--size)"
+        )
+    recorded = {side.transform for side in (samples, reference)} - {GENERATED, NOT_RECORDED}
+    if len(recorded) > 1:
+        found.append(
+            f"the pixels of the two sides were prepared differently ({samples.name}: {samples.transform};"
+            f" {reference.name}: {reference.transform}): resizing alone moves such distances"
+        )
     return found

@@ -16,9 +16,12 @@ from ..core.errors import UserError
 from ..core.files import sha256, written_whole
 from ..core.progress import Progress
 from .metrics.moments import FeatureStatistics
-from .streams import ImageStream, NpzImages, npz_header, npz_names, open_stream
+from .npz import npz_header, npz_names, reading
+from .streams import ImageStream, NpzImages, open_stream
 
 KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
+GENERATED, NOT_RECORDED = "as generated", "not recorded"  # transforms that are none
+PROBED = 64  # pixels along one side of the image that tells how many features a network gives
 KEPT_REFERENCE = 10_000  # rows of features saved with a reference, as many images as ADM's references have
 
 
@@ -37,6 +40,7 @@ class ImageStatistics:
     duplicates: int | None = None  # images that equal an earlier one byte for byte
     class_counts: list[int] | None = None
     file_hash: str | None = None  # SHA-256 of the file this was read from
+    size: tuple[int, int] | None = None  # height and width in pixels, where known
 
     @property
     def count(self) -> int | None:
@@ -48,7 +52,7 @@ class ImageStatistics:
 
     def describe(self) -> dict:
         """For metrics.json: everything but the arrays."""
-        names = ("name", "count", "protocol", "weights", "transform", "duplicates", "file_hash")
+        names = ("name", "count", "protocol", "weights", "transform", "size", "duplicates", "file_hash")
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | Path) -> None:
@@ -65,14 +69,19 @@ class ImageStatistics:
     def load(cls, path: str | Path) -> ImageStatistics:
         """Reads `save`'s file, or ADM's (mu, sigma, mu_s, sigma_s), which names no protocol. Raises UserError."""
         names = npz_names(path)
-        pool = FeatureStatistics.load(path)
-        spatial = FeatureStatistics.load(path, spatial=True) if "mu_s" in names else None
-        about, features = {"name": str(path), "protocol": None, "weights": None, "transform": "not recorded"}, None
-        with np.load(path, allow_pickle=False) as file:
+        about, features = {"name": str(path), "protocol": None, "weights": None, "transform": NOT_RECORDED}, None
+        with reading(path), np.load(path, allow_pickle=False) as file:
+            pool = FeatureStatistics.load(path)
+            spatial = FeatureStatistics.load(path, spatial=True) if "mu_s" in names else None
             if "about" in names:
-                about |= {k: v for k, v in json.loads(str(file["about"])).items() if k in (*about, "duplicates")}
+                known = (*about, "duplicates", "size")
+                about |= {k: v for k, v in json.loads(str(file["about"])).items() if k in known}
             if "features" in names:
                 features = torch.from_numpy(file["features"])
+        if features is not None and features.shape[1:] != (pool.dim,):
+            raise UserError(f"{path}: features {tuple(features.shape)} do not fit a mean of {pool.dim}; make it again")
+        if about.get("size") is not None:
+            about["size"] = tuple(about["size"])
         return cls(pool=pool, spatial=spatial, features=features, file_hash=sha256(Path(path)), **about)
 
 
@@ -82,9 +91,10 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     `network` is `InceptionFeatures` or any callable with uint8 (B, 3, H, W) -> object with `.features` (B, F), and
     optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
     """
-    collector, digests = StatisticsCollector(len(stream), keep), set()
+    collector, digests, size = StatisticsCollector(len(stream), keep), set(), None
     for batch in Progress(stream.name, len(stream)).track(stream):
         collector.add(network(batch))
+        size = tuple(batch.shape[-2:])
         digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
     if collector.count < 2:
         raise UserError(
@@ -94,6 +104,7 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
         network,
         name=stream.name,
         transform=stream.transform,
+        size=size,
         duplicates=collector.count - len(digests),
         class_counts=None if stream.labels is None else np.bincount(stream.labels).tolist(),
     )
@@ -155,13 +166,35 @@ def load_reference(path: str | Path, network: Callable, size: int | None = None)
     ADM's files hold both: statistics are taken as they are, and features for precision, recall and KID from the images.
     Raises UserError for a reference of another protocol, other weights or another dimension.
     """
+    return open_reference(path, network, size)()
+
+
+def open_reference(path: str | Path, network: Callable, size: int | None = None) -> Callable[[], ImageStatistics]:
+    """Opens what `load_reference` loads and refuses what it would, before any work; the result loads it when called."""
     if Path(path).suffix != ".npz":
-        return collect(open_stream(path, size), network, keep=KEPT_REFERENCE)
+        stream = open_stream(path, size)
+        return lambda: collect(stream, network, keep=KEPT_REFERENCE)
     names = npz_names(path)
-    has_images = "arr_0" in names and len(npz_header(path, "arr_0")[0]) == 4
     if "mu" not in names:
-        return collect(NpzImages(path), network, keep=KEPT_REFERENCE)
+        images = NpzImages(path)
+        return lambda: collect(images, network, keep=KEPT_REFERENCE)
     reference = ImageStatistics.load(path)
+    _refuse_other(reference, network, path)
+    if not ("arr_0" in names and len(npz_header(path, "arr_0")[0]) == 4):
+        return lambda: reference
+    images = NpzImages(path)
+    reference.size = images.shape[1:3]
+
+    def with_features() -> ImageStatistics:
+        if reference.features is None:
+            reference.features = collect(images, network, keep=KEPT_REFERENCE).features
+        return reference
+
+    return with_features
+
+
+def _refuse_other(reference: ImageStatistics, network: Callable, path: str | Path) -> None:
+    """Raises UserError for statistics that are not of this network's features."""
     for what, found, expected in (
         ("features", reference.protocol, getattr(network, "protocol", None)),
         ("weights", reference.weights, getattr(network, "sha256", None)),
@@ -171,9 +204,13 @@ def load_reference(path: str | Path, network: Callable, size: int | None = None)
                 f"{path}: reference statistics of other {what} ({found}) than those used now ({expected});"
                 " figures would not mean anything: make the reference again with `evaluate reference`"
             )
-    if has_images and reference.features is None:
-        reference.features = collect(NpzImages(path), network, keep=KEPT_REFERENCE).features
-    return reference
+    if reference.protocol is None:  # nothing but their number tells whose features these are
+        probe = torch.zeros(1, 3, PROBED, PROBED, dtype=torch.uint8)
+        if (dim := network(probe).features.shape[1]) != reference.pool.dim:
+            raise UserError(
+                f"{path}: reference of {reference.pool.dim} features, but the network used now gives {dim}: make the"
+                " reference again with `evaluate reference`"
+            )
 
 
 def evenly(count: int, keep: int) -> Tensor:

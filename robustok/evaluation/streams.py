@@ -21,10 +21,11 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.files import sha256
 from ..data.decode import BadImage
-from ..data.digits import Digits
-from ..data.images import ImageSource, open_source
+from ..data.digits import Digits, means_digits
+from ..data.images import ImageSource, open_source, say_what_was_found
 from ..data.loader import prefetch
 from ..data.transforms import center_crop, to_array
+from .npz import npz_header, npz_labels, npz_names, read_header, reading
 
 BATCH = 50
 BAD_SHARE = 0.001  # unreadable images are left out up to this share
@@ -58,8 +59,7 @@ class StoredImages:
         self.labels: np.ndarray | None = source.labels if len(source.class_names) > 1 else None
         self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {size} (Pillow)"
         self.bad: set[int] = set()
-        for problem in source.problems:
-            warnings.warn(f"left out: {problem}", stacklevel=3)
+        say_what_was_found(source)
         self._check_budget(source.problems[-1:])
 
     def __len__(self) -> int:
@@ -131,8 +131,7 @@ class NpzImages:
             raise UserError(f"{path}: images of {self.shape[1]} x {self.shape[2]} pixels, expected {size} x {size}")
         self.labels: np.ndarray | None = None
         if "arr_1" in npz_names(path):
-            with np.load(path, allow_pickle=False) as file:
-                self.labels = file["arr_1"]
+            self.labels = npz_labels(path, "arr_1", len(self))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -146,8 +145,8 @@ class NpzImages:
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         size, stop = int(np.prod(self.shape[1:])), min(stop, len(self))
-        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
-            _read_header(file)
+        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            read_header(file)
             file.seek(start * size, os.SEEK_CUR)
             for first in range(start, stop, BATCH):
                 count = min(BATCH, stop - first)
@@ -159,38 +158,12 @@ class NpzImages:
                 yield torch.frombuffer(data, dtype=torch.uint8).view(count, *self.shape[1:]).permute(0, 3, 1, 2)
 
 
-def npz_names(path: str | Path) -> list[str]:
-    """Names of the arrays in an .npz file. Raises UserError where it is no such file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: not an .npz file ({error}); expected numpy's archive of arrays") from None
-
-
-def npz_header(path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """(shape, dtype) of one array of an .npz file, read without its data. Raises UserError."""
-    if name not in (names := npz_names(path)):
-        raise UserError(f"{path}: no array {name!r}, found {names}; samples are expected as {name!r}")
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = _read_header(file)
-    if dtype.hasobject or fortran:
-        kind = "holds Python objects, which could run code when read" if dtype.hasobject else "is in Fortran order"
-        raise UserError(f"{path}: {name} {kind}: refused; save a plain uint8 array with numpy.savez")
-    return shape, dtype
-
-
-def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
 def open_stream(path: str | Path, size: int | None = None) -> ImageStream:
-    """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's."""
-    if str(path) == "digits":
+    """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's.
+
+    Raises UserError for what is none of these, and for "digits" where something in the current folder is called so.
+    """
+    if means_digits(path):
         return StoredImages(Digits(), "digits", size)
     if Path(path).suffix == ".npz":
         return NpzImages(path, size)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.files import written_whole
 from ..data.rows import Rows
-from ..evaluation.statistics import ImageStatistics, StatisticsCollector
+from ..evaluation.statistics import GENERATED, ImageStatistics, StatisticsCollector
 
 FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
 
@@ -30,11 +30,13 @@ class FeatureWriter:
         with written_whole(self._path(number)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
-    def collect(self, shards: int, network, generated: Rows, classes: Tensor, name: str) -> ImageStatistics:
+    def collect(
+        self, shards: int, network, generated: Rows, classes: Tensor, name: str, size: int | None = None
+    ) -> ImageStatistics:
         """The statistics of all shards. They are added in order, so the figures do not depend on who wrote which shard.
 
         Features and logits are kept of at most 50,000 images, evenly spaced. Duplicates are counted among `generated`,
-        rows of tokens or latents (N, ...): images of the same row are the same.
+        rows of tokens or latents (N, ...): images of the same row are the same. `size`: pixels along one side.
         """
         collector = StatisticsCollector(len(classes))
         for number in range(shards):
@@ -43,7 +45,8 @@ class FeatureWriter:
         return collector.statistics(
             network,
             name=name,
-            transform="as generated",
+            transform=GENERATED,
+            size=size and (size, size),
             duplicates=len(generated) - len({row.tobytes() for part in generated.parts for row in part}),
             class_counts=classes.bincount().tolist(),
         )

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from robustok import check_data, pretokenize
+from robustok import check_data, evaluate, explain, pretokenize, sample, train
 from robustok.core.cli import run_verb
+from robustok.core.errors import UserError
 from robustok.data.tokens import open_tokens, write_tokens
+from robustok.evaluation.streams import open_stream
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ABOUT = {"tokenizer": "abc", "codebook_size": 64, "class_names": ["cat", "dog"]}
@@ -19,7 +21,7 @@ ABOUT = {"tokenizer": "abc", "codebook_size": 64, "class_names": ["cat", "dog"]}
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """The current folder, where the sheet of thumbnails goes."""
+    """The current folder."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -40,7 +42,10 @@ def test_check_data_counts_and_draws(photos, elsewhere, capsys):
     sizes = sorted((Image.open(path).size for path in photos.rglob("*.png")), key=lambda size: (min(size), max(size)))
     assert list(found["sizes"].values()) == [list(sizes[0]), list(sizes[10]), list(sizes[20])]
     assert (found["bad"], found["duplicates"], found["ignored_files"]) == ([], [], 0)
-    with Image.open(elsewhere / found["sheet"]) as sheet:
+    assert list(elsewhere.iterdir()) == []  # nothing is drawn unless asked for
+    code = run_verb(check_data.main, [str(photos), "--json", "--sheet", "drawn/sheet.png"])
+    assert (code, json.loads(capsys.readouterr().out)["sheet"]) == (0, "drawn/sheet.png")
+    with Image.open(elsewhere / "drawn" / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("L"))
     tiles = [pixels[y : y + 128, x : x + 128] for y in range(0, 568, 142) for x in range(0, 512, 128)]
     assert len(tiles) == 16
@@ -72,6 +77,55 @@ def test_check_data_fails_where_training_would(photos, capsys):
     assert (code, found["usable"], found["unreadable_classes"]) == (1, False, ["cat"])
     assert run_verb(check_data.main, [str(photos / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb, arguments, option",
+    [
+        (check_data, ". --sheet sheet.png", "--sheet"),
+        (check_data, ". --sheet cat/sheet.png", "--sheet"),
+        (pretokenize, ". ./tokens --tokenizer none", "DST"),
+        (train, "--data.root .", "runs"),
+        (train, "--data.root . --dry_run", "runs"),
+        (evaluate, "samples . --reference ../other.npz", "--output"),
+        (evaluate, "samples ../other.npz --reference ../photos", "--output"),
+        (evaluate, "reference . --save cat/statistics.npz", "--save"),
+        (evaluate, "tokenizer none --images ../photos --output cat", "--output"),
+        (explain, "elbow --images .", "--output"),
+        (sample, "--generator none --tokenizer none --reference .", "--output"),
+    ],
+)
+def test_what_is_written_never_lies_in_what_is_read(photos, monkeypatch, capsys, verb, arguments, option):
+    monkeypatch.chdir(photos)
+    before = sorted(photos.rglob("*"))
+    assert run_verb(verb.main, arguments.split()) == 2
+    assert f"robustok: {option}: " in (said := capsys.readouterr().err)
+    assert "would lie inside" in said
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_check_data_twice_in_its_own_folder(photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    (photos / "cat" / "0.heic").write_bytes(b"")
+    assert [survey(capsys, ".")[0] for _ in range(2)] == [0, 0]
+    assert run_verb(check_data.main, ["."]) == 0
+    assert "files not read as images: 1 .heic (pip install pillow-heif" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["digits", "sklearn:digits", "./digits"])
+def test_digits_beside_a_folder_of_that_name(photos, elsewhere, capsys, word):
+    assert survey(capsys, "sklearn:digits")[1]["images"] == 1797
+    photos.rename(elsewhere / "digits")
+    code = run_verb(check_data.main, [word, "--json"])
+    said = capsys.readouterr()
+    if word == "digits":
+        assert code == 2
+        assert "write sklearn:digits for the former and ./digits for the latter" in said.err
+        with pytest.raises(UserError, match="may be scikit-learn's digits"):
+            open_stream("digits", 8)
+    else:
+        expected = 21 if word == "./digits" else 1797
+        assert (code, json.loads(said.out)["images"], len(open_stream(word, 8))) == (0, expected, expected)
 
 
 def test_check_data_reads_token_shards(tmp_path, capsys):

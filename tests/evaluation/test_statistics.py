@@ -1,16 +1,18 @@
 """From streams to metrics: what is kept, saved, reused, refused and noted."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustok.core.errors import UserError
 from robustok.evaluation import frechet_distance, inception_score, kernel_distance, precision_recall, statistics
 from robustok.evaluation.compare import compare, notes
-from robustok.evaluation.statistics import ImageStatistics, collect, evenly, load_reference
-from robustok.evaluation.streams import NpzImages
+from robustok.evaluation.statistics import ImageStatistics, collect, evenly, load_reference, open_reference
+from robustok.evaluation.streams import NpzImages, open_stream
 
 
 class Network:
@@ -83,8 +85,10 @@ def test_a_reference_of_another_protocol_weights_or_dimension_is_refused(pair, t
     with pytest.raises(UserError, match=r"other weights \(00ff\)"):
         load_reference(tmp_path / "reference.npz", other)
     np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match="reference of 3 features, but the network used now gives 6"):
+        load_reference(tmp_path / "adm.npz", Network())
     with pytest.raises(UserError, match="reference of 3 features"):
-        compare(pair[0], load_reference(tmp_path / "adm.npz", Network()))
+        compare(pair[0], ImageStatistics.load(tmp_path / "adm.npz"))
 
 
 def test_adms_reference_gives_distances_from_moments_and_the_rest_from_images(sets, pair, tmp_path):
@@ -150,3 +154,34 @@ def test_saved_features_are_as_many_as_adm_keeps(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "KEPT_REFERENCE", 13)
     pair[0].save(tmp_path / "r.npz")
     assert ImageStatistics.load(tmp_path / "r.npz").features.shape == (13, 6)
+
+
+def test_two_sizes_and_two_transforms_are_noted(tmp_path, pair):
+    size = (7, 7, 3)
+    for number in range(3):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(np.full(size, number, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    stored, cut, small = (collect(open_stream(tmp_path / "photos", size), Network()) for size in (None, 7, 6))
+    assert (stored.size, cut.size, small.size) == ((7, 7), (7, 7), (6, 6))
+
+    def said(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
+        return [note for note in notes(samples, reference) if "resolution" in note or "prepared" in note]
+
+    assert said(*pair) == said(cut, cut) == []
+    assert len(said(stored, cut)) == 1 and "as stored" in said(stored, cut)[0]
+    assert len(said(stored, small)) == 2
+    assert "is of 7 x 7 pixels" in said(stored, small)[0] and "is of 6 x 6 pixels" in said(stored, small)[0]
+    small.save(tmp_path / "small.npz")
+    assert said(stored, load_reference(tmp_path / "small.npz", Network())) == said(stored, small)
+    made = dataclasses.replace(cut, transform="as generated")
+    assert said(made, cut) == []
+    assert len(said(made, small)) == 1
+
+
+def test_what_is_wrong_with_a_reference_is_said_before_any_work(sets, tmp_path):
+    """Opening takes no image through the network."""
+    np.savez(tmp_path / "labels.npz", np.zeros((4, 6, 6, 3), np.uint8), np.array([0.5, 1, 2, 3]))
+    for path, message in ((tmp_path / "labels.npz", "arr_1"), (tmp_path / "none.npz", "no such"), (tmp_path, "no im")):
+        with pytest.raises(UserError, match=message):
+            open_reference(path, None)
+    assert open_reference(sets[1], Network())().count == 130

@@ -9,6 +9,7 @@ from PIL import Image
 
 from robustok.core.errors import UserError
 from robustok.evaluation import streams
+from robustok.evaluation.statistics import ImageStatistics
 from robustok.evaluation.streams import open_stream
 
 
@@ -144,3 +145,47 @@ def test_a_fingerprint_tells_images_apart(folder, tmp_path, arrays):
     first = open_stream(tmp_path / "s.npz").fingerprint()
     np.savez(tmp_path / "s.npz", arrays[::-1])
     assert open_stream(tmp_path / "s.npz").fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.arange(119), r"arr_1 is int64 \(119,\), expected the class of each image, whole numbers \(120,\)"),
+        (np.linspace(0, 1, 120), r"arr_1 is float64"),
+        (np.array(["cat"] * 120), r"arr_1 is <U3"),
+        (np.array(["cat"] * 120, dtype=object), "Python objects"),
+        (np.zeros((120, 1), int), r"\(120, 1\)"),
+        (np.arange(120) - 1, r"arr_1 holds -1\.\.118"),
+        (np.full(120, 2**62), "arr_1 holds 4611686018427387904"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_on_opening(tmp_path, arrays, labels, message):
+    np.savez(tmp_path / "s.npz", arrays, labels)
+    with pytest.raises(UserError, match=message):
+        open_stream(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_is_named_whatever_is_raised_inside(tmp_path, save):
+    arrays = np.random.default_rng(0).integers(0, 4, (60, 8, 8, 3), np.uint8)
+    save(tmp_path / "whole.npz", arrays, np.arange(60) % 10, mu=np.zeros(3), sigma=np.eye(3), about='{"name": "a"}')
+    whole = (tmp_path / "whole.npz").read_bytes()
+    draw, refused = np.random.default_rng(1), 0
+    path = tmp_path / "damaged.npz"
+    for place in [*draw.integers(0, len(whole), 60), *draw.integers(len(whole) - 900, len(whole), 60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.integers(8)
+        path.write_bytes(damaged)
+        for read in (lambda: list(open_stream(path)), lambda: ImageStatistics.load(path)):
+            try:
+                read()
+            except UserError as error:
+                refused += 1
+                assert "damaged.npz" in str(error)
+    assert refused >= 20
+
+
+def test_files_that_are_not_read_are_named(folder):
+    (folder / "0.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"files not read as images: 1 \.heic"):
+        assert len(open_stream(folder)) == 120
