@@ -34,10 +34,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """Which families of models a run trains: kinds of models/registry.py. Each has a section of settings of its own."""
+    """Which families of models a run trains or starts from: kinds of models/registry.py. Each that it can train has a
+    section of settings. None: the family of the model in `start`, else the ViT tokenizer and RAR.
+    """
 
-    tokenizer: str = "tokenizer"
-    generator: str = "rar"
+    tokenizer: str | None = None
+    generator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class FrozenConfig:
 
 @dataclass(frozen=True)
 class StartConfig:
-    """Models to start from, ours or released files. A stage that trains one goes on from it; later stages use what was
-    trained, or the model itself where that stage has not run.
+    """Models to start from, ours or published files. A stage that trains one goes on from it; later stages use what was
+    trained, or the model itself where that stage has not run. Its file says its family and shape: the settings describe
+    a tokenizer only to the stage that trains it.
     """
 
     tokenizer: str | None = None

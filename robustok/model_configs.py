@@ -135,6 +135,15 @@ class ConvVAEConfig:
     scaling_factor: float = 1.0  # of a published one: its generators work on (latent - shift) * scaling
     shift_factor: float = 0.0
 
+    @property
+    def latent_mean(self) -> float:
+        """Mean and standard deviation in place of shift and scaling, as other tokenizers name them."""
+        return self.shift_factor
+
+    @property
+    def latent_std(self) -> float:
+        return 1.0 / self.scaling_factor
+
 
 @dataclass(frozen=True)
 class RARConfig:

@@ -29,10 +29,12 @@ def main(argv: list[str]) -> int:
     )
     config, options = parse_run_config(parser, argv)
     from .job import preflight
+    from .models.starting import with_started_families
 
+    config, stages = with_started_families(config), _chosen(options["stage"])
     preflight.check_settings(config)
+    preflight.check_stages(config, stages)
     refuse_inside("runs", Path(config.runs) / config.name, {"data.root": config.data.root})
-    stages = _chosen(options["stage"])
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
 
@@ -73,9 +75,9 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .data.images import open_images
     from .job import preflight
-    from .models.registry import trained_config
+    from .models.starting import tokenizer_shape
 
-    images = open_images(config.data, trained_config(config, "tokenizer").image_size)
+    images = open_images(config.data, tokenizer_shape(config).image_size)
     preflight.check_data(config, images, world=1)
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
     print(f"{config.runs}/{config.name}: {', '.join(stages)}")

@@ -16,6 +16,7 @@ class Given:
 
     num_heads: int | None = None  # attention heads
     num_tokens: int | None = None  # tokens an image
+    tokenizer_tokens: int | None = None  # those of the tokenizer that a generator is used with
     image_size: int | None = None  # pixels along one side, of a network that takes several sizes
     similarity: str | None = None  # how latents are compared with codes: "l2", "cosine" or "dot"
 

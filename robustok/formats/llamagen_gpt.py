@@ -69,19 +69,19 @@ class LlamaGenGPT:
 
 
 def _tokens(file: PublishedFile, given: Given) -> int:
-    """Tokens an image: as the settings of a training checkpoint or the caller say."""
+    """Tokens an image: as the settings of a training checkpoint, the caller or the tokenizer say."""
     args = file.content.get("args")
     settings = vars(args) if isinstance(args, Namespace) else {}
     if {"image_size", "downsample_size"} <= settings.keys():
         found = (settings["image_size"] // settings["downsample_size"]) ** 2
         refuse_other_size("num_tokens", given.num_tokens, found, str(file.path))
         return found
-    if given.num_tokens is None:
+    if given.num_tokens is None and given.tokenizer_tokens is None:
         raise UserError(
             f"{file.path}: the file does not store how many tokens an image has: give num_tokens (LlamaGen's own: 256 "
             "at 256 pixels, 576 at 384)"
         )
-    return given.num_tokens
+    return given.num_tokens or given.tokenizer_tokens
 
 
 LLAMAGEN_GPT = LlamaGenGPT()

@@ -25,9 +25,9 @@ from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
-from ..models.load import load_generator, load_tokenizer, locate
-from ..models.registry import sampler_settings, trained_config, trained_family
-from ..models.starting import refuse_other_family
+from ..models.load import build, check_fits, load_tokenizer, locate, take_statistics
+from ..models.registry import sampler_settings, trained_family
+from ..models.starting import open_generator, refuse_other_family, tokenizer_shape
 from ..training.run import Run
 
 
@@ -44,7 +44,7 @@ class Pipeline:
 
     def __init__(self, run: Run, stages: Mapping[str, JobStage]):
         self.run, self.config, self.stages = run, run.config, stages
-        self.images: Images = open_images(run.config.data, trained_config(run.config, "tokenizer").image_size)
+        self.images: Images = open_images(run.config.data, tokenizer_shape(run.config).image_size)
         run.images_fingerprint = self.images.all.fingerprint()
 
     def frozen(self, tokenizer: TokenizerConfig | None) -> FrozenNetworks:
@@ -92,9 +92,11 @@ class Pipeline:
 
     def sampler(self) -> Sampler:
         """A sampler of the run's generator with the run's settings."""
-        path = self.result("generator")
-        generator = load_generator(path).to(self.run.device).eval()
+        path, tokenizer = self.result("generator"), self.load_tokenizer("tokenizer")
+        generator = build(open_generator(path, tokenizer)).to(self.run.device)
         refuse_other_family(generator, trained_family(self.config, "generator"), str(path))
+        check_fits(tokenizer, generator)
+        take_statistics(generator, tokenizer)
         return generator.sampler(**sampler_settings(self.sampling))
 
     def sample(self, purpose: str) -> tuple[Tensor, Tensor]:

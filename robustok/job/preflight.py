@@ -2,16 +2,17 @@
 
 import math
 import warnings
+from collections.abc import Collection
 from dataclasses import fields, replace
 from operator import attrgetter
-
-import torch
 
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
 from ..data.images import Images
-from ..models.interfaces import is_discrete
+from ..models.interfaces import is_discrete, makes_latents
+from ..models.load import check_fits
 from ..models.registry import families, sampler_settings, trained_config, trained_family
+from ..models.starting import open_generator, tokenizer_shape, without_values
 from ..samplers.flow import FlowSettings
 
 SHARES = (
@@ -72,20 +73,29 @@ def check_settings(c: RunConfig) -> None:
     _check_shapes(c)
 
 
+def check_stages(c: RunConfig, stages: Collection[str]) -> None:
+    """Raises UserError where a stage cannot be run with these settings."""
+    if "tokenizer" in stages:
+        trained_config(c, "tokenizer")
+
+
 def _check_shapes(c: RunConfig) -> None:
-    """Builds the models without their values: what their constructors refuse is refused here, and more neighbours than
-    the tokenizer has codes.
+    """Builds the models without their values: what their constructors refuse is refused here, a generator that does not
+    make what the tokenizer decodes, and more neighbours than the tokenizer has codes.
     """
-    of_tokenizer, of_generator = trained_family(c, "tokenizer"), trained_family(c, "generator")
-    try:
-        with torch.device("meta"):
-            tokenizer = of_tokenizer.build(trained_config(c, "tokenizer"))
-            decided = of_generator.decided(tokenizer, 1)
-            of_generator.build(replace(trained_config(c, "generator"), **decided))
-    except ValueError as error:
-        raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
-    if is_discrete(tokenizer):
-        codes = tokenizer.codebook.shape[-2]
+    tokenizer, of_generator = without_values(tokenizer_shape(c)), trained_family(c, "generator")
+    if c.start.generator:
+        check_fits(tokenizer, without_values(open_generator(c.start.generator, tokenizer).config))
+    else:
+        decided = of_generator.decided(tokenizer, 1)
+        generator = without_values(replace(trained_config(c, "generator"), **decided))
+        if makes_latents(generator):
+            check_fits(tokenizer, generator)
+    if trained_family(c, "tokenizer").section is None:
+        return
+    trained = without_values(trained_config(c, "tokenizer"))
+    if is_discrete(trained):
+        codes = trained.codebook.shape[-2]
         _expect(c, "perturbation.delta", 1 <= c.perturbation.delta <= codes, f"1 to {codes}, the number of codes")
 
 

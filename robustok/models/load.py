@@ -113,17 +113,18 @@ def build(checkpoint: Checkpoint, weights: str = "ema") -> Any:
 
 def empty_model(config: Any) -> nn.Module:
     """A model of `config` whose parameters hold no values yet: initialising a full-size one takes seconds."""
-    return _meta_model(config).to_empty(device="cpu")
+    return meta_model(config).to_empty(device="cpu")
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
     """Raise UserError unless every set of weights fits the model of the checkpoint's config."""
-    expected = _meta_model(checkpoint.config).state_dict()
+    expected = meta_model(checkpoint.config).state_dict()
     for state in checkpoint.weights.values():
         check_state(state, expected, str(checkpoint.path), checkpoint.layout)
 
 
-def _meta_model(config: Any) -> nn.Module:
+def meta_model(config: Any) -> Any:
+    """A model of `config` that takes no memory: its shapes alone."""
     with torch.device("meta"):
         return family_of(config).build(config)
 

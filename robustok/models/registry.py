@@ -45,6 +45,7 @@ from .tokenizers.maetok import MAETok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
 Role = Literal["tokenizer", "generator"]
+USUAL = {"tokenizer": "tokenizer", "generator": "rar"}  # the families of a run that names none
 
 
 def no_schedule(run: RunConfig, epoch: float) -> dict[str, float]:
@@ -167,17 +168,30 @@ def family_of(model: Any) -> Family:
 
 
 def trained_family(run: RunConfig, role: Role) -> Family:
-    """The family that a run trains as its tokenizer or generator. Raises UserError for a kind that no run can train."""
-    kind = getattr(run.family, role)
-    kinds = {family.kind: family for family in families(role) if family.section is not None}
+    """The family that a run trains as its tokenizer or generator, or starts from.
+
+    Raises UserError for a kind that no run can train, unless there is a model to start from.
+    """
+    kind = getattr(run.family, role) or USUAL[role]
+    given = getattr(run.start, role) is not None
+    kinds = {family.kind: family for family in families(role) if given or family.section is not None}
     if kind not in kinds:
         raise UserError(f"family.{role}: found {kind!r}, expected one of {', '.join(kinds)}")
     return kinds[kind]
 
 
 def trained_config(run: RunConfig, role: Role) -> Any:
-    """The settings of the tokenizer or generator that a run trains: the section of its family."""
-    return getattr(run, trained_family(run, role).section)
+    """The settings of the tokenizer or generator that a run trains: the section of its family.
+
+    Raises UserError for a family that can be started from, but not trained.
+    """
+    family = trained_family(run, role)
+    if family.section is None:
+        raise UserError(
+            f"start.{role}: {getattr(run.start, role)} is a {family.kind}, which no run trains: leave out the stage "
+            f"{role} (run --stage generator, pairs or post)"
+        )
+    return getattr(run, family.section)
 
 
 def sections_of(run: RunConfig, names: Collection[str]) -> set[str]:
@@ -188,7 +202,7 @@ def sections_of(run: RunConfig, names: Collection[str]) -> set[str]:
         "generator": {generator.section, *generator.sections},
         "sampling": {generator.sampling},
     }
-    return set().union(*(meant.get(name, {name}) for name in names))
+    return set().union(*(meant.get(name, {name}) for name in names)) - {None}
 
 
 def sampler_settings(section: Any) -> dict[str, Any]:

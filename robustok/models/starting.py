@@ -1,4 +1,4 @@
-"""The models that training starts from: new ones, new ones on pretrained ViTs, or stored ones."""
+"""The models that a run starts from: new ones, new ones on pretrained ViTs, or stored ones, which say what they are."""
 
 from __future__ import annotations
 
@@ -7,16 +7,57 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig
 from ..core.errors import UserError
 from ..model_configs import MAETokConfig, TokenizerConfig
-from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer
-from .load import check_fits, load_generator, load_tokenizer
-from .registry import Family, family_of, trained_config, trained_family
+from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer, is_discrete
+from .load import build, check_fits, load_tokenizer, locate, meta_model, open_checkpoint, take_statistics
+from .registry import Family, Role, family_of, trained_config, trained_family
 from .tokenizers import maetok
 from .tokenizers.tuning import start_from_dinov2, tune
 from .tokenizers.vit_tokenizer import ViTTokenizer
+
+
+def with_started_families(run: RunConfig) -> RunConfig:
+    """The settings with the families of the models that they start from, where `family` names none.
+
+    Raises: UserError for a model that cannot be opened, and where `family` names another than it is of.
+    """
+    if run.start.tokenizer:
+        run = _with_family(run, "tokenizer", tokenizer_shape(run))
+    if run.start.generator:
+        checkpoint = open_generator(run.start.generator, without_values(tokenizer_shape(run)))
+        run = _with_family(run, "generator", checkpoint.config)
+    return run
+
+
+def _with_family(run: RunConfig, role: Role, config: Any) -> RunConfig:
+    if getattr(run.family, role) is not None:
+        refuse_other_family(config, trained_family(run, role), getattr(run.start, role))
+    return replace(run, family=replace(run.family, **{role: family_of(config).kind}))
+
+
+def tokenizer_shape(run: RunConfig) -> Any:
+    """The config of the tokenizer that a run starts from; without one, that which the settings describe."""
+    if not run.start.tokenizer:
+        return trained_config(run, "tokenizer")
+    return open_checkpoint(locate(run.start.tokenizer), "tokenizer", num_heads=run.start.num_heads).config
+
+
+def open_generator(path: str | Path, tokenizer: Tokenizer) -> Checkpoint:
+    """A stored generator; the tokenizer says how many tokens an image has, where the file does not."""
+    tokens = tokenizer.num_tokens if is_discrete(tokenizer) else tokenizer.num_latents
+    return open_checkpoint(locate(path), "generator", tokenizer_tokens=tokens)
+
+
+def without_values(config: Any) -> Any:
+    """The model of a config on the meta device. Raises UserError for sizes that do not fit together."""
+    try:
+        return meta_model(config)
+    except ValueError as error:
+        raise UserError(f"the settings of tokenizer or generator do not fit together: {error}") from None
 
 
 def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
@@ -48,8 +89,8 @@ def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: 
     return model
 
 
-def refuse_other_family(stored: LoadedTokenizer | LoadedGenerator, family: Family, path: str) -> None:
-    """Raises UserError for a stored model of another family than the one that the settings name."""
+def refuse_other_family(stored: Any, family: Family, path: str) -> None:
+    """Raises UserError for a stored model, or its config, of another family than the one that the settings name."""
     found = family_of(stored).kind
     if found != family.kind:
         raise UserError(
@@ -82,8 +123,9 @@ def generator_to_train(
     """
     family = trained_family(run, "generator")
     if run.start.generator:
-        model = load_generator(run.start.generator, "model")
+        model = build(open_generator(run.start.generator, tokenizer), "model")
         refuse_other_family(model, family, run.start.generator)
+        take_statistics(model, tokenizer)
     else:
         decided = family.decided(tokenizer, num_classes, statistics)
         model = family.build(_fitted(trained_config(run, "generator"), family, decided))

@@ -155,11 +155,11 @@ def _curves(log: list[dict], stage: str) -> Figure:
 
 def _what_was_run(run: FinishedRun) -> str:
     c, counts = run.config, run.metrics["images"]
-    size = trained_config(c, "tokenizer").image_size
+    size = run.pictures["originals"].shape[-1]
     models = []
     for role in ("tokenizer", "generator"):
-        family = trained_family(c, role)
-        models.append(f"{role.capitalize()} ({family.kind}): {family.about(trained_config(c, role), c)}")
+        family, start = trained_family(c, role), getattr(c.start, role)
+        models.append(f"{role.capitalize()} ({family.kind}): {start or family.about(trained_config(c, role), c)}")
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
         f"{source}, {size} x {size} pixels, {len(run.class_names)} classes: "

@@ -1,19 +1,29 @@
 """Pairs and post-training of any tokenizer with any generator of its kind, each from a stored model."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import pytest
 import torch
+import yaml
 
 from robustok import load_tokenizer
 from robustok.checkpoints import reading
 from robustok.checkpoints.writing import save
 from robustok.core.errors import UserError
 from robustok.data.latents import open_rows
-from robustok.model_configs import MAETokConfig, SiTConfig
-from robustok.models.registry import FAMILIES
+from robustok.model_configs import (
+    ConvTokenizerConfig,
+    ConvVAEConfig,
+    LlamaGenConfig,
+    MAETokConfig,
+    RARConfig,
+    SiTConfig,
+    TokenizerConfig,
+)
+from robustok.models.registry import family_of
 from robustok.train import main
 from robustok.training.run import read_log
 
@@ -24,50 +34,81 @@ SETTINGS = {
     **{"post_training.epochs": 1, "post_training.batch_size": 64, "post_training.lr": 0.005},
     **{"post_training.warmup_epochs": 0, "stopping.every_epochs": 1},
 }
+VIT = TokenizerConfig(
+    image_size=16, patch_size=4, width=32, depth=1, heads=2, layer_scale=None, codebook_size=32, code_width=4
+)
+CONV = ConvTokenizerConfig(
+    **{"image_size": 16, "widths": (32, 32, 32), "stem_width": 32, "attention": (2,), "blocks": 1, "decoder_blocks": 1},
+    **{"feature_width": 32, "codebook_size": 32, "code_width": 4, "similarity": "cosine"},
+)
 MAETOK = MAETokConfig(
     image_size=16, patch_size=4, width=32, depth=1, heads=2, layer_scale=None, num_latents=8, latent_width=4
 )
+VAE = ConvVAEConfig(image_size=16, widths=(32, 32, 32), blocks=1, scaling_factor=0.5)
+TOKENS = {"codebook_size": 32, "num_classes": 10, "num_tokens": 16}
+RAR = RARConfig(width=16, depth=1, heads=2, mlp_width=16, **TOKENS)
+LLAMAGEN = LlamaGenConfig(width=16, depth=1, heads=2, mlp_width=16, **TOKENS)
 SIT = SiTConfig(width=16, depth=1, heads=2, num_classes=10, num_latents=8, latent_width=4)
+GRID = SiTConfig(width=16, depth=1, heads=2, num_classes=10, num_latents=16, latent_width=4, grid=True, patch_size=2)
 
 
-def store(folder: Path, kind: str, config, spread: float | None = None) -> Path:
-    """A model with random weights, stored under its kind; spread: of all of them, else as they begin training."""
+def store(folder: Path, config, spread: float | None = None) -> Path:
+    """A model with random weights; spread: of all of them, else as they begin training."""
     torch.manual_seed(0)
-    model = FAMILIES[kind].build(config)
+    family = family_of(config)
+    model, folder = family.build(config), folder / family.kind
     if spread is not None:
         for parameter in model.parameters():
             parameter.data.normal_(0, spread)
     state = model.state_dict()
-    save(folder / kind, {"model": state, "ema": state}, {"config": {"kind": kind, "config": asdict(config)}})
-    return folder / kind
+    save(folder, {"model": state, "ema": state}, {"config": {"kind": family.kind, "config": asdict(config)}})
+    return folder
+
+
+def pair(folder: Path, tokenizer, generator) -> dict:
+    """The settings of a run that starts from both, stored."""
+    return {"start.tokenizer": store(folder, tokenizer), "start.generator": store(folder, generator, 0.2)}
+
+
+def run_job(runs: Path, stage: str, name: str = "x", **settings) -> Path:
+    options = {**SETTINGS, "runs": runs, "name": name, "stage": stage, **settings}
+    main([part for key, value in options.items() for part in (f"--{key}", str(value))])
+    return runs / name
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory) -> Path:
+    """A run whose classifier is trained."""
+    shape = {"tokenizer.image_size": 16, "tokenizer.patch_size": 4}
+    return run_job(tmp_path_factory.mktemp("runs"), "classifier", **shape)
 
 
 @pytest.fixture
-def job(tmp_path):
+def job(classified, tmp_path):
     """job(stage, **settings) runs a stage and returns the run's folder."""
-
-    def run(stage: str, name: str = "x", **settings) -> Path:
-        options = {**SETTINGS, "runs": tmp_path / "runs", "name": name, "stage": stage}
-        options |= {key.replace("__", "."): value for key, value in settings.items()}
-        main([part for key, value in options.items() for part in (f"--{key}", str(value))])
-        return tmp_path / "runs" / name
-
-    return run
+    copytree(classified, tmp_path / "runs" / "x")
+    return partial(run_job, tmp_path / "runs")
 
 
-def flow_pair(folder: Path) -> dict:
-    """The settings of a run that starts from a continuous tokenizer and a flow generator."""
-    start = {"start.tokenizer": store(folder, "maetok", MAETOK), "start.generator": store(folder, "sit", SIT, 0.2)}
-    return (
-        start
-        | {"family.tokenizer": "maetok", "family.generator": "sit"}
-        | {"maetok.image_size": 16, "maetok.patch_size": 4}
-    )
+@pytest.mark.parametrize(("tokenizer", "generator"), [(VIT, RAR), (CONV, LLAMAGEN), (MAETOK, SIT), (VAE, GRID)])
+def test_every_combination(job, tmp_path, tokenizer, generator):
+    """Nothing is said of the models but where they are: family and image size follow, and how they are sampled."""
+    settings = pair(tmp_path, tokenizer, generator) | {"pairs.modes": "[reencode]", "losses.adversarial": 0}
+    run = job("pairs", **settings)
+    pairs, kind = open_rows(run / "pairs" / "reencode"), family_of(tokenizer).kind
+    model = load_tokenizer(settings["start.tokenizer"])
+    shape = (model.num_tokens,) if kind in ("tokenizer", "conv_tokenizer") else model.latent_shape
+    assert pairs.rows.shape == (257, *shape)
+    job("post", **settings)
+    after, log = load_tokenizer(run / "post"), read_log(run / "log.jsonl")
+    assert after.config == tokenizer and after.image_size == 16
+    assert {line["stage"] for line in log} == {"classifier", "post"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["family"]["tokenizer"] == kind
 
 
 def test_post_training(job, tmp_path):
     """The decoder learns from both kinds of pairs; nothing of the encoder side changes."""
-    start = flow_pair(tmp_path)
+    start = pair(tmp_path, MAETOK, SIT)
     run = job("pairs", **start)
     for mode in ("direct", "reencode"):
         assert open_rows(run / "pairs" / mode).rows.shape == (257, 8, 4)
@@ -88,7 +129,7 @@ def test_post_training(job, tmp_path):
 
 def test_a_new_discriminator_is_warmed_up_and_resumes_to_the_bit(job, tmp_path):
     """It is logged under its own name, learns, and is what post-training goes on from."""
-    start = flow_pair(tmp_path) | {"pairs.modes": "[direct]", "post_training.save_every": 2}
+    start = pair(tmp_path, MAETOK, SIT) | {"pairs.modes": "[direct]", "post_training.save_every": 2}
     job("pairs", **start)
     run = job("post", **start)
     log = [line for line in read_log(run / "log.jsonl") if line["stage"] == "discriminator"]
