@@ -1,8 +1,12 @@
-"""What this machine can do: python -m robustok.doctor [--json]
+"""What this machine can do, or what a file holds: python -m robustok.doctor [--tokenizer FILE] [--json]
 
 Versions, devices, threads, the compiled extension, and for each kind of device which backend the operations take there
 and why not the others; which decode attention was measured to be fastest on this machine's GPUs. Exit code 0, also
 where only the plain backends can run.
+
+With --tokenizer instead: as what the file was recognised, the tokenizer's sizes, where its weights come from, how well
+it gives some images back, and whether these seem to be in another range of values than the one it declares. Exit code
+0 whatever was found, 2 where the file cannot be opened.
 """
 
 import importlib.metadata
@@ -12,17 +16,31 @@ import platform
 import sys
 
 from .core.cli import run_verb
-from .core.options import verb_parser
+from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
 
 _PACKAGES = ("torch", "triton", "numpy", "safetensors", "flash-attn")
 
 
 def main(argv: list[str]) -> int:
-    """Prints the report; always returns 0."""
+    """Prints the report and returns 0. Raises UserError for a tokenizer or images that cannot be opened."""
+    from .report.tokenizer_file import describe_tokenizer, examine_tokenizer
+
     parser = verb_parser("doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    found = examine()
-    print(json.dumps(found, indent=1) if parser.parse_args(argv).json else _describe(found))
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="a tokenizer to look at: our checkpoint or a published file"
+    )
+    parser.add_argument(
+        "--images", help="what it is to give back: a folder, tar or .npz (default: two photographs of scikit-learn's)"
+    )
+    add_tokenizer_sizes(parser)
+    options = parser.parse_args(argv)
+    if options.tokenizer is None:
+        found, describe = examine(), _describe
+    else:
+        found = examine_tokenizer(options.tokenizer, options.images, **tokenizer_sizes(options))
+        describe = describe_tokenizer
+    print(json.dumps(found, indent=1) if options.json else describe(found))
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from robustok import evaluate, explain, pretokenize, sample
+from robustok import doctor, evaluate, explain, pretokenize, sample
 from robustok.core.cli import run_verb
 from robustok.core.errors import UserError
 from robustok.core.options import add_device, add_network, add_sampling, sampling_of, sampling_settings, verb_parser
@@ -108,6 +108,7 @@ def test_verbs_of_one_option_describe_it_alike(verb, command, capsys):
         (explain, ["strips", "T", "--images", "digits"], "--num_heads"),
         (explain, ["lipschitz", "T", "--images", "digits"], "--num_heads"),
         (explain, ["mmd", "T", "--images", "digits", "--generator", "G"], "--tokenizer_heads"),
+        (doctor, ["--tokenizer", "T"], "--num_heads"),
     ],
 )
 def test_what_a_file_cannot_say_reaches_its_tokenizer(verb, argv, heads, monkeypatch, tmp_path):
