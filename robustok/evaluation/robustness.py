@@ -1,34 +1,35 @@
 """How a tokenizer's decoder stands wrong latents, measured as its kind allows.
 
-Tokens are replaced by neighbouring codes (pFID's settings); latents without a codebook get Gaussian noise.
+Tokens are replaced by neighbouring codes (pFID's settings); latents without a codebook get noise (nFID's strengths).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..data.transforms import from_uint8
-from ..models.interfaces import ContinuousTokenizer, is_discrete
+from ..data.transforms import from_uint8, to_uint8
+from ..models.interfaces import Tokenizer, is_discrete
+from ..ops import perturb
 from .metrics.frechet import frechet_distance
+from .noise import noise_fid
 from .passes import moments_of
 from .perturbing import how_perturbable
 from .pfid import pfid
 from .reconstruction import reconstructed
-
-NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviations of the noise, as shares of the latents' own
 
 
 class Robustness(NamedTuple):
     """Fréchet distances of reconstructions from the images themselves."""
 
     clean: float  # nothing is wrong
-    figure: str | None  # what the mean is called: "pfd" of replaced tokens, "nfd" of noise; None: nothing is defined
-    table: list[list[float]]  # a row a setting: alpha, delta, value; or noise, value
-    strongest: dict[str, Any]  # arguments of `tokenizer.reconstruct` for the strongest setting
+    figure: str | None = None  # what the mean is called: "pfd" of replaced tokens, "nfd" of noise; None: not defined
+    table: Sequence[list[float]] = ()  # a row a setting: alpha, delta, value; or strength, value
+    strongest: Callable[[Tensor], Tensor] | None = None  # uint8 images -> under the strongest setting, on the CPU
 
     @property
     def mean(self) -> float:
@@ -47,37 +48,19 @@ def robustness(tokenizer, images: Callable[[], Iterable[Tensor]], features: Call
     images: gives uint8 batches (b, 3, H, W), anew each time it is called. features: as for `pfid`.
     """
     if not is_discrete(tokenizer):
-        return _under_noise(tokenizer, images, features)
+        noisy = noise_fid(tokenizer, images(), features)
+        table = [[strength, value] for strength, value in noisy.table.items()]
+        return Robustness(noisy.rfid, "nfd", table, partial(_with_noise, tokenizer, noisy.std, max(noisy.table)))
     if how_perturbable(tokenizer) == "none":
         restored = (reconstructed(tokenizer, batch) for batch in images())
-        clean = frechet_distance(moments_of(features, restored), moments_of(features, images()))
-        return Robustness(clean, None, [], {})
+        return Robustness(frechet_distance(moments_of(features, restored), moments_of(features, images())))
     found = pfid(tokenizer, images(), features)
     alpha, delta = max(found.table)
     table = [[*setting, value] for setting, value in found.table.items()]
-    return Robustness(found.rfid, "pfd", table, {"alpha": alpha, "delta": delta})
-
-
-def _under_noise(tokenizer: ContinuousTokenizer, images: Callable[[], Iterable[Tensor]], features: Callable):
-    reference, spread = moments_of(features, images()), _spread(tokenizer, images())
-
-    def distance(noise: float) -> float:
-        return frechet_distance(moments_of(features, _restored(tokenizer, images(), noise * spread)), reference)
-
-    table = [[noise, distance(noise)] for noise in NOISES]
-    return Robustness(distance(0.0), "nfd", table, {"noise": NOISES[-1] * spread})
-
-
-def _restored(tokenizer: ContinuousTokenizer, images: Iterable[Tensor], noise: float) -> Iterator[Tensor]:
-    done = 0
-    for batch in images:
-        ids = torch.arange(done, done + len(batch))
-        yield reconstructed(tokenizer, batch, noise=noise, sample_ids=ids)
-        done += len(batch)
+    return Robustness(found.rfid, "pfd", table, partial(reconstructed, tokenizer, alpha=alpha, delta=delta))
 
 
 @torch.inference_mode()
-def _spread(tokenizer: ContinuousTokenizer, images: Iterable[Tensor]) -> float:
-    """Standard deviation of the images' latents, over images, places and channels about each channel's mean."""
-    rows = torch.cat([tokenizer.encode(from_uint8(batch.to(tokenizer.device))).flatten(0, 1) for batch in images])
-    return float(rows.double().var(0, correction=0).mean().sqrt())
+def _with_noise(tokenizer: Tokenizer, std: Tensor, strength: float, images: Tensor) -> Tensor:
+    z, scale = tokenizer.encode(from_uint8(images.to(tokenizer.device))), std.to(tokenizer.device, torch.float32)
+    return to_uint8(tokenizer.decode(scale * perturb(z / scale, kind="gaussian", strength=strength, seed=0).z_q)).cpu()

@@ -81,8 +81,8 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     }
     originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
     pictures = {"originals": originals, "reconstructed": reconstructed(tokenizer, originals)}
-    if robust.figure is not None:
-        pictures["perturbed"] = reconstructed(tokenizer, originals, **robust.strongest)
+    if robust.strongest is not None:
+        pictures["perturbed"] = robust.strongest(originals)
     shown = made[_pictured_samples(job)]
     for folder in ("generator", *job.post_folders().values()):
         before = folder == "generator"

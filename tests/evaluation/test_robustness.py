@@ -9,7 +9,8 @@ from torch import nn
 from robustok.core.random import NOISE, keyed_normal
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, frechet_distance, pfid
-from robustok.evaluation.robustness import NOISES, robustness
+from robustok.evaluation.noise import noise_fid
+from robustok.evaluation.robustness import robustness
 from robustok.model_configs import TokenizerConfig
 from robustok.models.tokenizers.continuous import ContinuousBase
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
@@ -57,17 +58,17 @@ def distance(images):
 
 
 def test_latents_get_noise_in_their_own_standard_deviations():
-    found = robustness(Plain(), batches, features)
-    z = 3 * from_uint8(IMAGES).flatten(2).double()
-    spread = (z - z.mean((0, 1))).square().mean().sqrt().item()
+    tokenizer = Plain()
+    found = robustness(tokenizer, batches, features)
+    expected = noise_fid(tokenizer, batches(), features)
+    assert found.figure == "nfd" and found.clean == expected.rfid and found.figures()["nfd"] == expected.mean
+    assert found.table == [[strength, value] for strength, value in expected.table.items()]
+    z = 3 * from_uint8(IMAGES).flatten(2)
     noise = keyed_normal(0, NOISE, torch.arange(23), (3, 64))
-    assert found.figure == "nfd" and [row[0] for row in found.table] == list(NOISES)
-    for share, value in found.table:
-        noised = to_uint8(((z.float() + share * spread * noise) / 3).unflatten(2, (8, 8)).clamp(-1, 1))
-        assert value == pytest.approx(distance(noised), rel=1e-3)
-    assert found.clean == pytest.approx(0, abs=1e-3)
-    assert found.strongest["noise"] == pytest.approx(0.5 * spread, rel=1e-5)
-    assert found.figures()["nfd"] == pytest.approx(sum(value for _, value in found.table) / 5)
+    noisy = z + 0.5 * z.std((0, 1), correction=0) * noise
+    shown = to_uint8(tokenizer.decode(noisy).clamp(-1, 1))
+    assert (found.strongest(IMAGES).int() - shown.int()).abs().max() <= 1
+    assert distance(shown) == pytest.approx(found.table[-1][1], rel=1e-3)
 
 
 @pytest.mark.parametrize("scales", [None, (1, 2)])
