@@ -5,6 +5,8 @@ r"""Evaluate images, a tokenizer or a generator: python -m robustok.evaluate WHA
     python -m robustok.evaluate reference photos/ --size 256 --save photos-256.npz
     python -m robustok.evaluate tokenizer main-train.pt other.pt --images photos/ --pfid quick
     python -m robustok.evaluate generator rar_b.bin --tokenizer main-train.pt --reference photos-256.npz
+    python -m robustok.evaluate decoders main-train.pt post-train.pt --generator rar_b.bin \
+        --images photos/ --reference photos-256.npz
     python -m robustok.evaluate tokenizer runs/demo/tokenizer --images digits \
         --network classifier --weights runs/demo/classifier
 
@@ -59,19 +61,55 @@ def samples(options: argparse.Namespace) -> None:
 
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
+    from .models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(options.device)
+    stream, settings = _generated_images(options, tokenizer)
+    _compare(stream, options, settings=settings)
+
+
+def decoders(options: argparse.Namespace) -> None:
+    """One tokenizer before and after post-training: rFID, pFID or nFID and gFID of both decoders, the same latents."""
+    from .evaluation.decoders import evaluate_decoder, refuse_other_latents
+    from .evaluation.statistics import load_reference
+    from .evaluation.streams import open_stream
+    from .generation.batches import DecodedImages
+    from .models.load import load_tokenizer
+    from .report.decoders import report_decoders
+    from .report.results import Results
+
+    paths = (options.before, options.after)
+    both = [load_tokenizer(path, **tokenizer_sizes(options)).to(options.device) for path in paths]
+    refuse_other_latents(*both, names=paths)
+    drawn, settings = _generated_images(options, both[0])
+    network, images = _network(options), open_stream(options.images, both[0].image_size)
+    against = load_reference(options.reference, network, options.size)
+    generated = torch.cat([batch.cpu() for batch in drawn.generated()])
+    evaluated = []
+    for path, tokenizer in zip(paths, both, strict=True):
+        samples = DecodedImages(tokenizer, generated, drawn.labels, f"{options.generator} through {path}")
+        found = evaluate_decoder(tokenizer, path, images, samples, against, network, robust=options.pfid == "full")
+        evaluated.append(found)
+    results = Results(options.output, f"Decoders {options.before} and {options.after}")
+    report_decoders(results, evaluated, against, network.protocol)
+    results.add("sampling", settings)
+    results.save()
+
+
+def _generated_images(options: argparse.Namespace, tokenizer):
+    """(class-balanced images of --generator through the tokenizer, the settings that they are sampled with)."""
     from .generation.batches import GeneratedImages
-    from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
+    from .models.load import check_fits, load_generator, take_statistics
     from .models.registry import family_of
 
     model = load_generator(options.generator, **generator_sizes(options)).to(options.device)
-    tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(options.device)
     check_fits(tokenizer, model)
     take_statistics(model, tokenizer)
     sampling = sampling_settings(options, sampling_of(getattr(RunConfig(), family_of(model).sampling)))
     stream = GeneratedImages(
         model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
     )
-    _compare(stream, options, settings=sampling | {"seed": options.seed, "per_class": options.per_class})
+    return stream, sampling | {"seed": options.seed, "per_class": options.per_class}
 
 
 def _compare(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
@@ -168,14 +206,23 @@ def _parser() -> argparse.ArgumentParser:
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")
-    drive.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    drive.add_argument(
-        "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
+    two = command(decoders)
+    two.add_argument("before", help="the tokenizer as main training left it")
+    two.add_argument("after", help="the same with its decoder post-trained")
+    two.add_argument("--generator", required=True, help="what makes the tokens or latents that both decode")
+    two.add_argument("--images", required=True, help="images to give back, cut to the tokenizer's size")
+    two.add_argument(
+        "--pfid", choices=("full", "none"), default="full", help="pFID, or nFID of latents, or none (default full)"
     )
-    drive.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
-    add_generator_sizes(drive)
-    add_tokenizer_sizes(drive, heads="tokenizer_heads")
-    add_sampling(drive, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
+    for sampled in (drive, two):
+        sampled.add_argument("--reference", required=True, help="images or saved statistics to compare with")
+        sampled.add_argument(
+            "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
+        )
+        sampled.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
+        add_generator_sizes(sampled)
+        add_tokenizer_sizes(sampled, heads="tokenizer_heads")
+        add_sampling(sampled, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
     return parser
 
 

@@ -101,3 +101,22 @@ class GeneratedImages:
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         for batch in self.generated(start, stop):
             yield decode_generated(self.tokenizer, batch)
+
+
+class DecodedImages:
+    """An ImageStream of generated tokens or latents (N, ...), as `tokenizer` decodes them.
+
+    labels: (N,), the class of each.
+    """
+
+    transform = "as generated"
+
+    def __init__(self, tokenizer: Tokenizer, generated: Tensor, labels: np.ndarray, name: str):
+        self.tokenizer, self.rows, self.name = tokenizer, generated, name
+        self.labels: np.ndarray | None = labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return decode_batches(self.tokenizer, self.rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..models.registry import trained_config, trained_family
+from .decoders import compared_rows, side_by_side
 from .page import Page
 from .robustness import shown_robustness
 
@@ -44,6 +45,7 @@ def write_report(path: Path, run: FinishedRun) -> None:
     page.note("\n".join(verdicts(metrics)))
     _tokenizer_section(page, metrics, run.pictures)
     _generator_section(page, run)
+    _decoders_section(page, run)
     page.heading("Loss curves")
     for stage in ("tokenizer", "generator", *run.post_stages):
         page.figure(_curves(run.log, stage), f"{stage}: values of the log against optimiser steps")
@@ -133,6 +135,28 @@ def _generator_section(page: Page, run: FinishedRun) -> None:
         title = "Before post-training" if name == "generator" else f"After post-training ({name})"
         caption = f"{title}: the same tokens, classes {', '.join(run.class_names[:rows])}"
         page.images(run.pictures[name], caption, columns=columns)
+
+
+def _decoders_section(page: Page, run: FinishedRun) -> None:
+    """Decoder by decoder: the figures, and some of the same samples next to each other."""
+    metrics, folders = run.metrics, ("generator", *run.post_stages)
+    robust = shown_robustness(metrics["tokenizer"])
+    names = {"rfd": "rFD"} | ({robust[0]: robust[1].name} if robust else {})
+    names |= {"gfd": "gFD", "class_agreement": "class agreement"}
+    titles = [title for _, title in _decoders(metrics)]
+    page.heading("The same latents through each decoder").table(
+        compared_rows([metrics[key] for key, _ in _decoders(metrics)], names),
+        ("", *titles),
+        "Distances are better when lower, class agreement when higher.",
+    )
+    rows = min(len(run.class_names), 10)
+    columns = len(run.pictures["generator"]) // rows
+    few = [row * columns + i for row in range(rows) for i in range(min(3, columns))]
+    page.images(
+        side_by_side([run.pictures[folder][few] for folder in folders]),
+        f"The same samples, one row a class; of each, left to right: {' | '.join(titles)}.",
+        columns=min(3, columns) * len(folders),
+    )
 
 
 def _curves(log: list[dict], stage: str) -> Figure:

@@ -214,3 +214,32 @@ def test_correlation_of_a_benchmark(run, tmp_path):
     del rows[3]["gfid"]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     run(explain, f"correlation {tmp_path}/rows.json", code=2)
+
+
+def test_two_decoders_of_one_tokenizer_get_the_same_tokens(run, room, tmp_path, capsys):
+    shape = TokenizerConfig(image_size=SIZE, patch_size=8, width=32, depth=1, heads=2, codebook_size=64, code_width=4)
+    torch.manual_seed(0)
+    before = ViTTokenizer(shape)
+    weights = {key: value.clone() for key, value in before.state_dict().items()}
+    for key in weights:
+        if key.startswith("decoder."):
+            weights[key] += 0.1 * torch.randn(weights[key].shape)
+    documents = {"config": {"kind": "tokenizer", "config": asdict(shape)}}
+    checkpoints.save(room / "post" / "step-1", {"model": weights, "ema": weights}, documents)
+    asked = " --generator rar --images images.npz --reference others.npz --per_class 4 --seed 3" + CLASSIFIER
+    left, right = run(evaluate, "decoders tokenizer post" + asked)["decoders"]
+    assert left["name"] == "tokenizer" and left["figures"].keys() == right["figures"].keys()
+    plain = run(evaluate, "tokenizer post --images images.npz" + CLASSIFIER)["tokenizers"][0]
+    made = "generator rar --tokenizer post --reference others.npz --per_class 4 --seed 3" + CLASSIFIER
+    samples = run(evaluate, made)["metrics"]
+    assert right["figures"]["rfd"] == pytest.approx(plain["rfd"]) and right["figures"]["psnr"] == plain["psnr"]
+    assert right["figures"]["pfd"] == pytest.approx(plain["pfd"])
+    assert right["figures"]["gfd"] == pytest.approx(samples["fd"], rel=1e-4)
+    assert left["figures"]["gfd"] != pytest.approx(right["figures"]["gfd"], rel=1e-3)
+    run(evaluate, "decoders tokenizer tokenizer" + asked + " --pfid none")
+    assert "(+0.0%)" in (tmp_path / "out" / "report.html").read_text()
+    torch.manual_seed(1)
+    other = ViTTokenizer(shape).state_dict()
+    checkpoints.save(room / "stranger" / "step-1", {"model": other, "ema": other}, documents)
+    run(evaluate, "decoders tokenizer stranger" + asked, code=2)
+    assert "tokenizer and stranger: their encoders or codebooks differ" in capsys.readouterr().err

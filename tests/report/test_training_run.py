@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from robustok.config import FamilyConfig, PairsConfig, RunConfig
+from robustok.report.decoders import side_by_side
 from robustok.report.training_run import FinishedRun, summary_rows, verdicts, write_report
 
 
 def decoder(gfd: float, best_step: int | None = None) -> dict:
-    return {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "best_step": best_step}
+    return {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "pfd": 2.0, "nfd": 3.0, "best_step": best_step}
 
 
 @pytest.fixture
@@ -79,7 +80,14 @@ def test_the_page_shows_everything_of_the_run(page):
     captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
     for stage in ("tokenizer", "generator", "post", "post-direct"):
         assert f"{stage}: values of the log against optimiser steps" in captions
-    assert page.count('class="pixels"') == 6
+    assert "<td>gFD</td><td>8</td><td>6 (-25.0%)</td><td>9 (+12.5%)</td>" in page
+    assert "before post-training | post-trained on reencode pairs | post-trained on direct pairs" in page
+    assert page.count('class="pixels"') == 7
+
+
+def test_images_of_one_sample_stand_side_by_side():
+    before, after = torch.arange(3)[:, None, None, None], 10 + torch.arange(3)[:, None, None, None]
+    assert side_by_side([before, after]).flatten().tolist() == [0, 10, 1, 11, 2, 12]
 
 
 def test_a_run_on_latents_is_told_by_its_own_figures(metrics, tmp_path):
@@ -93,7 +101,7 @@ def test_a_run_on_latents_is_told_by_its_own_figures(metrics, tmp_path):
     pictures = {name: torch.zeros(4, 3, 8, 8, dtype=torch.uint8) for name in names}
     log = [{"stage": "tokenizer", "step": step, "lr": 0.1, "hog": 0.5 - step} for step in range(2)]
     config = RunConfig(family=FamilyConfig("maetok", "sit"))
-    write_report(tmp_path / "r.html", FinishedRun(config, ["a", "b"], ["post"], metrics, pictures, log))
+    write_report(tmp_path / "r.html", FinishedRun(config, ["a", "b"], ["post", "post-direct"], metrics, pictures, log))
     page = (tmp_path / "r.html").read_text()
     assert "Tokenizer (maetok): 128 latents x 32" in page and "Generator (sit): 768 wide, 12 layers" in page
     assert "noise of 0.5 standard deviations on their latents" in page
