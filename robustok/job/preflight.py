@@ -11,36 +11,30 @@ from ..core.errors import UserError
 from ..data.images import Images
 from ..models.interfaces import is_discrete, makes_latents
 from ..models.load import check_fits
-from ..models.registry import families, sampler_settings, trained_config, trained_family
+from ..models.registry import Role, families, sampler_settings, trained_config, trained_family
 from ..models.starting import open_generator, tokenizer_shape, without_values
 from ..samplers.flow import FlowSettings
+from ..samplers.settings import SamplingSettings
+from .model_ranges import check_ranges
+
+ROLES: tuple[Role, ...] = ("tokenizer", "generator")
 
 SHARES = (
     "perturbation.alpha",
     "perturbation.beta",
     "perturbation.anneal_end_ratio",
     "pairs.sigma",
-    "generator.class_dropout",
-    "generator.dropout",
-    "llamagen.class_dropout",
-    "llamagen.dropout",
-    "llamagen.token_dropout",
-    "sit.class_dropout",
-    "tokenizer.drop_path",
 )
 POSITIVE = (
     "log_every",
     "stopping.every_epochs",
     "stopping.patience",
-    "sampling.temperature",
     "sampling.batch_size",
     "flow_sampling.batch_size",
     "evaluation.samples_per_class",
     "pairs.per_image",
     "discriminator_warmup.epochs",
     "discriminator_warmup.lr",
-    "tokenizer.codebook_size",
-    "tokenizer.code_width",
 )
 
 
@@ -53,15 +47,13 @@ def check_settings(c: RunConfig) -> None:
         _expect(c, name, 0.0 <= attrgetter(name)(c) <= 1.0, "a share in [0, 1]")
     for name in POSITIVE:
         _expect(c, name, attrgetter(name)(c) > 0, "a positive number")
-    p, t, g = c.perturbation, c.tokenizer, c.generator
+    p = c.perturbation
     at_most = f"at most perturbation.anneal_end = {p.anneal_end}"
     _expect(c, "perturbation.anneal_start", p.anneal_start <= p.anneal_end, at_most)
-    patches = f"a multiple of tokenizer.patch_size = {t.patch_size}"
-    _expect(c, "tokenizer.image_size", t.image_size % t.patch_size == 0, patches)
-    _expect(c, "tokenizer.width", t.width % t.heads == 0, f"a multiple of tokenizer.heads = {t.heads}")
-    _expect(c, "generator.width", g.width % g.heads == 0, f"a multiple of generator.heads = {g.heads}")
-    _expect(c, "sampling.top_p", 0 < c.sampling.top_p <= 1, "a share in (0, 1]")
-    _check_flow_sampling(c)
+    for section in {trained_family(c, role).section for role in ROLES} - {None}:
+        check_ranges(getattr(c, section), section)
+    for section, settings in (("sampling", SamplingSettings), ("flow_sampling", FlowSettings)):
+        _check_sampling(c, section, settings)
     _expect(c, "pairs.modes", c.pairs.modes != (), "at least one of reencode, direct")
     _expect(c, "name", c.name not in ("", ".", "..") and "/" not in c.name, "the name of one folder")
     for f in fields(c.losses):
@@ -99,12 +91,12 @@ def _check_shapes(c: RunConfig) -> None:
         _expect(c, "perturbation.delta", 1 <= c.perturbation.delta <= codes, f"1 to {codes}, the number of codes")
 
 
-def _check_flow_sampling(c: RunConfig) -> None:
-    """Refuses what the sampler of a flow generator would."""
+def _check_sampling(c: RunConfig, section: str, settings: type) -> None:
+    """Refuses what the sampler of a kind of generator would."""
     try:
-        FlowSettings(**sampler_settings(c.flow_sampling))
+        settings(**sampler_settings(getattr(c, section)))
     except UserError as error:
-        raise UserError(f"flow_sampling.{error}") from None
+        raise UserError(f"{section}.{error}") from None
 
 
 def _check_training(c: RunConfig, name: str) -> None:

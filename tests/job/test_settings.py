@@ -37,7 +37,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         (["--tokenizer.width", "many"], r"tokenizer\.width"),
         (["--tokenizer.num_latents", "7"], r"num_latents .* found 7"),
         (["--flow_sampling.steps", "0"], r"flow_sampling\.steps: found 0, expected a whole number from 1"),
-        (["--family.generator", "sit", "--sit.heads", "5"], r"heads must divide width, found width 768 and heads 5"),
+        (
+            ["--family.generator", "sit", "--sit.heads", "5"],
+            r"sit\.width: found 768, expected a multiple of sit\.heads = 5",
+        ),
         (["--log_every", "0"], r"log_every: found 0, expected a positive number"),
         (["--device", "cuda:7"], r"cuda"),
     ],
