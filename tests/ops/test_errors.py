@@ -95,3 +95,14 @@ def test_the_description_knows_the_shape():
     many = torch.empty(1, 4).expand(MAX_CODES + 1, 4)
     assert f"triton: a program holds the scores of all codes: found K = {len(many)}" in ops.describe_backends(Z, many)
     assert "triton: a program" not in ops.describe_backends(Z, CODEBOOK)
+
+
+def test_without_perturbation_nothing_need_be_said():
+    plain = ops.vq_quantize(Z, CODEBOOK)
+    expected = ops.vq_quantize(Z, CODEBOOK, **{**GOOD, "alpha": 0.0})
+    assert all(torch.equal(a, b) for a, b in zip(plain, expected, strict=True))
+    for alpha in (0.5, torch.tensor(0.5)):
+        with pytest.raises(TypeError, match="delta: found None, expected a number"):
+            ops.vq_quantize(Z, CODEBOOK, alpha=alpha, seed=0)
+        with pytest.raises(TypeError, match="seed: found None"):
+            ops.vq_quantize(Z, CODEBOOK, alpha=alpha, delta=3)

@@ -16,7 +16,10 @@ def check_rows(name: str, rows: Tensor, codebook: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{label}: found {type(tensor).__name__}, expected a torch.Tensor")
         if tensor.dtype not in DTYPES:
-            raise TypeError(f"{label}: found dtype {tensor.dtype}, expected float32, float16 or bfloat16")
+            raise TypeError(
+                f"{label}: found dtype {tensor.dtype}, expected float32, float16 or bfloat16 (distances are those of "
+                f"float32 rows): pass {label}.float()"
+            )
     if codebook.ndim != 2 or 0 in codebook.shape:
         raise ValueError(f"codebook: found shape {tuple(codebook.shape)}, expected (K, D) with K >= 1 and D >= 1")
     if rows.ndim < 1 or rows.shape[-1] != codebook.shape[1]:
@@ -30,6 +33,13 @@ def check_images(z: Tensor, codebook: Tensor) -> None:
     check_rows("z", z, codebook)
     if z.ndim != 3:
         raise ValueError(f"z: found shape {tuple(z.shape)}, expected three dimensions (B, L, D)")
+
+
+def check_given(**arguments: object) -> None:
+    """Refuses an argument that is None."""
+    for name, value in arguments.items():
+        if value is None:
+            raise TypeError(f"{name}: found None, expected a number: alpha is not 0, so latents are perturbed")
 
 
 def check_delta(delta: int, codebook: Tensor) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from . import transforms
 from .backends.registry import choose_for
 from .checks import check_delta, check_rows, resolve_similarity
 from .types import Similarity
@@ -97,3 +98,7 @@ def _neighbors(query: Tensor, codebook: Tensor, delta: int, similarity: Similari
 @_neighbors.register_fake
 def _(query, codebook, delta, similarity, backend):
     return query.new_empty(*query.shape[:2], delta, dtype=torch.int64)
+
+
+transforms.register_loop(_nearest)
+transforms.register_loop(_neighbors)

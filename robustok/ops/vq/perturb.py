@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from . import reference, transforms
 from .backends.registry import choose, choose_for
 from .checks import check_draw, resolve_draw, resolve_similarity
 from .types import Draw, Perturbed
@@ -54,11 +55,15 @@ def vq_perturb(
         TypeError, ValueError: as `vq_nearest`, and alpha, beta, delta, seed or num_images out of range. Ranges of
         tensors on a GPU are asserted there.
 
-    Alpha and delta may change at every call of a compiled function without recompiling, as 0-d tensors.
+    Alpha and delta may change at every call of a compiled function without recompiling, as 0-d tensors. Transforms of
+    torch.func and forward-mode differentiation see what `backward` sees; a second derivative by `backward` is refused.
     """
     draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
     similarity = resolve_similarity(normalize, similarity)
-    return Perturbed(*_perturb(z, codebook, *draw, neighbors, similarity, backend))
+    if not transforms.are_active():
+        return Perturbed(*_perturb(z, codebook, *draw, neighbors, similarity, backend))
+    _, indices, clean = _perturb(z.detach(), codebook.detach(), *draw, neighbors, similarity, backend)
+    return reference.perturbed_of(z, codebook, clean, indices, similarity)
 
 
 @torch.library.custom_op("robustok::vq_perturb", mutates_args=(), schema=f"({ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
@@ -98,3 +103,5 @@ def _backward(ctx, grad, *_):
 
 
 _perturb.register_autograd(_backward, setup_context=_save)
+transforms.register_loop(_perturb)
+transforms.refuse_second_derivative(_perturb_backward)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from . import reference, transforms
 from .backends.registry import choose, choose_for
-from .checks import check_draw, resolve_draw, resolve_similarity
+from .checks import check_draw, check_given, resolve_draw, resolve_similarity
 from .perturb import ARGUMENTS
 from .types import Draw, Quantized, QuantizedGradients
 
@@ -13,10 +14,10 @@ def vq_quantize(
     z: Tensor,
     codebook: Tensor,
     *,
-    alpha: float | Tensor,
-    beta: float,
-    delta: int | Tensor,
-    seed: int | Tensor,
+    alpha: float | Tensor = 0.0,
+    beta: float = 1.0,
+    delta: int | Tensor | None = None,
+    seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     num_images: int | None = None,
     neighbors: str = "latent",
@@ -26,6 +27,8 @@ def vq_quantize(
 ) -> Quantized:
     """Everything a training step takes from the quantiser; arguments and errors as `vq_perturb`.
 
+    `vq_quantize(z, codebook)` perturbs nothing; delta and seed are needed where alpha is not the number 0.
+
     Returns:
         Quantized: z_q, indices, nearest as `vq_perturb`, and
         z_q_clean (B, L, D): the same without perturbation, straight-through;
@@ -33,9 +36,15 @@ def vq_quantize(
         commit_loss: 0-d float32, mean (stop e - u)^2: its gradient reaches z only (METHOD.md section 2, unweighted);
         usage (K,) int64: how often each code is the nearest. Losses are 0 for an empty batch and finite only if z is.
     """
+    if isinstance(alpha, Tensor) or alpha != 0:
+        check_given(delta=delta, seed=seed)
+    delta, seed = (1 if delta is None else delta), (0 if seed is None else seed)
     draw = resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, neighbors)
     similarity = resolve_similarity(normalize, similarity)
-    return Quantized(*_quantize(z, codebook, *draw, neighbors, similarity, backend))
+    if not transforms.are_active():
+        return Quantized(*_quantize(z, codebook, *draw, neighbors, similarity, backend))
+    found = Quantized(*_quantize(z.detach(), codebook.detach(), *draw, neighbors, similarity, backend))
+    return reference.quantized_of(z, codebook, found.nearest, found.indices, found.usage, similarity)
 
 
 @torch.library.custom_op(
@@ -84,3 +93,5 @@ def _backward(ctx, z_q, indices, nearest, z_q_clean, vq_loss, commit_loss, usage
 
 
 _quantize.register_autograd(_backward, setup_context=_save)
+transforms.register_loop(_quantize)
+transforms.refuse_second_derivative(_quantize_backward)

@@ -96,13 +96,25 @@ def straight_through(z: Tensor, codebook: Tensor, indices: Tensor, similarity: S
 
 def perturb(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
     """z (B, L, D) with some tokens replaced by a near code, differentiable in z."""
-    clean, indices = select(z, codebook, draw, neighbors, similarity)
+    return perturbed_of(z, codebook, *select(z, codebook, draw, neighbors, similarity), similarity)
+
+
+def perturbed_of(z: Tensor, codebook: Tensor, clean: Tensor, indices: Tensor, similarity: Similarity) -> Perturbed:
+    """The result for tokens `clean` and, after perturbation, `indices`, each (B, L)."""
     return Perturbed(straight_through(z, codebook, indices, similarity), indices, clean)
 
 
 def quantize(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
     """Everything the training step needs: vq = mean (e - stop u)^2, commit = mean (stop e - u)^2 on clean latents."""
     clean, indices = select(z, codebook, draw, neighbors, similarity)
+    usage = clean.flatten().bincount(minlength=len(codebook))
+    return quantized_of(z, codebook, clean, indices, usage, similarity)
+
+
+def quantized_of(
+    z: Tensor, codebook: Tensor, clean: Tensor, indices: Tensor, usage: Tensor, similarity: Similarity
+) -> Quantized:
+    """The result for tokens `clean` and, after perturbation, `indices`, each (B, L), and counts (K,) of `clean`."""
     u, e = compared_rows(z, similarity), compared_rows(codebook, similarity)[clean]
     count = max(1, u.numel())  # an empty batch has no loss
     return Quantized(
@@ -112,5 +124,5 @@ def quantize(z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity
         z_q_clean=straight_through(z, codebook, clean, similarity),
         vq_loss=((e - u.detach()).double().square().sum() / count).float(),
         commit_loss=((e.detach() - u).double().square().sum() / count).float(),
-        usage=clean.flatten().bincount(minlength=len(codebook)),
+        usage=usage,
     )
