@@ -68,15 +68,18 @@ class StartConfig:
 
 @dataclass(frozen=True)
 class PerturbationConfig:
-    """Latent perturbation of main training (section 3): rate, proportion, strength, and their annealing."""
+    """Latent perturbation of main training (section 3): kind, rate, proportion, strength, and their annealing."""
 
+    # The kinds of robustok.perturb; None: neighbor where the tokenizer has codes, no perturbation where it has none.
+    kind: Literal["neighbor", "uniform", "adversarial", "gaussian", "interpolate", "mask"] | None = None
     alpha: float = 1.0  # share of an image's tokens perturbed
     beta: float = 0.1  # share of the global batch's images perturbed
-    delta: int = 100  # size of the neighbour set
+    delta: int = 100  # size of the neighbour set, of neighbor and adversarial
+    strength: float | None = None  # largest strength of gaussian and interpolate, on the scale of the latents
     neighbors: Literal["latent", "code"] = "latent"
     anneal_start: float = 40.0  # epochs; the ratio r is 1 until here,
     anneal_end: float = 120.0  # falls linearly until here,
-    anneal_end_ratio: float = 0.5  # and then stays at this; alpha and int(delta) are multiplied by r
+    anneal_end_ratio: float = 0.5  # and then stays at this; alpha, int(delta) and strength are multiplied by r
 
 
 @dataclass(frozen=True)

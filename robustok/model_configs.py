@@ -116,9 +116,6 @@ class MAETokConfig:
     auxiliary_heads: int = 3
     hidden: tuple[float, float] = (0.4, 0.6)  # share of the patches hidden in training, smallest and largest
     hidden_until: float | None = None  # epochs; from here on all patches are seen; None: never
-    noise: float = 0.0  # largest strength of noise on the latents that the decoder gets in training
-    noise_kind: Literal["gaussian", "interpolate"] = "gaussian"  # see models/tokenizers/latent_noise.py
-    noise_share: float = 1.0  # share of the batch's images with noise
 
 
 @dataclass(frozen=True)

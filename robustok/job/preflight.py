@@ -13,6 +13,8 @@ from ..models.interfaces import is_discrete, makes_latents
 from ..models.load import check_fits
 from ..models.registry import Role, families, sampler_settings, trained_config, trained_family
 from ..models.starting import open_generator, tokenizer_shape, without_values
+from ..models.tokenizers.perturbation import kind_for
+from ..ops.perturbation import NOISE_KINDS, uses
 from ..samplers.flow import FlowSettings
 from ..samplers.settings import SamplingSettings
 from .model_ranges import check_ranges
@@ -85,10 +87,25 @@ def _check_shapes(c: RunConfig) -> None:
             check_fits(tokenizer, generator)
     if trained_family(c, "tokenizer").section is None:
         return
-    trained = without_values(trained_config(c, "tokenizer"))
-    if is_discrete(trained):
-        codes = trained.codebook.shape[-2]
-        _expect(c, "perturbation.delta", 1 <= c.perturbation.delta <= codes, f"1 to {codes}, the number of codes")
+    _check_perturbation(c, without_values(trained_config(c, "tokenizer")))
+
+
+def _check_perturbation(c: RunConfig, tokenizer) -> None:
+    """Refuses a kind that the tokenizer's latents cannot have, and a strength or delta that does not fit the kind."""
+    p = c.perturbation
+    try:
+        kind = kind_for(tokenizer, p.kind)
+    except ValueError as error:
+        raise UserError(f"perturbation.kind: {error}; expected gaussian, interpolate, mask or null") from None
+    if is_discrete(tokenizer) and uses(kind, "delta"):
+        codes = tokenizer.codebook.shape[-2]
+        _expect(c, "perturbation.delta", 1 <= p.delta <= codes, f"1 to {codes}, the number of codes")
+    if kind in NOISE_KINDS:
+        top, limits = (1, "0 to 1") if kind == "interpolate" else (math.inf, "at least 0")
+        fits = p.strength is not None and 0 <= p.strength <= top
+        _expect(c, "perturbation.strength", fits, f"a number, {limits}, for perturbation.kind {kind}")
+    else:
+        _expect(c, "perturbation.strength", p.strength is None, f"null: perturbation.kind {kind or 'null'} has none")
 
 
 def _check_sampling(c: RunConfig, section: str, settings: type) -> None:

@@ -23,7 +23,10 @@ def cosine_rate(
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[float, int]:
-    """(alpha, delta) in force at `epoch`: both are multiplied by the ratio, delta is rounded down but never below 1."""
+def perturbation_strength(config: PerturbationConfig, epoch: float) -> tuple[float, int, float]:
+    """(alpha, delta, strength of noise) in force at `epoch`: all are multiplied by the ratio.
+
+    delta is rounded down but never below 1; the strength is 0 for kinds without one.
+    """
     ratio = anneal_ratio(epoch, start=config.anneal_start, end=config.anneal_end, end_ratio=config.anneal_end_ratio)
-    return ratio * config.alpha, max(1, int(ratio * config.delta))
+    return ratio * config.alpha, max(1, int(ratio * config.delta)), ratio * (config.strength or 0.0)

@@ -27,6 +27,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         (["--perturbation.alpha", "1.5"], r"perturbation\.alpha: found 1\.5, expected a share in \[0, 1\]"),
         (["--perturbation.beta", "-0.1"], r"perturbation\.beta: found -0\.1"),
         (["--perturbation.delta", "0"], r"perturbation\.delta: found 0, expected 1 to"),
+        (["--perturbation.kind", "gaussian"], r"perturbation\.strength: found None, expected a number, at least 0"),
+        (["--perturbation.strength", "0.2"], r"perturbation\.strength: found 0\.2, expected null: .* neighbor"),
         (["--perturbation.delta", "257"], r"perturbation\.delta: found 257.* 256"),
         (["--tokenizer.image_size", "33"], r"tokenizer\.image_size: found 33, expected a multiple"),
         (

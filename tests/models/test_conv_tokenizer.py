@@ -24,7 +24,7 @@ from robustok.model_configs import ConvTokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
 from robustok.models.load import empty_model
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
-from robustok.models.tokenizers.quantizer import Perturbation
+from robustok.models.tokenizers.perturbation import Perturbation
 
 from . import conv_rendering as rendering
 

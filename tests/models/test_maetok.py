@@ -21,9 +21,9 @@ from robustok.formats.maetok import MAETOK_RELEASE, to_published
 from robustok.model_configs import MAETokConfig
 from robustok.models.interfaces import ContinuousTokenizer, DiscreteTokenizer, is_discrete
 from robustok.models.rotary import rotate
-from robustok.models.tokenizers.latent_noise import LatentNoise, add_noise
 from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.masked_features import hidden_patches, masked_loss
+from robustok.models.tokenizers.perturbation import Perturbation
 
 PEERS = Path(__file__).parents[1] / "golden_peers" / "maetok_sit"
 HEADS = {"ae_ape": 4, "ae_ropemixed_movq": 2, "softvq_ape": 4}
@@ -171,12 +171,12 @@ def test_noise_belongs_to_the_image_whatever_the_batch():
 def test_noise_of_training(kind):
     """Only the first images; each has a strength of its own, uniform up to the largest."""
     z = torch.zeros(400, 20, 10)
-    noisy = add_noise(z, LatentNoise(kind, 0.8, 300, 5, torch.arange(400)))
+    step = Perturbation(1.0, 1.0, 1, 5, 300, torch.arange(400), kind=kind, strength=0.8)
+    noisy = step.apply(z)[0]
     spread = noisy[:300].flatten(1).std(1)
     assert torch.equal(noisy[300:], z[300:])
     assert 0.35 < spread.mean() < 0.45 and spread.min() < 0.05 and 0.75 < spread.max() < 0.9
-    ones = add_noise(z + 1, LatentNoise(kind, 0.8, 300, 5, torch.arange(400)))[:300]
-    kept = ones - noisy[:300]  # what is left of the latent itself
+    kept = step.apply(z + 1)[0][:300] - noisy[:300]  # what is left of the latent itself
     expected = torch.ones(300) if kind == "gaussian" else 1 - spread
     torch.testing.assert_close(kept.flatten(1).mean(1), expected, atol=0.1, rtol=0)
 

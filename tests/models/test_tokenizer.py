@@ -11,7 +11,7 @@ from robustok.checkpoints.writing import save
 from robustok.config import FrozenConfig
 from robustok.core.errors import UserError
 from robustok.model_configs import TokenizerConfig
-from robustok.models.tokenizers.quantizer import Perturbation
+from robustok.models.tokenizers.perturbation import Perturbation
 from robustok.models.tokenizers.tuning import tune
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 

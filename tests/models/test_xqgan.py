@@ -20,7 +20,7 @@ from robustok.formats.pickles import read_pickled
 from robustok.formats.robustok_release import to_released
 from robustok.model_configs import TokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
-from robustok.models.tokenizers.quantizer import Perturbation
+from robustok.models.tokenizers.perturbation import Perturbation
 from robustok.models.tokenizers.residual import ResidualQuantizer
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 

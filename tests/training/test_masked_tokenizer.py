@@ -41,7 +41,7 @@ def lines(run) -> list[dict]:
 
 def test_a_continuous_tokenizer_learns_and_gives_latents(job):
     """Losses of all targets fall; with the adversary on and noise on the latents; then latents of the images."""
-    settings = {"maetok.noise": 0.3, "losses.adversarial_start": 0.7}
+    settings = {"perturbation.kind": "gaussian", "perturbation.strength": 0.3, "losses.adversarial_start": 0.7}
     run = job(**settings)
     job("tokens", **settings)
     log = lines(run)
@@ -56,9 +56,12 @@ def test_a_continuous_tokenizer_learns_and_gives_latents(job):
     np.testing.assert_allclose(latents.mean, flat.mean(0), rtol=1e-9, atol=1e-12)
 
 
-def test_a_step_is_the_same_in_micro_batches(job):
+@pytest.mark.parametrize("kind", ["interpolate", "mask"])
+def test_a_step_is_the_same_in_micro_batches(job, kind):
     """Hidden patches and noise belong to the image, not to the batch it comes in."""
-    settings = {"tokenizer_training.epochs": 0.2, "maetok.noise": 0.5, "maetok.noise_share": 0.5}
+    settings = {"tokenizer_training.epochs": 0.2, "perturbation.kind": kind, "perturbation.beta": 0.5}
+    if kind != "mask":
+        settings["perturbation.strength"] = 0.5
     whole = lines(job(**settings))
     parts = lines(job(name="y", **settings, **{"tokenizer_training.accumulate": 4}).parent / "y")
     assert len(whole) == len(parts) > 0
@@ -93,8 +96,13 @@ def test_training_goes_on_from_a_stored_tokenizer_with_other_targets(job):
     [
         ({"maetok.hidden": "[0.6, 0.4]"}, "the smaller first"),
         ({"maetok.targets": "[]"}, "hidden for auxiliary decoders"),
-        ({"maetok.noise": -1}, "noise must be at least 0"),
-        ({"maetok.noise_share": 2}, "noise_share must lie in"),
+        (
+            {"perturbation.kind": "neighbor"},
+            r"perturbation\.kind: found neighbor, .* expected gaussian, interpolate",
+        ),
+        ({"perturbation.kind": "gaussian"}, r"perturbation\.strength: found None, expected a number, at least 0"),
+        ({"perturbation.kind": "interpolate", "perturbation.strength": 1.5}, "found 1.5, expected a number, 0 to 1"),
+        ({"perturbation.strength": 0.1}, r"perturbation\.strength: found 0\.1, expected null"),
         ({"maetok.image_size": 36}, "multiple of patch_size"),
         ({"family.generator": "rar"}, "generator of tokens cannot be trained"),
     ],

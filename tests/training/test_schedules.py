@@ -12,12 +12,17 @@ from robustok.training.schedules import cosine_rate, perturbation_strength
     ("epoch", "alpha", "delta"), [(0, 1.0, 100), (40, 1.0, 100), (80, 0.75, 75), (120, 0.5, 50), (199, 0.5, 50)]
 )
 def test_published_annealing(epoch, alpha, delta):
-    assert perturbation_strength(PerturbationConfig(), epoch) == (pytest.approx(alpha), delta)
+    assert perturbation_strength(PerturbationConfig(), epoch) == (pytest.approx(alpha), delta, 0.0)
 
 
 def test_annealing_to_zero_keeps_one_neighbour():
     config = PerturbationConfig(anneal_end_ratio=0.0)
-    assert perturbation_strength(config, 150) == (0.0, 1)
+    assert perturbation_strength(config, 150) == (0.0, 1, 0.0)
+
+
+def test_the_strength_of_noise_is_annealed_too():
+    config = PerturbationConfig(kind="gaussian", strength=0.8)
+    assert [perturbation_strength(config, epoch)[2] for epoch in (0, 80, 120)] == pytest.approx([0.8, 0.6, 0.4])
 
 
 def test_cosine_rate_of_rar():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...core.random import NOISE, keyed_normal
+from ...ops import perturb
 from .two_sided import TwoSidedTokenizer
 
 
@@ -22,6 +22,6 @@ class ContinuousBase(TwoSidedTokenizer):
         """
         z = self.encode(images)
         if noise:
-            ids = torch.arange(len(z), device=z.device) if sample_ids is None else sample_ids.to(z.device)
-            z = z + noise * keyed_normal(seed, NOISE, ids, tuple(z.shape[1:]))
+            ids = None if sample_ids is None else sample_ids.to(z.device)
+            z = perturb(z, kind="gaussian", strength=noise, seed=seed, sample_ids=ids).z_q
         return self.decode(z).clamp(-1, 1)

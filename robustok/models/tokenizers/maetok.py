@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from ...model_configs import MAETokConfig
 from ..vit import join_patches
 from .continuous import ContinuousBase
-from .latent_noise import LatentNoise, add_noise
 from .masked_features import MaskedFeatures
+from .perturbation import Perturbation
 from .sequence_network import SequenceDecoder, SequenceEncoder
 from .soft_quantizer import SoftQuantizer
 
 
 class MAEOutput(NamedTuple):
-    """What one training forward gives; `images` are decoded from latents with noise, and not clamped."""
+    """What one training forward gives; `images` are decoded from perturbed latents, and not clamped."""
 
     images: Tensor  # (B, 3, S, S)
-    z: Tensor  # (B, L, D) without noise
+    z: Tensor  # (B, L, D) before perturbation
     predictions: dict[str, Tensor]  # of the auxiliary decoders, by target: (B, P, F)
 
 
@@ -125,12 +125,14 @@ class MAETok(ContinuousBase):
             raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
         return join_patches(self.decoder(z), self.decoder.transformer.grid)
 
-    def forward(self, images: Tensor, *, hidden: Tensor | None = None, noise: LatentNoise | None = None) -> MAEOutput:
-        """One training forward. hidden: bool (B, P), patches that the encoder does not see; noise: on the latents that
-        the pixel decoder gets. Auxiliary decoders get clean latents.
+    def forward(
+        self, images: Tensor, *, hidden: Tensor | None = None, perturbation: Perturbation | None = None
+    ) -> MAEOutput:
+        """One training forward. hidden: bool (B, P), patches that the encoder does not see; perturbation: of latents
+        for the pixel decoder. Auxiliary decoders get clean latents.
         """
         z = self._encode(images, hidden)
-        decoded = self.decode(z if noise is None else add_noise(z, noise))
+        decoded = self.decode(z if perturbation is None else perturbation.apply(z)[0])
         return MAEOutput(decoded, z, {} if self.masked is None else self.masked(z))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
@@ -160,9 +162,5 @@ def _check(config: MAETokConfig, decoder_patch: int) -> None:
         raise ValueError(f"hidden must be two shares, the smaller first, below 1; found {config.hidden}")
     if high and not config.targets:
         raise ValueError("patches are hidden for auxiliary decoders to predict: give targets, or hidden [0, 0]")
-    if config.noise < 0 or (config.noise_kind == "interpolate" and config.noise > 1):
-        raise ValueError(f"noise must be at least 0, and at most 1 to interpolate; found {config.noise}")
-    if not 0 <= config.noise_share <= 1:
-        raise ValueError(f"noise_share must lie in [0, 1], found {config.noise_share}")
     if config.codebooks and config.num_latents % config.codebooks:
         raise ValueError(f"codebooks must divide num_latents, found {config.codebooks} and {config.num_latents}")

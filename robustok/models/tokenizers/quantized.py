@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...ops import Similarity
 from ..interfaces import Perturbable
-from .quantizer import NO_PERTURBATION, Perturbation
+from .perturbation import NO_PERTURBATION, Perturbation
 from .two_sided import TwoSidedTokenizer
 
 
@@ -96,7 +96,11 @@ class QuantizedTokenizer(TwoSidedTokenizer):
         z = self.encode(images)
         if not quantize:
             return self._continuous(z)
-        q = self.quantizer(z, perturbation or NO_PERTURBATION)
+        perturbation = perturbation or NO_PERTURBATION
+        if perturbation.kind == "adversarial" and (count := perturbation.count(len(images))):
+            clean = self.quantizer.lookup(self.quantizer.nearest(z[:count].detach()))
+            perturbation = perturbation.against(self.decode, clean, images)
+        q = self.quantizer(z, perturbation)
         decoded = self.decode(q.z_q)
         return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
 

@@ -1,7 +1,6 @@
 """Vector quantisers: codebooks, and the ops that compare latents with them (METHOD.md sections 2 and 3)."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,26 +9,7 @@ from torch.nn import functional as F
 from ...ops import Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
 from ...ops.vq import normalize_rows
 from ..interfaces import Perturbable
-
-
-class Perturbation(NamedTuple):
-    """Latent perturbation of one step: which latents are replaced, and by which of their neighbours (eq. 3 and 4).
-
-    alpha: share of an image's tokens, in [0, 1]. beta: share of the batch's images, in [0, 1]. delta: neighbours drawn
-    from, in [1, K]. seed: of the step. num_images: how many of this batch's first images; None: floor(beta * B).
-    sample_ids: int64 (B,), who each image is; None: 0 .. B - 1. neighbors: of the latent or of its nearest code.
-    """
-
-    alpha: float | Tensor
-    beta: float
-    delta: int | Tensor
-    seed: int | Tensor
-    num_images: int | None = None
-    sample_ids: Tensor | None = None
-    neighbors: str = "latent"
-
-
-NO_PERTURBATION = Perturbation(alpha=0.0, beta=0.0, delta=1, seed=0, num_images=0)
+from .perturbation import NO_PERTURBATION, Perturbation
 
 
 class VectorQuantizer(nn.Module):
@@ -46,12 +26,24 @@ class VectorQuantizer(nn.Module):
         self.codebook = nn.Parameter(torch.randn(codebook_size, code_width))
 
     def forward(self, z: Tensor, perturbation: Perturbation = NO_PERTURBATION) -> Quantized:
-        """Quantise and perturb latents z (B, L, D) in one pass; the result of `vq_quantize`."""
-        return vq_quantize(z.float(), self.codebook, similarity=self.similarity, **perturbation._asdict())
+        """Quantise and perturb latents z (B, L, D): the result of `vq_quantize`, in one pass for the paper's kind.
+
+        Indices are -1 where another kind puts in what is no code.
+        """
+        fused = perturbation if perturbation.kind == "neighbor" else NO_PERTURBATION
+        q = vq_quantize(z.float(), self.codebook, similarity=self.similarity, **fused.of_neighbors())
+        count = perturbation.count(len(z))
+        if fused is perturbation or count == 0:
+            return q
+        moved = self.perturb(z[:count], perturbation.first(count))
+        z_q, indices = torch.cat([moved.z_q, q.z_q[count:]]), torch.cat([moved.indices, q.indices[count:]])
+        return q._replace(z_q=z_q, indices=indices)
 
     def perturb(self, z: Tensor, perturbation: Perturbation) -> Perturbed:
         """Perturb latents z (B, L, D) without training losses; the result of `vq_perturb`."""
-        return vq_perturb(z.float(), self.codebook, similarity=self.similarity, **perturbation._asdict())
+        if perturbation.kind == "neighbor":
+            return vq_perturb(z.float(), self.codebook, similarity=self.similarity, **perturbation.of_neighbors())
+        return Perturbed(*perturbation.apply(z.float(), self.codebook, self.similarity))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Latents (..., D) -> index of the nearest code, int64 (...)."""
@@ -134,7 +126,7 @@ class ProductQuantizer(nn.Module):
     def _split(self, z: Tensor, perturbation: Perturbation):
         """Each part, its coordinates, and its draws: the q-th codebook's seed is `seed` + q."""
         for q, (part, x) in enumerate(zip(self.parts, z.chunk(len(self.parts), -1), strict=True)):
-            yield part, x, perturbation if q == 0 else perturbation._replace(seed=perturbation.seed + q)
+            yield part, x, perturbation.of_part(q, len(self.parts))
 
 
 def _join(z_q, indices, nearest) -> tuple[Tensor, Tensor, Tensor]:

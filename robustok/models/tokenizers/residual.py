@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ...ops import Perturbed, Quantized, Similarity, vq_nearest
 from ..interfaces import Perturbable
-from .quantizer import NO_PERTURBATION, Perturbation
+from .perturbation import NO_PERTURBATION, Perturbation
 
 BLEND = 0.5  # share of the convolution's output beside its input
 

@@ -5,15 +5,18 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from ...core.random import derive_seed
 from ...data.images import Images
 from ...data.loader import Batch
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import LoadedTokenizer, Terms
 from ...models.registry import family_of
+from ...models.tokenizers.perturbation import Perturbation, kind_for
 from ..adversary import Adversary
 from ..losses import reconstruction_loss
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
+from ..schedules import perturbation_strength
 from .base import Stage, StepPosition
 
 
@@ -83,3 +86,15 @@ class MainTrainingStage(DecoderStage):
         )
         own = TrainedModule.with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
         self.trained = [own, self.adversary.trained]
+
+    def perturbation(self, batch: Batch, position: StepPosition) -> Perturbation | None:
+        """This micro-batch's part of the step's perturbation: the first floor(beta * B) images of the global batch."""
+        c = self.run.config.perturbation
+        kind = kind_for(self.model, c.kind)
+        if kind is None:
+            return None
+        alpha, delta, strength = perturbation_strength(c, position.epoch)
+        count = int(c.beta * self.training.batch_size) - position.offset
+        count = min(max(count, 0), len(batch.ids))
+        seed = derive_seed(self.run.config.seed, "perturbation", position.step)
+        return Perturbation(alpha, c.beta, delta, seed, count, batch.ids, c.neighbors, kind, strength)

@@ -14,7 +14,6 @@ from ...data.transforms import from_uint8
 from ...models.frozen.hog import HOG_WIDTH, hog
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
-from ...models.tokenizers.latent_noise import LatentNoise
 from ...models.tokenizers.maetok import MAEOutput, MAETok
 from ...models.tokenizers.masked_features import hidden_patches, masked_loss
 from ..optimizers import TrainedModule
@@ -24,8 +23,8 @@ from .decoder import MainTrainingStage
 
 
 class MaskedTokenizerStage(MainTrainingStage):
-    """Reconstruction, perceptual and adversarial losses, and a loss for each target; noise on the latents, if any,
-    reaches the pixel decoder alone.
+    """Reconstruction, perceptual and adversarial losses, and a loss for each target; latents are perturbed, if
+    at all, for the pixel decoder alone.
     """
 
     def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: MAETok):
@@ -38,7 +37,7 @@ class MaskedTokenizerStage(MainTrainingStage):
         if trained is self.adversary.trained:
             return self.adversary.discriminator_objective(position)
         images, hidden = from_uint8(batch.inputs), self._hidden(batch, position)
-        out: MAEOutput = trained.module(images, hidden=hidden, noise=self._noise(batch, position))
+        out: MAEOutput = trained.module(images, hidden=hidden, perturbation=self.perturbation(batch, position))
         objective, terms = self.image_losses(out.images, images, batch, position)
         for name, prediction in out.predictions.items():
             terms[name] = masked_loss(prediction, self._target(name, images), hidden)
@@ -54,13 +53,6 @@ class MaskedTokenizerStage(MainTrainingStage):
             return None
         seed = derive_seed(self.run.config.seed, "hidden", position.step)
         return hidden_patches(batch.ids, self.model.patch_grid**2, c.hidden, seed)
-
-    def _noise(self, batch: Batch, position: StepPosition) -> LatentNoise:
-        """Noise on the first floor(share * B) images of the global batch, as perturbation has it."""
-        c = self.model.config
-        count = max(0, int(c.noise_share * self.training.batch_size) - position.offset)
-        seed = derive_seed(self.run.config.seed, "noise", position.step)
-        return LatentNoise(c.noise_kind, c.noise, count, seed, batch.ids)
 
     def _target(self, name: str, images: Tensor) -> Tensor:
         """(b, P, F) without gradient."""

@@ -8,19 +8,16 @@ from torch import Tensor, nn
 
 from ...core import distributed
 from ...core.errors import UserError
-from ...core.random import derive_seed
 from ...data.images import Images, ImageSplit
 from ...data.loader import Batch
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
 from ...models.tokenizers.quantized import TokenizerOutput
-from ...models.tokenizers.quantizer import Perturbation
 from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..losses import semantic_loss
 from ..optimizers import TrainedModule
 from ..run import Run
-from ..schedules import perturbation_strength
 from .base import StepPosition
 from .decoder import MainTrainingStage
 
@@ -53,7 +50,7 @@ class TokenizerStage(MainTrainingStage):
             return self.adversary.discriminator_objective(position)
         images, weights = from_uint8(batch.inputs), self.run.config.losses
         quantize = position.step >= self.run.config.codebook.continuous_steps
-        perturbation = self._perturbation(batch, position)
+        perturbation = self.perturbation(batch, position)
         out: TokenizerOutput = trained.module(images, perturbation=perturbation, quantize=quantize)
         objective, terms = self.image_losses(out.images, images, batch, position)
         terms |= {"vq": out.vq_loss, "commit": out.commit_loss}
@@ -73,15 +70,6 @@ class TokenizerStage(MainTrainingStage):
         missing = self.model.config.width - self.frozen.teacher.width
         projected = self.model.project(nn.functional.pad(class_features, (0, missing)))
         return semantic_loss(latents.mean(1), projected)
-
-    def _perturbation(self, batch: Batch, position: StepPosition) -> Perturbation:
-        """This micro-batch's part of the step's perturbation: the first floor(beta * B) images of the global batch."""
-        c = self.run.config.perturbation
-        alpha, delta = perturbation_strength(c, position.epoch)
-        count = int(c.beta * self.training.batch_size) - position.offset
-        count = min(max(count, 0), len(batch.ids))
-        seed = derive_seed(self.run.config.seed, "perturbation", position.step)
-        return Perturbation(alpha, c.beta, delta, seed, count, batch.ids, c.neighbors)
 
     def _keep_usage(self, usage: Tensor, images: int) -> None:
         """Keeps the code counts of this process's last micro-batches, about the window's tokens in all."""
