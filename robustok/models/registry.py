@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..config import RunConfig
+from ..config import PerturbationConfig, RunConfig
 from ..core.errors import UserError
 from ..formats.diffusers_vae import DIFFUSERS_VAE
 from ..formats.gigatok import GIGATOK
@@ -34,6 +34,7 @@ from ..model_configs import (
     SiTConfig,
     TokenizerConfig,
 )
+from ..ops.perturbation import Kind, uses
 from .generators.llamagen import LlamaGen
 from .generators.rar import RAR, order_schedule
 from .generators.sit import SiT
@@ -85,15 +86,25 @@ def sizes_of_latents(
 
 def codes_of(config: TokenizerConfig, run: RunConfig) -> str:
     """What a run trains as its tokenizer of codes."""
-    codes, p = f"{config.codebook_size} codes x {config.code_width}", run.perturbation
-    return f"{codes}, latent perturbation alpha {p.alpha}, beta {p.beta}, delta {p.delta}"
+    codes = f"{config.codebook_size} codes x {config.code_width}"
+    return f"{codes}, {perturbation_of(run.perturbation, run.perturbation.kind or 'neighbor')}"
 
 
 def latents_of(config: MAETokConfig, run: RunConfig) -> str:
     """What a run trains as its tokenizer of latents."""
     low, high = config.hidden
     latents = f"{config.num_latents} latents x {config.latent_width}"
-    return f"{latents}, {low:.0%} to {high:.0%} of the patches hidden, {config.noise_kind} noise up to {config.noise}"
+    perturbed = perturbation_of(run.perturbation, run.perturbation.kind)
+    return f"{latents}, {low:.0%} to {high:.0%} of the patches hidden, {perturbed}"
+
+
+def perturbation_of(p: PerturbationConfig, kind: Kind | None) -> str:
+    """How main training perturbs latents; kind: as it follows from the tokenizer."""
+    if kind is None:
+        return "no latent perturbation"
+    name = "latent perturbation" if kind == "neighbor" else f"latent perturbation ({kind})"
+    used = [f"{argument} {getattr(p, argument)}" for argument in ("delta", "strength") if uses(kind, argument)]
+    return ", ".join([f"{name} alpha {p.alpha}", f"beta {p.beta}", *used])
 
 
 def size_of(config: Any, run: RunConfig) -> str:
