@@ -4,6 +4,7 @@
     model.safetensors       the model;   ema.safetensors: its moving average, same names
     discriminator.safetensors   where the stage has one
     training.safetensors    optimisers and whatever else the stage needs to go on
+    upstream.json           where the model came from a published file: what its layout needs to be written again
     state.json              step, and the settings that this stage depends on
     manifest.json           size and SHA-256 of every other file
 

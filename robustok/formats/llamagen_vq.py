@@ -14,6 +14,7 @@ from .sources import Source
 
 USAGE = "quantize.codebook_used"  # which codes the last tokens of training were
 USAGE_WINDOW = 65536
+ARGS = ("codebook_l2_norm", "image_size")  # of the training script: what no tensor says
 NAMES = ConvNames(
     down="encoder.conv_blocks.{i}",
     up="decoder.conv_blocks.{i}",
@@ -53,7 +54,8 @@ class LlamaGenVQ:
         rest = {"similarity": similarity, "image_size": image_size}
         config = NAMES.config(file.state, given, str(file.path), layout, **rest)
         weights = {name: self.published(state, config) for name, state in file.weights.items()}
-        return Checkpoint(file.path, layout, config, under_both_names(weights))
+        upstream = {"args": {name: args[name] for name in ARGS if name in args}}
+        return Checkpoint(file.path, layout, config, under_both_names(weights), upstream=upstream if args else {})
 
     def published(self, state: State, config: ConvTokenizerConfig) -> State:
         """Their keys -> ours."""
@@ -65,9 +67,11 @@ class LlamaGenVQ:
         return config.style == "vqgan" and config.similarity == "cosine" and is_theirs
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """A dict with `model`, and the empty history of used codes that their loader expects."""
+        """A dict with `model`, the empty history of used codes that their loader expects, and what `args` said."""
         state = NAMES.to_published(checkpoint.choose("ema"), checkpoint.config)
-        return {"model": state | {USAGE: torch.zeros(USAGE_WINDOW)}}
+        args = checkpoint.upstream.get("args")
+        told = {} if args is None else {"args": Namespace(**args)}
+        return {"model": state | {USAGE: torch.zeros(USAGE_WINDOW)}, **told}
 
 
 LLAMAGEN_VQ = LlamaGenVQ()

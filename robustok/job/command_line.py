@@ -26,8 +26,8 @@ def run_config_parser(prog: str, default_config: str | None = None):
     parser.add_class_arguments(RunConfig, skip={"compile"})
     parser.add_argument("--compile", action=ActionYesNo, default=False, help="compile the models with torch.compile")
     if default_config is not None:
-        settings = vars(parser.parse_object(read_settings(default_config)).as_flat())
-        parser.set_defaults({name: value for name, value in settings.items() if name in setting_names()})
+        settings, names = vars(parser.parse_object(read_settings(default_config)).as_flat()), set(setting_names())
+        parser.set_defaults({name: value for name, value in settings.items() if name in names})
     return parser
 
 

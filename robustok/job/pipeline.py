@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoints.checkpoint import Checkpoint
 from ..config import FlowSamplingConfig, SamplingConfig
 from ..core.errors import UserError
 from ..core.random import derive_seed
@@ -25,7 +26,7 @@ from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
-from ..models.load import build, check_fits, load_tokenizer, locate, take_statistics
+from ..models.load import build, check_fits, load_tokenizer, locate, open_checkpoint, take_statistics
 from ..models.registry import sampler_settings, trained_family
 from ..models.starting import open_generator, refuse_other_family, tokenizer_shape
 from ..training.run import Run
@@ -79,6 +80,10 @@ class Pipeline:
         """The tokenizer that a stage left in this folder of the run, on the run's device."""
         tokenizer = load_tokenizer(self.result(folder), num_heads=self.config.start.num_heads)
         return tokenizer.to(self.run.device).eval()
+
+    def tokenizer_checkpoint(self) -> Checkpoint:
+        """All that the file of the run's tokenizer holds beside the model."""
+        return open_checkpoint(self.result("tokenizer"), "tokenizer", num_heads=self.config.start.num_heads)
 
     def training_tokens(self) -> TokenSet | LatentSet:
         """The tokens of the training images, or their latents of a continuous tokenizer; made on first use."""

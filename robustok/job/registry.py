@@ -80,7 +80,9 @@ def write_pairs(job: Pipeline) -> None:
 
 def warm_up_discriminator(job: Pipeline) -> None:
     """Training of a new discriminator, where losses ask for one and the tokenizer came without."""
-    if job.is_finished("discriminator") or not job.config.losses.adversarial or _adversary_of_tokenizer(job).weights:
+    if job.is_finished("discriminator") or not job.config.losses.adversarial:
+        return
+    if job.tokenizer_checkpoint().discriminator:
         return
     fit(DiscriminatorStage(job.run, job.images, job.frozen(None), job.load_tokenizer("tokenizer")), job.run)
 
@@ -90,11 +92,7 @@ def adversary(job: Pipeline) -> StoredAdversary:
     warm_up_discriminator(job)
     if job.is_finished("discriminator"):
         return warmed_up_adversary(job.result("discriminator"))
-    return _adversary_of_tokenizer(job)
-
-
-def _adversary_of_tokenizer(job: Pipeline) -> StoredAdversary:
-    return adversary_of_tokenizer(job.result("tokenizer"), job.config.start.num_heads)
+    return adversary_of_tokenizer(job.tokenizer_checkpoint())
 
 
 def post_train(job: Pipeline) -> None:
@@ -110,6 +108,7 @@ def post_train(job: Pipeline) -> None:
             open_rows(job.run.folder / "pairs" / mode),
             job.frozen(None),
             job.load_tokenizer("tokenizer"),
+            job.tokenizer_checkpoint().upstream,
             adversary(job),
             job.validation_distance,
         )

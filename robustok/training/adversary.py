@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.reading import load
 from ..config import DiscriminatorConfig, LossConfig
 from ..core.errors import UserError
 from ..core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from ..models.discriminator import Discriminator, diff_augment, warmup_blur
 from ..models.interfaces import Terms
-from ..models.load import open_checkpoint
 from .losses import ADVERSARIAL, LeCAM, adaptive_weight
 from .optimizers import TrainedModule
 from .run import Run
@@ -138,14 +138,10 @@ class Adversary:
         return discriminator(images).float()
 
 
-def adversary_of_tokenizer(checkpoint: Path, num_heads: int | None) -> StoredAdversary:
-    """The discriminator that a tokenizer was trained with; no weights, and averages of 0, where it came without one.
-
-    num_heads: as for `load_tokenizer`.
-    """
-    weights = open_checkpoint(checkpoint, "tokenizer", num_heads=num_heads).discriminator
-    stored = load(checkpoint, "training")[0] if (checkpoint / "training.safetensors").is_file() else {}
-    return StoredAdversary(weights, stored.get("extra.lecam", torch.zeros(2, dtype=torch.float64)))
+def adversary_of_tokenizer(tokenizer: Checkpoint) -> StoredAdversary:
+    """The discriminator that a tokenizer was trained with; no weights, and averages of 0, where it came without one."""
+    stored = load(tokenizer.path, "training")[0] if (tokenizer.path / "training.safetensors").is_file() else {}
+    return StoredAdversary(tokenizer.discriminator, stored.get("extra.lecam", torch.zeros(2, dtype=torch.float64)))
 
 
 def warmed_up_adversary(checkpoint: Path) -> StoredAdversary:

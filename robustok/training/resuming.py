@@ -39,16 +39,15 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     tensors = {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training}
     tensors |= {trained.name: trained.network.state_dict() for trained in stage.trained[1:]}
     tensors = {stem: {name: whole(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
+    documents = {
+        "config": {"kind": stage.kind, "config": stage.model_config()},
+        "state": {**asdict(state), "settings": run.settings(stage.sections)},
+    }
+    if stage.upstream:
+        documents["upstream"] = dict(stage.upstream)
     if distributed.is_main():
         folder = run.folder / stage.name
-        writing.save(
-            folder / f"step-{state.step}",
-            tensors,
-            {
-                "config": {"kind": stage.kind, "config": stage.model_config()},
-                "state": {**asdict(state), "settings": run.settings(stage.sections)},
-            },
-        )
+        writing.save(folder / f"step-{state.step}", tensors, documents)
         writing.keep_newest(folder, 2, also=state.best)
     distributed.barrier()
 

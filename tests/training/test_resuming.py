@@ -35,6 +35,7 @@ def save_after_a_step(folder, shard) -> None:
         model=network,
         trained=[trained, trained],  # the second has a file of its own
         extra_state=dict,
+        upstream={},
         model_config=dict,
     )
     run = Run(RunConfig(runs=str(folder), name="run", device="cpu"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +37,8 @@ class Stage(ABC):
     trained: list[TrainedModule]
     augment: bool = True  # the images
     stopping: StoppingConfig | None = None
+    upstream: Mapping[str, Any] = MappingProxyType({})  # what the published layout that the model came from needs to be
+    # written again, see checkpoints/checkpoint.py
 
     @abstractmethod
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:

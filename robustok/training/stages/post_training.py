@@ -1,6 +1,7 @@
 """Post-training of the tokenizer's decoder on generated tokens or latents (METHOD.md section 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,11 +50,12 @@ class PostTrainingStage(DecoderStage):
         pairs: RowSet,
         frozen: FrozenNetworks,
         model: LoadedTokenizer,
+        upstream: Mapping[str, Any],
         adversary: StoredAdversary,
         score_of: Callable[[LoadedTokenizer], float],
     ):
         c = run.config
-        self.run, self.frozen, self.model, self.name = run, frozen, model, name
+        self.run, self.frozen, self.model, self.upstream, self.name = run, frozen, model, upstream, name
         self.training, self.stopping, self._score_of = c.post_training, c.stopping, score_of
         self.dataset = PairDataset(images.train, pairs)
         steps = len(self.dataset) // self.training.batch_size
