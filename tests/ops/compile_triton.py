@@ -115,7 +115,7 @@ def source_of(kernel: str, **more_constants: int):
 
 
 def refused_ones(kernel: str) -> list[str]:
-    """The whole numbers among the arguments with which the kernel does not compile where they are 1, a constant then."""
+    """Whole numbers among the arguments with which the kernel does not compile where they are 1: a constant then."""
     target = GPUTarget("cuda", 90, 32)
     backend = make_backend(target)
     options = backend.parse_options({})

@@ -74,7 +74,7 @@ def test_second_derivatives(operation, similarity):
         torch.testing.assert_close(found, 2 * torch.eye(Z.numel()))
     z = Z.clone().requires_grad_()
     (first,) = torch.autograd.grad(total(z), z, create_graph=True)
-    with pytest.raises(NotImplementedError, match="use torch.func"):
+    with pytest.raises(NotImplementedError, match=r"use torch\.func"):
         first.square().sum().backward()
 
 

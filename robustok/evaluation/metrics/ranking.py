@@ -1,7 +1,7 @@
 """Does one metric rank tokenizers as another does? Rank correlations with bootstrap intervals (paper, figure 5).
 
 Both coefficients are sums over pairs of tokenizers: with s_ij = sign(x_i - x_j) and t_ij the same of y, Kendall's tau-b
-is sum s_ij t_ij / sqrt(sum |s_ij| sum |t_ij|), and Spearman's rho the cosine between the rows' sums of s and of t, since
+is sum s_ij t_ij / sqrt(sum |s_ij| sum |t_ij|), and Spearman's rho the cosine of the rows' sums of s and of t, since
 a row's sum is twice the distance of a rank from the middle (ties share their mean rank).
 """
 
