@@ -8,16 +8,20 @@ The layout of SRC is recognised by what it holds. A converted folder opens faste
 frozen teacher and the discriminator of a released tokenizer.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from .checkpoints.checkpoint import Checkpoint, write_checkpoint
 from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
 from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
+from .formats.layout import HubFolder
+from .formats.opening import HUB_WEIGHTS, SETTINGS
 from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
@@ -28,7 +32,9 @@ def main(argv: list[str]) -> int:
     """Parses the options and converts; returns the exit code."""
     parser = verb_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
-    parser.add_argument("target", type=Path, metavar="DST", help="folder (ours) or file (upstream) to write")
+    parser.add_argument(
+        "target", type=Path, metavar="DST", help="folder (ours) or file (upstream; of TiTok a folder) to write"
+    )
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
     add_tokenizer_sizes(parser)
     parser.add_argument("--num_tokens", type=int, help="tokens an image of a published generator, if SRC cannot say")
@@ -53,14 +59,19 @@ def main(argv: list[str]) -> int:
 
 
 def _write_upstream(checkpoint: Checkpoint, family: Family, path: Path) -> None:
-    """Writes a file in the first published layout of the family that holds such a model."""
+    """Writes a file or a folder in the first published layout of the family that holds such a model."""
     layout = next((layout for layout in family.layouts if layout.holds(checkpoint.config)), None)
     if layout is None:
         raise UserError(f"{checkpoint.path} is a {family.kind}, of which no published layout is known that holds it")
     content = layout.write(checkpoint)
     try:
         with written_whole(path) as temporary:
-            torch.save(content, temporary)
+            if isinstance(content, HubFolder):
+                temporary.mkdir()
+                save_file({name: tensor.clone() for name, tensor in content.state.items()}, temporary / HUB_WEIGHTS)
+                (temporary / SETTINGS).write_text(json.dumps(content.settings, indent=1))
+            else:
+                torch.save(content, temporary)
     except OSError as error:
         raise RunError(f"could not write {path}: {error}") from error
 

@@ -119,6 +119,35 @@ class MAETokConfig:
 
 
 @dataclass(frozen=True)
+class TiTokConfig:
+    """Shape of a tokenizer whose tokens are a sequence (TiTok), and how its latents are compared with codes.
+
+    As it stands here: the published SL-256. With `pixel_widths` it is two-stage: its decoder predicts codes of a
+    convolutional tokenizer.
+    """
+
+    image_size: int = 256
+    patch_size: int = 16
+    width: int = 512
+    depth: int = 8
+    heads: int = 8
+    decoder_patch_size: int | None = None  # None: as the encoder's; the same for the others
+    decoder_width: int | None = 1024
+    decoder_depth: int | None = 24
+    decoder_heads: int | None = 16
+    mlp_ratio: float = 4.0
+    num_latents: int = 256  # L
+    codebook_size: int = 8192  # K
+    code_width: int = 64  # D
+    similarity: Literal["l2", "cosine", "dot"] = "l2"
+    pixel_widths: tuple[int, ...] | None = None  # levels of the pixel decoder, the highest resolution first; None: none
+    pixel_blocks: int = 2  # residual blocks a level
+    pixel_middle_blocks: int = 2
+    pixel_codes: int = 1024
+    pixel_code_width: int = 256
+
+
+@dataclass(frozen=True)
 class ConvVAEConfig:
     """Shape of a convolutional variational autoencoder (diffusers' AutoencoderKL)."""
 

@@ -32,15 +32,20 @@ class ConvNames:
 
     def prefixes(self, config: ConvTokenizerConfig) -> Iterator[tuple[str, str]]:
         """(beginning of a key there, ours) for all parts whose names differ."""
-        last = len(config.widths) - 1
-        for i in range(last + 1):
+        for i in range(len(config.widths)):
             yield from self._level(self.down.format(i=i), f"encoder.levels.{i}", config.blocks, "downsample.conv")
-            there = self.up.format(i=i if self.up_from_lowest else last - i)
-            yield from self._level(there, f"decoder.levels.{i}", config.decoder_blocks, self.upsample)
-        for side in ("encoder", "decoder"):
-            for j, name in enumerate(self.middle):
-                yield f"{side}.mid.{name}.", f"{side}.middle.{j}."
+        for j, name in enumerate(self.middle):
+            yield f"encoder.mid.{name}.", f"encoder.middle.{j}."
+        yield from self.decoder_prefixes(len(config.widths), config.decoder_blocks)
         yield CODEBOOK, "quantizer.codebook"
+
+    def decoder_prefixes(self, levels: int, blocks: int) -> Iterator[tuple[str, str]]:
+        """Those of the decoder."""
+        for i in range(levels):
+            there = self.up.format(i=i if self.up_from_lowest else levels - 1 - i)
+            yield from self._level(there, f"decoder.levels.{i}", blocks, self.upsample)
+        for j, name in enumerate(self.middle):
+            yield f"decoder.mid.{name}.", f"decoder.middle.{j}."
 
     def _level(self, there: str, here: str, blocks: int, resample: str) -> Iterator[tuple[str, str]]:
         for j in range(blocks):
@@ -76,18 +81,17 @@ class ConvNames:
         """The fields of a ConvTokenizerConfig that tensors tell. Raises: UserError when one of those is missing."""
         levels = range(max(1, _count(state, self.down, i=r"(\d+)")))
         widths = [self._first_block(self.down, i) for i in levels]
-        ups = reversed(levels) if self.up_from_lowest else levels
-        decoder_widths = [self._first_block(self.up, i) for i in ups]
         ends = ("encoder.conv_in.weight", "encoder.conv_out.weight", CODEBOOK)
-        require(state, [*ends, *widths, *decoder_widths], where, layout)
-        encoder, decoder = (tuple(len(state[key]) for key in keys) for keys in (widths, decoder_widths))
+        require(state, [*ends, *widths, *self._decoder_levels(state)], where, layout)
+        encoder = tuple(len(state[key]) for key in widths)
+        decoder = self.decoder_sizes(state, where, layout)
         codes, code_width = state[CODEBOOK].shape
         return dict(
             widths=encoder,
-            decoder_widths=None if decoder == encoder else decoder,
+            decoder_widths=None if decoder["widths"] == encoder else decoder["widths"],
             stem_width=len(state["encoder.conv_in.weight"]),
             blocks=_count(state, f"{self.down}.{self.block}", i=0, j=r"(\d+)"),
-            decoder_blocks=_count(state, f"{self.up}.{self.block}", i=0, j=r"(\d+)"),
+            decoder_blocks=decoder["blocks"],
             attention=tuple(i for i in levels if f"{self.down.format(i=i)}.attn.0.q.weight" in state),
             middle_blocks=sum(f"encoder.mid.{name}.conv1.weight" in state for name in self.middle),
             middle_attention=any(f"encoder.mid.{name}.q.weight" in state for name in self.middle),
@@ -95,6 +99,25 @@ class ConvNames:
             codebook_size=codes,
             code_width=code_width,
         )
+
+    def decoder_sizes(self, state: State, where: str, layout: str, before: str = "") -> dict[str, Any]:
+        """widths (of the levels, the highest resolution first), blocks (a level) and middle_blocks of a decoder.
+
+        before: what its keys have before `decoder.`. Raises UserError when a tensor that tells a size is missing.
+        """
+        widths = self._decoder_levels(state, before)
+        require(state, widths, where, layout)
+        return dict(
+            widths=tuple(len(state[key]) for key in widths),
+            blocks=_count(state, f"{before}{self.up}.{self.block}", i=0, j=r"(\d+)"),
+            middle_blocks=sum(f"{before}decoder.mid.{name}.conv1.weight" in state for name in self.middle),
+        )
+
+    def _decoder_levels(self, state: State, before: str = "") -> list[str]:
+        """A tensor as wide as each level, the highest resolution first."""
+        levels = range(max(1, _count(state, before + self.up, i=r"(\d+)")))
+        ups = reversed(levels) if self.up_from_lowest else levels
+        return [before + self._first_block(self.up, i) for i in ups]
 
     def _first_block(self, level: str, i: int) -> str:
         return f"{level.format(i=i)}.{self.block.format(j=0)}.norm2.weight"

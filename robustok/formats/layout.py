@@ -36,6 +36,14 @@ class PublishedFile:
         return next(iter(self.weights.values()))
 
 
+@dataclass(frozen=True)
+class HubFolder:
+    """What a layout writes whose readers open a hub's folder: model.safetensors, and config.json beside it."""
+
+    state: State
+    settings: dict[str, Any]
+
+
 class Layout(Protocol):
     """A way in which other people's files hold models of one family."""
 
@@ -55,7 +63,7 @@ class Layout(Protocol):
     def holds(self, config: Any) -> bool:
         """Whether a file of this layout can hold a model of such a config, of the layout's family."""
 
-    def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def write(self, checkpoint: Checkpoint) -> dict[str, Any] | HubFolder:
         """The content of a file of this layout. Raises UserError where the checkpoint lacks what its readers need."""
 
 

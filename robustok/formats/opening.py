@@ -16,7 +16,7 @@ from .layout import PublishedFile
 from .pickles import read_pickled
 from .tensors import some_of
 
-SETTINGS = "config.json"
+HUB_WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a hub's folder
 # Under which names training scripts keep weights: averages and those that learn, in the order they are looked for.
 CONTAINERS = {
     "ema": ("ema", "ema_state_dict", "model_ema"),

@@ -31,8 +31,8 @@ def attention_heads(width: int, num_heads: int | None, where: str, standard: Map
     return heads
 
 
-def refuse_other_size(name: str, given: int | None, found: int, where: str) -> None:
-    """Raise UserError where the caller gives a size that is not the one found in the file."""
+def refuse_other_size(name: str, given: int | str | None, found: int | str, where: str) -> None:
+    """Raise UserError where the caller gives what is not found so in the file."""
     if given not in (None, found):
         raise UserError(f"{where}: {name}: given {given}, but the file says {found}; leave it out")
 

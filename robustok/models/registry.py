@@ -23,6 +23,7 @@ from ..formats.maskgit_vqgan import MASKGIT_VQGAN
 from ..formats.rar_release import RAR_RELEASE
 from ..formats.robustok_release import ROBUSTOK_RELEASE
 from ..formats.sit_release import SIT_GRID, SIT_SEQUENCE
+from ..formats.titok import TITOK_RELEASE
 from ..formats.vqgan import VQGAN_RELEASE
 from ..model_configs import (
     ConvTokenizerConfig,
@@ -32,6 +33,7 @@ from ..model_configs import (
     MAETokConfig,
     RARConfig,
     SiTConfig,
+    TiTokConfig,
     TokenizerConfig,
 )
 from ..ops.perturbation import Kind, uses
@@ -43,6 +45,7 @@ from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.conv_vae import ConvVAE
 from .tokenizers.gigatok import GigaTok
 from .tokenizers.maetok import MAETok
+from .tokenizers.titok import TiTok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
 Role = Literal["tokenizer", "generator"]
@@ -146,6 +149,7 @@ FAMILIES = {
         Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
         Family("gigatok", "tokenizer", GigaTokConfig, GigaTok, (GIGATOK,)),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok", about=latents_of),
+        Family("titok", "tokenizer", TiTokConfig, TiTok, (TITOK_RELEASE,)),
         Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, "generator", ("order",)),
         Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
