@@ -164,6 +164,7 @@ def test_training_forward_and_perturbation():
     """Gradients reach both sides, and the decoder alone once the encoder is frozen; the semantic head never learns."""
     tokenizer = random_tokenizer(SMALL)
     assert isinstance(tokenizer, DiscreteTokenizer) and tokenizer.perturbable == "codes"
+    assert not any(p.requires_grad for p in tokenizer.semantic_head.parameters())
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     out = tokenizer.train()(images)
     (out.images.square().mean() + out.vq_loss + out.commit_loss).backward()
