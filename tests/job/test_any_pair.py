@@ -27,7 +27,9 @@ from robustok.model_configs import (
     SiTConfig,
     TokenizerConfig,
 )
+from robustok.models.load import take_statistics
 from robustok.models.registry import family_of
+from robustok.models.starting import open_generator
 from robustok.train import main
 from robustok.training.run import read_log
 
@@ -52,6 +54,7 @@ VAE = ConvVAEConfig(image_size=16, widths=(32, 32, 32), blocks=1, scaling_factor
 TOKENS = {"codebook_size": 32, "num_classes": 10, "num_tokens": 16}
 RAR = RARConfig(width=16, depth=1, heads=2, mlp_width=16, **TOKENS)
 LLAMAGEN = LlamaGenConfig(width=16, depth=1, heads=2, mlp_width=16, **TOKENS)
+WIDE = LlamaGenConfig(width=768, depth=1, heads=12, mlp_width=16, **TOKENS)  # heads follow from a published width
 SIT = SiTConfig(width=16, depth=1, heads=2, num_classes=10, num_latents=8, latent_width=4)
 GRID = SiTConfig(width=16, depth=1, heads=2, num_classes=10, num_latents=16, latent_width=4, grid=True, patch_size=2)
 
@@ -183,3 +186,33 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
         for file in files
         for name, tensor in reading.load(file.parent, file.stem)[0].items()
     }
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "generator", "settings", "message"),
+    [
+        (MAETOK, RAR, {}, r"the generator makes tokens, but the tokenizer \(maetok\) has no codebook"),
+        (VIT, SIT, {}, r"the generator \(sit\) makes latents, but the tokenizer decodes tokens"),
+        (MAETOK, GRID, {}, "the generator makes 16 x 4 latents, the tokenizer has 8 x 4"),
+        (VIT, RAR, {"pairs.sigma": 1.5}, r"pairs\.sigma: found 1\.5, expected a share in \[0, 1\]"),
+        (MAETOK, SIT, {"family.tokenizer": "tokenizer"}, "holds a maetok; expected a tokenizer"),
+        (MAETOK, SIT, {"family.generator": "rar"}, "holds a sit; expected a rar"),
+        (CONV, LLAMAGEN, {"stage": "all"}, "is a conv_tokenizer, which no run trains: leave out the stage tokenizer"),
+    ],
+)
+def test_a_pair_that_cannot_work_is_refused_before_any_work(tmp_path, tokenizer, generator, settings, message):
+    settings = {"stage": "post", **pair(tmp_path, tokenizer, generator), **settings}
+    with pytest.raises(UserError, match=message):
+        run_job(tmp_path / "runs", **settings)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_published_generator_takes_the_statistics_of_its_tokenizer(tmp_path):
+    """LlamaGen's files do not say how many tokens an image has either: the tokenizer does."""
+    vae, flow = (family_of(config).build(config).eval() for config in (VAE, GRID))
+    take_statistics(flow, vae)
+    z = torch.randn(2, 16, 4)
+    torch.testing.assert_close(flow.normalized(z), z * 0.5)  # diffusers' scaling factor
+    model = family_of(WIDE).build(WIDE)
+    torch.save({"model": model.state_dict()}, tmp_path / "gpt.pt")
+    assert open_generator(tmp_path / "gpt.pt", family_of(CONV).build(CONV)).config.num_tokens == 16
