@@ -7,6 +7,7 @@ r"""Evaluate images, a tokenizer or a generator: python -m robustok.evaluate WHA
     python -m robustok.evaluate generator rar_b.bin --tokenizer main-train.pt --reference photos-256.npz
     python -m robustok.evaluate decoders main-train.pt post-train.pt --generator rar_b.bin \
         --images photos/ --reference photos-256.npz
+    python -m robustok.evaluate benchmark published --files weights/ --images photos/ --reference photos-256.npz
     python -m robustok.evaluate tokenizer runs/demo/tokenizer --images digits \
         --network classifier --weights runs/demo/classifier
 
@@ -157,6 +158,13 @@ def tokenizer(options: argparse.Namespace) -> None:
     results.save()
 
 
+def benchmark(options: argparse.Namespace) -> None:
+    """The tokenizers of a list, with their generators where it names them, and how their figures rank them."""
+    from .benchmark.command import run_benchmark
+
+    run_benchmark(options, lambda: _network(options))
+
+
 def _network(options: argparse.Namespace) -> Callable:
     from .evaluation.features.registry import open_network
 
@@ -164,6 +172,7 @@ def _network(options: argparse.Namespace) -> Callable:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .benchmark.command import shard_of
     from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
 
     parser = verb_parser("evaluate", __doc__)
@@ -203,6 +212,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16 (default: no LPIPS)")
     add_tokenizer_sizes(many)
+    listed = command(benchmark)
+    listed.add_argument("list", help="YAML file with the list (docs/benchmark.md), or a shipped one: published, digits")
+    listed.add_argument("--files", default=".", help="folder with the files that the list names (default: this one)")
+    listed.add_argument("--images", help="images to give back, cut to each tokenizer's size")
+    listed.add_argument("--reference", help="images or saved statistics that generated images are compared with")
+    listed.add_argument("--per_class", type=int, default=50, help="generated images of each class (default 50)")
+    listed.add_argument(
+        "--shard", type=shard_of, default=(1, 1), help="i/N: only every N-th unit of work, from the i-th on"
+    )
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")

@@ -28,7 +28,8 @@ BELOW["evaluation"] = (*BELOW["data"], "data", "kernels")
 BELOW["generation"] = (*BELOW["evaluation"], "evaluation")
 BELOW["report"] = (*BELOW["generation"], "generation")
 BELOW["job"] = (*BELOW["report"], "training", "report", "presets")
-BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job"))
+BELOW["benchmark"] = (*BELOW["report"], "report", "presets")
+BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark"))
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,7 +8,7 @@ not pFID and has another name (`perturbed_name`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,28 +127,55 @@ def quick_pfid(
     return _measure(tokenizer, batches, features, settings, how, progress)
 
 
-@torch.inference_mode()
 def _measure(tokenizer, batches, features, settings, how: dict, progress) -> PFID:
-    reference, statistics, done = None, {}, 0
+    found = perturbed_moments(tokenizer, batches, features, settings, progress=progress, **how)
+    if found.originals.count < 2:
+        raise UserError(f"images: found {found.originals.count}, expected at least two")
+    distances = {s: frechet_distance(moments, found.originals) for s, moments in found.settings.items()}
+    table = {setting: distances[setting] for setting in settings}
+    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], found.originals.count, how["kind"])
+
+
+class PerturbedMoments(NamedTuple):
+    """Moments of the features of images, and of their reconstructions under each setting."""
+
+    originals: FeatureStatistics
+    settings: dict[Setting, FeatureStatistics]
+
+
+@torch.inference_mode()
+def perturbed_moments(
+    tokenizer,
+    batches: Iterable[Tensor],
+    features: Callable,
+    settings: Sequence[Setting],
+    *,
+    first_id: int = 0,
+    progress: Callable[[int], None] | None = None,
+    **how: Any,
+) -> PerturbedMoments:
+    """Moments of at least one image and of its reconstructions under CLEAN and each setting, encoded once.
+
+    The sample ids of the images count from first_id, so that moments of parts of a set can be merged to those of the
+    whole. how: the other arguments of `perturbed_images`.
+    """
+    found, done = None, 0
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
-        ids = torch.arange(done, done + len(batch), device=batch.device)
+        ids = torch.arange(first_id + done, first_id + done + len(batch), device=batch.device)
         original = features(batch).features
-        if reference is None:
-            dim, device = original.shape[1], original.device
-            reference = FeatureStatistics(dim, device)
-            statistics = {setting: FeatureStatistics(dim, device) for setting in [CLEAN, *settings]}
-        reference.update(original)
-        for setting, images in perturbed_images(tokenizer, batch, statistics, sample_ids=ids, **how):
-            statistics[setting].update(features(images).features)
+        if found is None:
+            originals, *rest = (FeatureStatistics(original.shape[1], original.device) for _ in range(2 + len(settings)))
+            found = PerturbedMoments(originals, dict(zip([CLEAN, *settings], rest, strict=True)))
+        found.originals.update(original)
+        for setting, images in perturbed_images(tokenizer, batch, found.settings, sample_ids=ids, **how):
+            found.settings[setting].update(features(images).features)
         done += len(batch)
         if progress:
             progress(done)
-    if done < 2:
-        raise UserError(f"images: found {done}, expected at least two")
-    distances = {setting: frechet_distance(s, reference) for setting, s in statistics.items()}
-    table = {setting: distances[setting] for setting in settings}
-    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], done, how["kind"])
+    if found is None:
+        raise UserError("images: found 0, expected at least two")
+    return found
 
 
 def _codebook_size(tokenizer) -> int:

@@ -1,0 +1,139 @@
+"""The list of a benchmark: which tokenizers, where their files are, how they are used, what was published of them.
+
+    tokenizers:
+      - name: LlamaGen                   # in the table
+        file: vq_ds16_c2i.pt             # a file or a folder, found in the folder --files
+        codebook_size: 16384             # K, for the table where the file is missing
+        num_heads, image_size, similarity: what the file cannot say, as `load_tokenizer` takes it
+        generator:                       # whose gFID is measured
+          file: c2i_B_256.pt
+          num_heads, num_tokens: what the file cannot say, as `load_generator` takes it
+          sampling: {guidance_scale: 2.0, guidance_power: null}
+        published: {rfid: 2.19, pfid: 13.12, gfid_llamagen_b: 8.61, gfid_llamagen_l: 4.40}
+        source: FoundationVision/LlamaGen
+        licence: MIT
+        download: what to get from there, where the file's name does not say it
+    notes: [what a reader of the table must know]
+
+All but name and file may be left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ..core.errors import UserError
+from ..presets import FOLDER
+
+SHIPPED = FOLDER / "benchmarks"
+PUBLISHED = ("rfid", "pfid", "gfid_llamagen_b", "gfid_llamagen_l")
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorEntry:
+    """A generator of the list."""
+
+    file: str
+    num_heads: int | None = None
+    num_tokens: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A tokenizer of the list."""
+
+    name: str
+    file: str
+    codebook_size: int | None = None
+    num_heads: int | None = None
+    image_size: int | None = None
+    similarity: str | None = None
+    generator: GeneratorEntry | None = None
+    published: dict[str, float] = field(default_factory=dict)
+    source: str | None = None
+    licence: str | None = None
+    download: str | None = None
+
+    def missing(self, folder: Path) -> list[str]:
+        """Which of its files are not in the folder: the tokenizer's comes first."""
+        files = [self.file, *([self.generator.file] if self.generator else [])]
+        return [file for file in files if not (folder / file).exists()]
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkList:
+    """A whole list."""
+
+    tokenizers: list[Entry]
+    notes: list[str]
+
+
+def read_list(path: str | Path) -> BenchmarkList:
+    """The list in a YAML file, or the shipped one of that name. Raises UserError naming the entry and the key."""
+    shipped = SHIPPED / f"{path}.yaml"
+    file = shipped if shipped.is_file() and not Path(path).exists() else Path(path)
+    try:
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+        raise UserError(
+            f"{path} cannot be read as a list of tokenizers ({error}); shipped lists are {names}"
+        ) from error
+    if not isinstance(written, dict) or not isinstance(written.get("tokenizers"), list) or not written["tokenizers"]:
+        raise UserError(f"{path}: found no tokenizers; expected a line `tokenizers:` and an entry for each below it")
+    if unknown := written.keys() - {"tokenizers", "notes"}:
+        raise UserError(f"{path}: {sorted(map(str, unknown))[0]} is unknown; expected tokenizers and notes")
+    entries = [_entry(given, f"{path}, entry {n}") for n, given in enumerate(written["tokenizers"], 1)]
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: name: {names.count(name)} entries are called {name!r}, expected one")
+    return BenchmarkList(entries, [str(note) for note in written.get("notes") or []])
+
+
+def _entry(given: Any, where: str) -> Entry:
+    if isinstance(given, dict) and isinstance(given.get("name"), str):
+        where = f"{where} ({given['name']})"
+    values = _checked(Entry, given, where)
+    if values.get("generator") is not None:
+        inside = f"{where}, generator"
+        values["generator"] = GeneratorEntry(**_checked(GeneratorEntry, given["generator"], inside))
+    for name, value in values.get("published", {}).items():
+        if name not in PUBLISHED or not isinstance(value, int | float):
+            found = f"found {name}: {value!r}, expected numbers called {', '.join(PUBLISHED)}"
+            raise UserError(f"{where}, published: {found}")
+    return Entry(**values)
+
+
+def _checked(kind: type, given: Any, where: str) -> dict[str, Any]:
+    """The values of a dataclass out of YAML, of the types that it declares. Raises UserError."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: found {str(given)[:60]!r}, expected settings, a line `name: value` each")
+    hints = get_type_hints(kind)
+    for name in given:
+        if name not in hints:
+            raise UserError(f"{where}, {name}: no such setting; expected one of {', '.join(hints)}")
+    for setting in fields(kind):
+        if setting.name not in given:
+            if setting.default is MISSING and setting.default_factory is MISSING:
+                raise UserError(f"{where}, {setting.name}: is missing; expected {_said(setting.type)}")
+        elif not _fits(given[setting.name], hints[setting.name]):
+            raise UserError(f"{where}, {setting.name}: found {given[setting.name]!r}, expected {_said(setting.type)}")
+    return dict(given)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of YAML is of a declared type; what is inside of a mapping is looked at elsewhere."""
+    kinds = (dict,) if get_origin(hint) is dict else get_args(hint) or (hint,)
+    return isinstance(value, tuple(dict if kind is GeneratorEntry else kind for kind in kinds)) and value is not True
+
+
+def _said(annotation: Any) -> str:
+    """A declared type in words; annotations are strings here."""
+    words = {"str": "text", "int": "a whole number", "dict": "settings", "GeneratorEntry": "settings"}
+    return words[str(annotation).split("[")[0].split(" |")[0]]
