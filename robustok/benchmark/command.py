@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..report.results import Results
 from .entries import read_list
+from .inputs import Inputs
 from .page import report_benchmark
 from .tasks import Measuring, Task
 from .work import Work
@@ -25,7 +26,7 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
             raise UserError("--images: the images to give back are needed, as there are tokenizers to measure")
         network = open_network()
         given = {"reference": options.reference, "per_class": options.per_class, "seed": options.seed}
-        measuring = Measuring(folder, options.images, network, device=options.device, **given)
+        measuring = Measuring(Inputs(folder, options.images, network, device=options.device, **given))
         tasks = {entry.name: measuring.tasks(entry) for entry in present}
         distance = measuring.distance
         about = {"features": network.protocol, "weights": getattr(network, "sha256", None), "images": options.images}

@@ -8,7 +8,7 @@ are the same and merged in the same order however they were shared, so are the f
 
 Process i of N takes every N-th unit; nothing passes between them but these files. A unit is claimed while it is
 measured, so that runs that overlap do not do it twice. Each process concludes what is complete at its end: the last one
-finds everything.
+finds everything. A task that needs all images at once is one unit, whose figures are written at once.
 
 A part with pFID's settings holds 17 sets of moments: 17 MB each with 2048 features, so some 3 GB an entry of 50,000
 images until its figures are there.
@@ -57,7 +57,7 @@ class Work:
         return read_json(path)["figures"] if path.is_file() else None
 
     def _measure(self, task: Task, start: int) -> None:
-        path, stop = self._part(task, start), min(start + PART, task.count)
+        path, stop = self._part(task, start), min(start + _size(task), task.count)
         lock = claim(self.folder / "locks" / f"{_name(task)}-{start}")
         if lock is None:
             return  # another process is at it
@@ -66,19 +66,26 @@ class Work:
                 return
             title = f"{task.entry}, {task.kind}, images {start + 1} to {stop}"
             with Progress(title, stop - start) as progress:
-                moments = task.measure(start, stop, progress.show)
+                found = task.measure(start, stop, progress.show)
+            if task.conclude is None:
+                self._keep(task, found)
+                return
             with written_whole(path) as temporary:
-                save_file({name: found.state().cpu() for name, found in moments.items()}, temporary)
+                save_file({name: moments.state().cpu() for name, moments in found.items()}, temporary)
 
     def _conclude(self, task: Task) -> None:
+        if task.conclude is None:
+            return
         parts = [self._part(task, start) for start in _starts(task)]
         with hold(self.folder / "locks" / _name(task)):
             if self.figures(task) is None and all(part.is_file() for part in parts):
-                figures = task.conclude(_merged(parts))
-                found = {"entry": task.entry, "depends_on": task.depends_on, "figures": figures}
-                write_json(self._figures(task), found)
+                self._keep(task, task.conclude(_merged(parts)))
             if self.figures(task) is not None:
                 shutil.rmtree(self._part(task, 0).parent, ignore_errors=True)
+
+    def _keep(self, task: Task, figures: dict[str, Any]) -> None:
+        record = {"entry": task.entry, "depends_on": task.depends_on, "figures": figures}
+        write_json(self._figures(task), record)
 
     def _figures(self, task: Task) -> Path:
         return self.folder / "figures" / f"{_name(task)}.json"
@@ -87,8 +94,13 @@ class Work:
         return self.folder / "parts" / _name(task) / f"{start}.safetensors"
 
 
+def _size(task: Task) -> int:
+    """Images of a unit."""
+    return PART if task.conclude else task.count
+
+
 def _starts(task: Task) -> range:
-    return range(0, task.count, PART)
+    return range(0, task.count, _size(task))
 
 
 def _name(task: Task) -> str:

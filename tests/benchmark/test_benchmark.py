@@ -17,13 +17,17 @@ from robustok.benchmark import tasks, work
 from robustok.checkpoints import writing as checkpoints
 from robustok.core.cli import run_verb
 from robustok.core.locks import claim
-from robustok.model_configs import ConvTokenizerConfig, RARConfig, TokenizerConfig
+from robustok.evaluation import interpolation_fid, noise_fid
+from robustok.evaluation.streams import open_stream
+from robustok.model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
 from robustok.models.generators.rar import RAR
+from robustok.models.load import load_tokenizer
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
+from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 SIZE = 16
-GIVEN = "--images images --reference others.npz --per_class 20"
+GIVEN = "--images images --reference others.npz --per_class 8"
 
 
 class Means:
@@ -51,13 +55,13 @@ LIST = {
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
-    """A folder with two tokenizers, of 16 and of 8 pixels, a generator of the first, and images."""
+    """A folder with two tokenizers, of 16 and of 12 pixels, a generator of the first, and images."""
     root = tmp_path_factory.mktemp("room")
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=SIZE, patch_size=8, width=32, depth=1, heads=2, codebook_size=256, code_width=4)
     order = RARConfig(width=32, depth=1, heads=2, mlp_width=64, codebook_size=256, num_classes=3, num_tokens=4)
     ibq = ConvTokenizerConfig(
-        image_size=8, widths=(32, 32), stem_width=32, blocks=1, decoder_blocks=1, attention=(), feature_width=8,
+        image_size=12, widths=(32, 32), stem_width=32, blocks=1, decoder_blocks=1, attention=(), feature_width=8,
         codebook_size=192, code_width=6, similarity="dot",
     )  # fmt: skip
     for name, kind, model, config in (
@@ -68,9 +72,9 @@ def room(tmp_path_factory):
         weights = {"model": model.state_dict(), "ema": model.state_dict()}
         checkpoints.save(root / name / "step-1", weights, {"config": {"kind": kind, "config": config}})
     draw = np.random.default_rng(0)
-    np.savez(root / "others.npz", draw.integers(0, 256, (60, SIZE, SIZE, 3), np.uint8))
+    np.savez(root / "others.npz", draw.integers(0, 256, (24, SIZE, SIZE, 3), np.uint8))
     (root / "images").mkdir()
-    for number, array in enumerate(draw.integers(0, 256, (60, SIZE, SIZE, 3), np.uint8)):
+    for number, array in enumerate(draw.integers(0, 256, (24, SIZE, SIZE, 3), np.uint8)):
         Image.fromarray(array).save(root / "images" / f"{number:03}.png")
     return root
 
@@ -79,7 +83,7 @@ def room(tmp_path_factory):
 def here(room, monkeypatch):
     """In the room, with features that cost nothing, and parts that are small."""
     monkeypatch.chdir(room)
-    monkeypatch.setattr(work, "PART", 50)
+    monkeypatch.setattr(work, "PART", 20)
     monkeypatch.setattr("robustok.evaluation.features.registry.open_network", lambda *options: Means())
 
 
@@ -107,7 +111,7 @@ def measured(monkeypatch):
         limit = 1000
 
     log = Log()
-    for name in ("perturbed_moments", "moments_of"):
+    for name in ("perturbed_moments", "moments_of", "noise_fid", "interpolation_fid"):
         original = getattr(tasks, name)
 
         def counted(*args, original=original, **how):
@@ -121,7 +125,7 @@ def measured(monkeypatch):
     return log
 
 
-UNITS = 8  # two parts of each: reconstruction and generation of the first, and twice reconstruction of the second
+UNITS = 10  # two parts of each reconstruction (the second's twice) and of generation, and two interpolations
 
 
 def test_figures_are_those_of_the_single_commands(run, tmp_path):
@@ -130,7 +134,7 @@ def test_figures_are_those_of_the_single_commands(run, tmp_path):
     assert run_verb(evaluate.main, f"tokenizer vit ibq --images images {options}".split()) == 0
     expected = json.loads((tmp_path / "alone" / "metrics.json").read_text())["tokenizers"]
     for found, alone in zip((first, second), expected, strict=True):
-        assert found["images"] == 60 and found["codebook_size"] == alone["codebook_size"]
+        assert found["images"] == 24 and found["codebook_size"] == alone["codebook_size"]
         for name in ("rfd", "pfd"):
             assert found[name] == pytest.approx(alone[name], rel=1e-5)
         cells = [[cell["value"] for cell in side["pfd_settings"]] for side in (found, alone)]
@@ -138,13 +142,30 @@ def test_figures_are_those_of_the_single_commands(run, tmp_path):
     variant = "pfd_with_unperturbed_tokens_by_l2"
     assert second[variant] == pytest.approx(expected[1][variant], rel=1e-5) and variant not in first
     assert second[variant] != second["pfd"]
-    models = "generator rar --tokenizer vit --reference others.npz --per_class 20 --guidance_scale 1.5"
+    models = "generator rar --tokenizer vit --reference others.npz --per_class 8 --guidance_scale 1.5"
     assert run_verb(evaluate.main, f"{models} {options}".split()) == 0
     alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())["metrics"]
     assert first["gfd"] == pytest.approx(alone["fd"], rel=1e-5)
-    assert first["samples"] == 60 and "gfd" not in second
+    tokenizer = load_tokenizer("vit")
+    assert first["ifd"] == pytest.approx(interpolation_fid(tokenizer, open_stream("images", SIZE), Means()).value)
+    assert first["samples"] == 24 and "gfd" not in second
     report = (tmp_path / "out" / "report.html").read_text()
     assert "published rFID" in report and "by product" in report
+
+
+def test_a_continuous_tokenizer_is_measured_under_noise(run, room):
+    torch.manual_seed(3)
+    shape = MAETokConfig(
+        **dict(image_size=SIZE, patch_size=4, width=32, depth=1, heads=2, num_latents=4, latent_width=4),
+        **dict(targets=(), hidden=(0.0, 0.0)),
+    )
+    weights = {"ema": MAETok(shape).state_dict()}
+    checkpoints.save(room / "maetok" / "step-1", weights, {"config": {"kind": "maetok", "config": asdict(shape)}})
+    (found,) = json.loads(run(content={"tokenizers": [{"name": "latents", "file": "maetok"}]}))["tokenizers"]
+    expected = noise_fid(load_tokenizer("maetok"), open_stream("images", SIZE), Means())
+    assert (found["rfd"], found["nfd"]) == pytest.approx((expected.rfid, expected.mean))
+    assert [cell["value"] for cell in found["nfd_settings"]] == pytest.approx(list(expected.table.values()))
+    assert found["ifd"] > 0 and found["codebook_size"] is None and "pfd" not in found
 
 
 def test_a_run_killed_after_every_unit_goes_on(run, measured):
@@ -161,14 +182,14 @@ def test_a_run_killed_after_every_unit_goes_on(run, measured):
 
 def test_two_shards_are_one_run(run, measured, capsys):
     assert run(arguments="--shard 2/2") is None and len(measured) == UNITS // 2
-    assert "not finished: first (reconstruction), first (generation), by product" in capsys.readouterr().out
+    assert "not finished: first (reconstruction), first (interpolation), " in capsys.readouterr().out
     found = run(arguments="--shard 1/2")
     assert len(measured) == UNITS
     assert found == run("whole")
 
 
 def test_a_unit_that_another_run_is_at_is_left_to_it(run, measured, tmp_path, capsys):
-    run(arguments="--shard 1/8")
+    run(arguments="--shard 1/10")
     (part,) = (tmp_path / "out" / "parts").glob("*/0.safetensors")
     part.unlink()
     with claim(tmp_path / "out" / "locks" / f"{part.parent.name}-0"):
@@ -183,9 +204,9 @@ def test_figures_depend_on_what_they_are_of(run, measured):
     run(content=renamed)
     assert len(measured) == UNITS  # a name is none of it
     run(content=renamed, arguments="--seed 1")
-    assert len(measured) == UNITS + 4
-    run(content=renamed, arguments="--seed 1 --per_class 3")
     assert len(measured) == UNITS + 5
+    run(content=renamed, arguments="--seed 1 --per_class 3")
+    assert len(measured) == UNITS + 6
 
 
 def test_a_missing_file_is_a_row_that_says_so(run, tmp_path, capsys):
