@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-portable lint torture gpu-report
+.PHONY: help setup demo demo-flow test test-portable lint torture gpu-report
 
 help:  # this list
 	@sed -n 's/^\([a-z-]*\):[^#]*# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -17,6 +17,9 @@ setup: .venv/ready  # .venv with the package, its extensions and the tools
 
 demo: setup  # the whole method on 1,797 handwritten digits, in minutes on two CPU cores
 	$(BIN)/python -m robustok.train
+
+demo-flow: setup  # the same with latents for tokens: a continuous tokenizer and a flow generator
+	$(BIN)/python -m robustok.train --config configs/digits-flow.yaml
 
 test: setup  # the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests bench -n auto --dist worksteal

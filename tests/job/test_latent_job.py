@@ -7,6 +7,8 @@ import pytest
 
 from robustok import load_tokenizer
 from robustok.data.latents import open_latents
+from robustok.presets import preset_path
+from robustok.train import main
 
 LATENTS = {
     "data.val": 1300,  # few to train on
@@ -47,3 +49,8 @@ def test_a_run_on_latents_goes_from_images_to_a_report(job):
     report = (run / "report.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", report)
     assert "Tokenizer (maetok): 8 latents x 4" in report and "nFD, setting by setting" in report
+
+
+def test_the_settings_of_the_second_demo_fit(capsys):
+    assert main(["--config", str(preset_path("digits-flow")), "--dry_run"]) == 0
+    assert "demo-flow" in capsys.readouterr().out
