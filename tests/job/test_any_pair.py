@@ -17,6 +17,7 @@ from robustok.checkpoints.writing import save
 from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.data.latents import open_rows
+from robustok.data.rows import tokenizer_hash
 from robustok.formats.pickles import read_pickled
 from robustok.model_configs import (
     ConvTokenizerConfig,
@@ -124,6 +125,7 @@ def test_every_combination(job, tmp_path, tokenizer, generator):
     job("post", **settings)
     after, log = load_tokenizer(run / "post/step-4"), read_log(run / "log.jsonl")
     assert after.config == model.config and after.image_size == 16
+    assert tokenizer_hash(after) == tokenizer_hash(model)  # the codebook's gradient would reach it
     assert {line["stage"] for line in log} == {"classifier", "post"}
     assert yaml.safe_load((run / "config.yaml").read_text())["family"]["tokenizer"] == kind
     if tokenizer is not VIT:
