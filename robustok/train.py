@@ -60,7 +60,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     opened = Run(config)
     try:
         pipeline = Pipeline(opened, STAGES)
-        preflight.check_data(config, pipeline.images, distributed.world())
+        preflight.check_data(config, pipeline.images, stages, distributed.world())
         for stage in stages:
             STAGES[stage].run(pipeline)
     except KeyboardInterrupt as stop:
@@ -78,7 +78,7 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .models.starting import tokenizer_shape
 
     images = open_images(config.data, tokenizer_shape(config).image_size)
-    preflight.check_data(config, images, world=1)
+    preflight.check_data(config, images, stages, world=1)
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
     print(f"{config.runs}/{config.name}: {', '.join(stages)}")
     print(f"{counts}, {images.num_classes} classes; settings are fine")

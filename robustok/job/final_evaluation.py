@@ -16,6 +16,7 @@ from ..evaluation import frechet_distance, psnr
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import reconstructed
 from ..evaluation.robustness import Robustness, robustness
+from ..evaluation.skill import skill
 from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer
 from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
@@ -63,20 +64,23 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
 
     Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
-    real_fd of the training images. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the
-    decoder as it came. Pictures are uint8 (n, 3, S, S).
+    real_fd of the training images. Where that classifier does poorly `notes` say so, and `distance` where it is no
+    better than chance. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as
+    it came. Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
     reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
+    judged = skill(accuracy, images.test.labels)
     robust = _robustness(job, tokenizer)
     made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
     counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(made)}
     metrics = {
-        "distance": job.distance_name,
+        "distance": job.distance_name if judged.verdict != "none" else f"{job.distance_name} (meaningless)",
+        "notes": [said] if (said := judged.warning(job.distance_name)) else [],
         "modes": list(job.config.pairs.modes),
         "images": counts,
         "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
-        "classifier": {"accuracy": accuracy},
+        "classifier": judged.describe(),
         "tokenizer": {"psnr": _psnr(job, tokenizer), **_usage(job, tokenizer), **robust.figures()},
     }
     originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))

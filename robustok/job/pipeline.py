@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..config import FlowSamplingConfig, SamplingConfig
+from ..core import distributed
 from ..core.errors import UserError
 from ..core.random import derive_seed
 from ..data.images import Images, open_images
@@ -20,7 +22,8 @@ from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
-from ..evaluation.passes import moments_of
+from ..evaluation.passes import moments_and_agreement, moments_of
+from ..evaluation.skill import skill
 from ..generation.batches import decode_batches, generate_batches
 from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
@@ -59,7 +62,18 @@ class Pipeline:
     def classifier(self) -> Classifier:
         """The small classifier of the run's own classes, trained on first use."""
         self.stages["classifier"].run(self)
-        return load_classifier(self.result("classifier")).to(self.run.device)
+        classifier = load_classifier(self.result("classifier")).to(self.run.device)
+        if distributed.is_main():
+            self._warn_of(ClassifierFeatures(classifier, self.distance_name))
+        return classifier
+
+    @torch.inference_mode()
+    def _warn_of(self, features: ClassifierFeatures) -> None:
+        """Says before anything is trained with it that the classifier does poorly on the validation images."""
+        labels = self.images.val.labels
+        _, accuracy = moments_and_agreement(features, in_order(self.images.val), labels)
+        if said := skill(accuracy, labels).warning(self.distance_name):
+            warnings.warn(said, stacklevel=4)
 
     @cached_property
     def features(self) -> ClassifierFeatures:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import fields, replace
 from operator import attrgetter
+from pathlib import Path
 
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
@@ -39,6 +40,9 @@ POSITIVE = (
     "discriminator_warmup.lr",
 )
 
+FROZEN = ("frozen.dinov2", "frozen.dino", "frozen.lpips")
+LOOKING = {"classifier", "tokenizer", "post"}  # stages whose losses look through these, or a classifier in their place
+
 
 def check_settings(c: RunConfig) -> None:
     """Raises UserError naming a setting that is out of range or contradicts another, with what was expected.
@@ -71,6 +75,10 @@ def check_stages(c: RunConfig, stages: Collection[str]) -> None:
     """Raises UserError where a stage cannot be run with these settings."""
     if "tokenizer" in stages:
         trained_config(c, "tokenizer")
+    if {"tokenizer", "post"} & set(stages):
+        for name in FROZEN:
+            path = attrgetter(name)(c)
+            _expect(c, name, path is None or Path(path).expanduser().exists(), "a path that exists")
 
 
 def _check_shapes(c: RunConfig) -> None:
@@ -126,8 +134,18 @@ def _check_training(c: RunConfig, name: str) -> None:
     _expect(c, f"{name}.clip_norm", t.clip_norm is None or t.clip_norm > 0, "a positive number or null")
 
 
-def check_data(c: RunConfig, images: Images, world: int) -> None:
-    """Raises UserError where a stage's batch does not fit the images or processes; warns where perturbation is off."""
+def check_data(c: RunConfig, images: Images, stages: Collection[str], world: int) -> None:
+    """Raises UserError where a stage's batch does not fit the images or processes, and where a classifier of one class
+    would stand in for pretrained networks; warns where perturbation is off.
+    """
+    unnamed = [name for name in FROZEN if attrgetter(name)(c) is None]
+    if images.num_classes == 1 and unnamed and LOOKING & set(stages):
+        raise UserError(
+            f"data.root: {c.data.root} holds one class ({images.class_names[0]}), and {', '.join(unnamed)} name no "
+            f"pretrained networks: the classifier of the data that stands in for them would learn nothing, and losses "
+            f"and distances that look through it would mean nothing. Sort the images into one sub-folder a class, or "
+            f"name all of {', '.join(FROZEN)}"
+        )
     count = len(images.train)
     sizes = dict.fromkeys(("tokenizer_training", "generator_training", "classifier"), count)
     sizes["post_training"] = count * c.pairs.per_image

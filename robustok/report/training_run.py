@@ -88,8 +88,13 @@ def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
 
 
 def verdicts(metrics: dict) -> list[str]:
-    """What the figures say about post-training, in sentences: better or worse, by how much."""
-    before, sentences = metrics["generator"]["gfd"], []
+    """What the figures say about post-training, in sentences: better or worse, by how much.
+
+    Before that, what a reader must know of the figures; nothing else where they mean nothing.
+    """
+    before, sentences = metrics["generator"]["gfd"], list(metrics["notes"])
+    if metrics["classifier"]["skill"] == "none":
+        return sentences
     for name, title in _decoders(metrics)[1:]:
         after = metrics[name]["gfd"]
         if metrics[name]["best_step"] == 0:

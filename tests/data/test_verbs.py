@@ -85,7 +85,6 @@ def test_check_data_fails_where_training_would(photos, capsys):
         (check_data, ". --sheet sheet.png", "--sheet"),
         (check_data, ". --sheet cat/sheet.png", "--sheet"),
         (pretokenize, ". ./tokens --tokenizer none", "DST"),
-        (train, "--data.root .", "runs"),
         (train, "--data.root . --dry_run", "runs"),
         (evaluate, "samples . --reference ../other.npz", "--output"),
         (evaluate, "samples ../other.npz --reference ../photos", "--output"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from robustok.config import RunConfig
 from robustok.core.errors import UserError
@@ -45,12 +46,30 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ),
         (["--log_every", "0"], r"log_every: found 0, expected a positive number"),
         (["--device", "cuda:7"], r"cuda"),
+        (["--frozen.lpips", "/no/such/folder"], r"frozen\.lpips: found /no/such/folder, expected a path that exists"),
     ],
 )
 def test_bad_settings(argv, message, tmp_path):
     with pytest.raises(UserError, match=message):
         main(["--runs", str(tmp_path / "runs"), "--stage", "tokenizer", *argv])
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_class_is_refused_where_a_classifier_would_stand_in(tmp_path, capsys):
+    (tmp_path / "cats").mkdir()
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cats" / f"{number}.png")
+    argv = ["--data.root", str(tmp_path / "cats"), "--data.val", "2", "--data.test", "2", "--runs", str(tmp_path / "r")]
+    stages = ("classifier", "tokenizer_training", "generator_training", "post_training")
+    argv += [part for name in stages for part in (f"--{name}.batch_size", "4")] + ["--dry_run"]
+    message = r"holds one class \(cats\), and frozen\.dinov2, frozen\.dino, frozen\.lpips name no pretrained"
+    with pytest.raises(UserError, match=message):
+        main(argv)
+    assert main([*argv, "--stage", "generator", "--perturbation.beta", "0"]) == 0  # looks through no network
+    named = [part for name in ("dinov2", "dino", "lpips") for part in (f"--frozen.{name}", str(tmp_path / "cats"))]
+    assert main([*argv, *named, "--perturbation.beta", "0"]) == 0
+    with pytest.raises(UserError, match=r"and frozen\.lpips name no"):
+        main([*argv, *named[:-2]])
 
 
 def test_unknown_key_in_a_file(tmp_path):

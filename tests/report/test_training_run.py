@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustok.config import FamilyConfig, PairsConfig, RunConfig
+from robustok.evaluation.skill import Skill
 from robustok.report.decoders import side_by_side
 from robustok.report.training_run import FinishedRun, summary_rows, verdicts, write_report
 
@@ -21,7 +22,8 @@ def metrics() -> dict:
         "modes": ["reencode", "direct"],
         "images": {"train": 100, "val": 20, "test": 30, "samples": 40},
         "real_fd": 0.5,
-        "classifier": {"accuracy": 0.9},
+        "classifier": {"accuracy": 0.9, "skill": "good"},
+        "notes": [],
         "tokenizer": {
             "psnr": 21.234,
             "codebook_usage": 0.25,
@@ -60,6 +62,17 @@ def test_sentences_say_by_how_much_post_training_helped(metrics):
     assert worse == "Post-trained on direct pairs: does not lower gFD on this data, 8 -> 9 (+12.5%)."
     metrics["post"] = decoder(8.0, best_step=0)
     assert "the decoder stays as it was, gFD 8." in verdicts(metrics)[0]
+
+
+def test_figures_of_a_classifier_without_skill_are_no_verdict(metrics):
+    blind = Skill(0.26, 0.25, 400)
+    metrics |= {"notes": [blind.warning("FD-shapes")], "classifier": blind.describe()}
+    (said,) = verdicts(metrics)
+    assert "FD-shapes means nothing here" in said and "26.0%" in said and "25.0%" in said
+    rough = Skill(0.78, 0.25, 400)
+    metrics |= {"notes": [rough.warning("FD-shapes")], "classifier": rough.describe()}
+    said = verdicts(metrics)
+    assert len(said) == 3 and said[0].startswith("FD-shapes is rough here")
 
 
 def test_the_summary_has_a_row_for_every_decoder(metrics):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.reading import find_checkpoint
+from ...core.errors import UserError
 from ...core.files import sha256
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier, load_classifier
@@ -44,8 +45,13 @@ class ClassifierFeatures:
 def open_classifier(weights: str | Path, device: torch.device) -> ClassifierFeatures:
     """The classifier of a run, from its stage's folder RUN/classifier; the run gives the features their name.
 
-    Raises UserError for a folder without a valid checkpoint.
+    Raises UserError for a folder without a valid checkpoint, and for a classifier of one class.
     """
     folder = find_checkpoint(Path(weights).resolve())
     classifier = load_classifier(folder).to(device)
+    if classifier.head.out_features == 1:
+        raise UserError(
+            f"{folder}: a classifier of one class, which had nothing to learn: distances of its features mean nothing; "
+            f"use --network inception, or a run on images of several classes"
+        )
     return ClassifierFeatures(classifier, folder.parent.parent.name, sha256(folder / "ema.safetensors"))
