@@ -137,7 +137,7 @@ def reference(options: argparse.Namespace) -> None:
 
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
-    from .evaluation.tokenizers import evaluate_tokenizer
+    from .evaluation.tokenizers import check_evaluable, evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
     from .report.results import Results
@@ -145,13 +145,17 @@ def tokenizer(options: argparse.Namespace) -> None:
 
     network = _network(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
+    models = [load_tokenizer(path, **tokenizer_sizes(options)) for path in options.tokenizers]
+    for path, model in zip(options.tokenizers, models, strict=True):  # all of them, before hours go into the first
+        check_evaluable(model, path, options.images, options.pfid)
     results = Results(options.output, f"Tokenizers on {options.images}")
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
     evaluated = []
-    for path in options.tokenizers:
-        model = load_tokenizer(path, **tokenizer_sizes(options)).to(options.device)
+    for path, model in zip(options.tokenizers, models, strict=True):
+        model.to(options.device)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             evaluated.append(evaluate_tokenizer(model, path, options.images, network, **settings))
+        model.cpu()
     report_tokenizers(results, evaluated, network.protocol)
     protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
     results.add("protocol", protocol | {"tokenizer_precision": options.precision})

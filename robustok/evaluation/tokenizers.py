@@ -15,7 +15,7 @@ from .features.measuring import distance_name
 from .perturbing import CLEAN, Setting, how_perturbable, similarity_of
 from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
 from .reconstruction import Reconstruction, evaluate_reconstruction
-from .streams import open_stream
+from .streams import ImageStream, open_stream
 
 STRIP = 6  # images shown
 
@@ -54,17 +54,10 @@ def evaluate_tokenizer(
 
     A tokenizer whose codes are compared by product (IBQ) gets a second pFID, of the variant that published figures may
     be of: perturbed tokens are drawn from the largest products, all others go to the nearest code.
-    Raises UserError where pFID is asked for and the tokenizer cannot be perturbed.
+    Raises UserError as `check_evaluable`.
     """
+    stream = check_evaluable(tokenizer, name, images, pfid)
     discrete, perturbable = is_discrete(tokenizer), how_perturbable(tokenizer) != "none"
-    if pfid != "none" and not discrete:
-        raise UserError(
-            f"{name}: pFID perturbs codes, and this tokenizer's latents are continuous: FID under latent noise is its "
-            "counterpart; evaluate it with --pfid none"
-        )
-    if pfid != "none" and not perturbable:
-        raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")
-    stream = open_stream(images, tokenizer.image_size)
     plain = evaluate_reconstruction(tokenizer, stream, network, perceptual)
     perturbed = mixed = None
     if pfid != "none":
@@ -87,6 +80,21 @@ def evaluate_tokenizer(
         strips=strips,
         originals=originals,
     )
+
+
+def check_evaluable(tokenizer, name: str, images: str, pfid: str) -> ImageStream:
+    """Opens the images for a tokenizer, before any work.
+
+    Raises UserError where they cannot be opened, and where pFID is asked for and the tokenizer cannot be perturbed.
+    """
+    if pfid != "none" and not is_discrete(tokenizer):
+        raise UserError(
+            f"{name}: pFID perturbs codes, and this tokenizer's latents are continuous: FID under latent noise is its "
+            "counterpart; evaluate it with --pfid none"
+        )
+    if pfid != "none" and how_perturbable(tokenizer) == "none":
+        raise UserError(f"{name}: pFID is not defined for a tokenizer of this kind; evaluate it with --pfid none")
+    return open_stream(images, tokenizer.image_size)
 
 
 def _pfid(tokenizer, stream, network: Callable, quick: bool, seed: int, **variant) -> PFID:

@@ -74,6 +74,13 @@ def test_tokenizers_get_one_row_each_and_a_report(run, tmp_path, capsys):
     assert report.count("<img") == 4 and "pFD" in report
 
 
+@pytest.mark.parametrize("other, said", [("nowhere", "nowhere"), ("rar", "rar")])
+def test_every_tokenizer_is_opened_before_the_first_is_judged(run, monkeypatch, capsys, other, said):
+    monkeypatch.setattr("robustok.evaluation.tokenizers.evaluate_tokenizer", None)  # a call would be a traceback
+    run(evaluate, f"tokenizer tokenizer {other} --images images.npz" + CLASSIFIER, code=2)
+    assert said in capsys.readouterr().err
+
+
 def test_a_tokenizer_that_cannot_be_perturbed_is_judged_without_pfid(run, room, capsys):
     shape = TokenizerConfig(
         image_size=SIZE,
