@@ -8,12 +8,10 @@ The layout of SRC is recognised by what it holds. A converted folder opens faste
 frozen teacher and the discriminator of a released tokenizer.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from .checkpoints.checkpoint import Checkpoint, write_checkpoint
 from .core.cli import run_verb
@@ -21,7 +19,6 @@ from .core.errors import RunError, UserError
 from .core.files import written_whole
 from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
 from .formats.layout import HubFolder
-from .formats.opening import HUB_WEIGHTS, SETTINGS
 from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
@@ -33,7 +30,10 @@ def main(argv: list[str]) -> int:
     parser = verb_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint of any known layout, or hub id")
     parser.add_argument(
-        "target", type=Path, metavar="DST", help="folder (ours) or file (upstream; of TiTok a folder) to write"
+        "target",
+        type=Path,
+        metavar="DST",
+        help="folder (ours), or what upstream opens: a file or a hub's folder",
     )
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
     add_tokenizer_sizes(parser)
@@ -67,9 +67,7 @@ def _write_upstream(checkpoint: Checkpoint, family: Family, path: Path) -> None:
     try:
         with written_whole(path) as temporary:
             if isinstance(content, HubFolder):
-                temporary.mkdir()
-                save_file({name: tensor.clone() for name, tensor in content.state.items()}, temporary / HUB_WEIGHTS)
-                (temporary / SETTINGS).write_text(json.dumps(content.settings, indent=1))
+                content.save(temporary)
             else:
                 torch.save(content, temporary)
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from ..checkpoints.checkpoint import Checkpoint, State
 from ..core.errors import UserError
 from ..model_configs import ConvVAEConfig
-from .layout import Given, PublishedFile, described, under_both_names
+from .layout import Given, HubFolder, PublishedFile, described, under_both_names
 from .sources import Source
 from .tensors import require
 
@@ -31,9 +31,10 @@ PARTS = (
 )
 ATTENTION = re.compile(r"\.middle\.1\.(q|k|v|out)\.weight")  # linear layers there, 1x1 convolutions here
 FIXED = {"act_fn": "silu", "norm_num_groups": 32, "in_channels": 3, "out_channels": 3}  # what this network always has
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 DIFFUSERS = Source(
     name="diffusers AutoencoderKL",
-    files=("diffusion_pytorch_model.safetensors", "config.json"),
+    files=(WEIGHTS, "config.json"),
     repository="the model's own hub page",
     licence="as that page says",
     weights="only",
@@ -90,11 +91,11 @@ class DiffusersVAE:
     def holds(self, config: ConvVAEConfig) -> bool:
         return True
 
-    def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """State dicts with their keys, and what their config.json says under "config"."""
+    def write(self, checkpoint: Checkpoint) -> HubFolder:
+        """A folder that their `from_pretrained` opens."""
         config = checkpoint.config
-        sets = {name: to_published(state, config) for name, state in checkpoint.weights.items()}
-        return {**sets, "config": checkpoint.upstream.get("config") or their_settings(config)}
+        settings = checkpoint.upstream.get("config") or their_settings(config)
+        return HubFolder(to_published(checkpoint.choose("ema"), config), settings, WEIGHTS)
 
 
 DIFFUSERS_VAE = DiffusersVAE()

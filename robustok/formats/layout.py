@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors.torch import save_file
+
 from ..checkpoints.checkpoint import Checkpoint, State
+
+HUB_WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a hub's folder
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,17 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """What a layout writes whose readers open a hub's folder: model.safetensors, and config.json beside it."""
+    """What a layout writes whose readers open a hub's folder: one file of weights, and config.json beside it."""
 
     state: State
     settings: dict[str, Any]
+    weights: str = HUB_WEIGHTS  # name of that file
+
+    def save(self, folder: Path) -> None:
+        """Writes both into a new folder."""
+        folder.mkdir()
+        save_file({name: tensor.contiguous().clone() for name, tensor in self.state.items()}, folder / self.weights)
+        (folder / SETTINGS).write_text(json.dumps(self.settings, indent=1))
 
 
 class Layout(Protocol):

@@ -15,7 +15,7 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint, State
 from ..model_configs import MAETokConfig
-from .layout import Given, PublishedFile, described, under_both_names
+from .layout import Given, HubFolder, PublishedFile, described, under_both_names
 from .sources import Source
 from .tensors import attention_heads, block_count, require
 
@@ -119,12 +119,11 @@ class MAETokRelease:
     def holds(self, config: MAETokConfig) -> bool:
         return True
 
-    def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """A training checkpoint of theirs, with their settings under "config"; auxiliary decoders are left out."""
+    def write(self, checkpoint: Checkpoint) -> HubFolder:
+        """A folder that their `from_pretrained` opens; auxiliary decoders are left out."""
         config = checkpoint.config
         settings = checkpoint.upstream.get("config") or their_settings(config)
-        sets = {name: to_published(state, config) for name, state in checkpoint.weights.items()}
-        return {**sets, "config": settings}
+        return HubFolder(to_published(checkpoint.choose("ema"), config), {"config": settings})
 
 
 MAETOK_RELEASE = MAETokRelease()

@@ -12,11 +12,10 @@ from ..checkpoints.checkpoint import State
 from ..checkpoints.reading import read_safetensors
 from ..core.errors import UserError
 from ..core.files import read_json
-from .layout import PublishedFile
+from .layout import SETTINGS, PublishedFile
 from .pickles import read_pickled
 from .tensors import some_of
 
-HUB_WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a hub's folder
 # Under which names training scripts keep weights: averages and those that learn, in the order they are looked for.
 CONTAINERS = {
     "ema": ("ema", "ema_state_dict", "model_ema"),

@@ -18,7 +18,8 @@ from robustok.convert import main as convert
 from robustok.core.errors import UserError
 from robustok.data.latents import open_rows
 from robustok.data.rows import tokenizer_hash
-from robustok.formats.pickles import read_pickled
+from robustok.formats.layout import HubFolder
+from robustok.formats.opening import open_published, published_file
 from robustok.model_configs import (
     ConvTokenizerConfig,
     ConvVAEConfig,
@@ -78,12 +79,13 @@ def publish(folder: Path, config) -> Path:
     stored = read_checkpoint(store(folder, config), family_of(config).kind, config)
     layout = next(layout for layout in family_of(config).layouts if layout.holds(config))
     content = layout.write(stored)
-    if "config" in content:
-        content["config"]["author"] = "somebody"
+    if isinstance(content, HubFolder):
+        content.settings.get("config", content.settings)["author"] = "somebody"
+        content.save(folder / "published")
     else:
         content["args"] = Namespace(image_size=config.image_size, codebook_l2_norm=True, lr=1e-4)
-    torch.save(content, folder / "published.pt")
-    return folder / "published.pt"
+        torch.save(content, folder / "published")
+    return folder / "published"
 
 
 def pair(folder: Path, tokenizer, generator) -> dict:
@@ -140,11 +142,12 @@ def test_every_combination(job, tmp_path, tokenizer, generator):
 @torch.no_grad()
 def goes_back(checkpoint: Path, folder: Path):
     """The post-trained tokenizer, converted to the published layout that it came from, and loaded."""
-    convert([str(checkpoint), str(folder / "back.pt"), "--to", "upstream"])
-    before, after = (read_pickled(folder / name) for name in ("published.pt", "back.pt"))
-    assert after.get("config") == before.get("config")
-    assert before.keys() <= after.keys() and before["model"].keys() == after["model"].keys()
-    return load_tokenizer(folder / "back.pt", num_heads=2)
+    convert([str(checkpoint), str(folder / "back"), "--to", "upstream"])
+    both = folder / "published", folder / "back"
+    before, after = (open_published(published_file(path) if path.is_dir() else path) for path in both)
+    assert after.settings == before.settings
+    assert before.content.keys() <= after.content.keys() and before.state.keys() == after.state.keys()
+    return load_tokenizer(folder / "back", num_heads=2)
 
 
 def test_a_new_discriminator_is_warmed_up_and_resumes_to_the_bit(job, tmp_path):
