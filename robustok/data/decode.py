@@ -12,7 +12,7 @@ import io
 from importlib.util import find_spec
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import UserError
 
@@ -60,7 +60,9 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # decoders raise whatever the damage leads them to, and each format has its own
         heic = f"; HEIC: pip install {HEIC_PACKAGE}" if _is_heic(data) and "HEIF" not in image_formats() else ""
-        raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error}){heic}") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # its message holds an address, another one every time
+        reason = "of no known format" if unknown else f"{type(error).__name__}: {error}"
+        raise BadImage(f"{name}: not a readable image ({reason}){heic}") from error
 
 
 def _is_heic(data: bytes) -> bool:

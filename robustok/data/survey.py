@@ -47,6 +47,11 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
         name for name, all_bad in zip(source.class_names, (readable == 0) & (per_class > 0), strict=True) if all_bad
     ]
     budget = bad_budget(count)
+    notes = list(source.notes)
+    if len(source.class_names) == 1:
+        notes.append(
+            "one class: `train` asks for all networks of `frozen`, since a classifier of one class would learn nothing"
+        )
     return {
         "format": source.kind,
         "images": count,
@@ -58,7 +63,7 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
         "unreadable_classes": unreadable,
         "ignored_files": len(source.ignored),
         "ignored_by_suffix": by_suffix(source.ignored),
-        "notes": list(source.notes),
+        "notes": notes,
         "duplicates": [[source.names[i] for i in group] for group in groups],
         "conflicts": [[source.names[i] for i in group] for group in conflicts],
         "usable": len(bad) + len(source.problems) <= budget and not unreadable,

@@ -24,6 +24,7 @@ from robustok.data.decode import BadImage, decode
 from robustok.data.images import open_images, open_source
 from robustok.data.jsonl import import_jsonl
 from robustok.data.splits import permutation, split_order
+from robustok.data.survey import survey_images
 
 FIELD = Path(__file__).parents[1] / "field"
 
@@ -182,6 +183,13 @@ def test_photos_of_telephones_are_read_with_the_package_that_is_named(tmp_path, 
     formats()
     (tmp_path / "0.heic").write_bytes(heic)
     assert open_source(tmp_path).read(0).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_one_class_is_said_before_training_refuses_it(tmp_path):
+    one = survey_images(open_source(fill(tmp_path / "a", ["0.png", "1.png"])))
+    two = survey_images(open_source(fill(tmp_path / "b", ["cat/0.png", "dog/1.png"])))
+    assert (len(one["notes"]), two["notes"], one["usable"]) == (1, [], True)
+    assert one["notes"][0].startswith("one class: `train` asks for all networks")
 
 
 def test_a_root_one_level_too_high_is_hinted_at(tmp_path):
