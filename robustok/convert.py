@@ -17,7 +17,7 @@ from .checkpoints.checkpoint import Checkpoint, write_checkpoint
 from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
-from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
+from .core.options import add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
 from .formats.layout import HubFolder
 from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--to", choices=("ours", "upstream"), default="ours", help="layout to write (default ours)")
     add_tokenizer_sizes(parser)
-    parser.add_argument("--num_tokens", type=int, help="tokens an image of a published generator, if SRC cannot say")
+    parser.add_argument("--num_tokens", type=positive, help="tokens an image of a published generator, if SRC has none")
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
     if options.target.exists():

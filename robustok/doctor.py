@@ -48,6 +48,7 @@ def examine() -> dict:
     """Everything the report says, as JSON types."""
     import torch
 
+    from .core.device import untested_devices
     from .core.version import __version__
     from .ops.decoding.attention import choices_file
     from .ops.decoding.measured_choice import read_choices
@@ -61,6 +62,7 @@ def examine() -> dict:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "cuda": {"built_for": torch.version.cuda, "devices": [_device(i) for i in range(torch.cuda.device_count())]},
+        "untested": untested_devices(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "extension": CppBackend().describe(),
@@ -95,6 +97,7 @@ def _describe(found: dict) -> str:
         f"robustok {found['robustok']}, Python {found['python']}, {found['platform']}",
         packages,
         f"GPU: {', '.join(gpus) or 'none that torch can use'}; torch built for CUDA {found['cuda']['built_for']}",
+        *(f"untested: {sentence}" for sentence in found["untested"]),
         f"CPU: {found['cores']} cores, torch uses {found['threads']} threads",
         f"compiled extension: {found['extension']}",
     ]

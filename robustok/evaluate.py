@@ -36,6 +36,7 @@ from .core.options import (
     add_seed,
     add_tokenizer_sizes,
     generator_sizes,
+    positive,
     sampling_of,
     sampling_settings,
     tokenizer_sizes,
@@ -194,10 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     given = command(samples)
     given.add_argument("images", help="what to evaluate")
     given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    given.add_argument("--size", type=int, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
+    given.add_argument("--size", type=positive, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
     save = command(reference)
     save.add_argument("images", help="the images of the reference")
-    save.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (default: as stored)")
+    save.add_argument("--size", type=positive, help="resize and crop to SIZE x SIZE (default: as stored)")
     save.add_argument("--save", required=True, type=Path, help=".npz to write")
     many = command(tokenizer)
     many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
@@ -221,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--files", default=".", help="folder with the files that the list names (default: this one)")
     listed.add_argument("--images", help="images to give back, cut to each tokenizer's size")
     listed.add_argument("--reference", help="images or saved statistics that generated images are compared with")
-    listed.add_argument("--per_class", type=int, default=50, help="generated images of each class (default 50)")
+    listed.add_argument("--per_class", type=positive, default=50, help="generated images of each class (default 50)")
     listed.add_argument(
         "--shard", type=shard_of, default=(1, 1), help="i/N: only every N-th unit of work, from the i-th on"
     )
@@ -239,9 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     for sampled in (drive, two):
         sampled.add_argument("--reference", required=True, help="images or saved statistics to compare with")
         sampled.add_argument(
-            "--size", type=int, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
+            "--size", type=positive, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
         )
-        sampled.add_argument("--per_class", type=int, default=50, help="images of each class (default 50)")
+        sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
         add_generator_sizes(sampled)
         add_tokenizer_sizes(sampled, heads="tokenizer_heads")
         add_sampling(sampled, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))

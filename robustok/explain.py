@@ -31,6 +31,7 @@ from .core.options import (
     add_seed,
     add_tokenizer_sizes,
     generator_sizes,
+    positive,
     sampling_settings,
     tokenizer_sizes,
     verb_parser,
@@ -211,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         return found
 
     usage, strip = command(codebook, "tokenizer"), command(strips, "tokenizer")
-    strip.add_argument("--count", type=int, default=6, help="images a strip (default 6)")
+    strip.add_argument("--count", type=positive, default=6, help="images a strip (default 6)")
     several = command(lipschitz, "tokenizers", nargs="+")
     against = command(mmd, "tokenizer")
     for found in (usage, strip, several):
@@ -219,16 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     add_tokenizer_sizes(against, heads="tokenizer_heads")
     add_generator_sizes(against)
     for found in (several, against):
-        found.add_argument("--limit", type=int, default=1000, help="images at most, about (default 1000)")
+        found.add_argument("--limit", type=positive, default=1000, help="images at most, about (default 1000)")
     against.add_argument("--generator", required=True, help="whose latents are compared")
-    against.add_argument("--per_class", type=int, default=1, help="generated images of each class (default 1)")
+    against.add_argument("--per_class", type=positive, default=1, help="generated images of each class (default 1)")
     add_sampling(against, NO_GUIDANCE)
     clusters = command(elbow, "")
     add_network(clusters, NETWORKS, INCEPTION_WEIGHTS)
-    clusters.add_argument("--size", type=int, help="resize and crop to SIZE x SIZE (default: as stored)")
+    clusters.add_argument("--size", type=positive, help="resize and crop to SIZE x SIZE (default: as stored)")
     sizes = [512, 1024, 2048, 4096, 8192, 16384]
     clusters.add_argument(
-        "--clusters", type=int, nargs="+", default=sizes, help="numbers of clusters (default 512 ... 16384)"
+        "--clusters", type=positive, nargs="+", default=sizes, help="numbers of clusters (default 512 ... 16384)"
     )
     command(correlation, "benchmark", images=False, type=Path, help="JSON list of tokenizers with rfid, pfid, gfid")
     return parser

@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 
 from .core.cli import run_verb
+from .core.device import check_device_name
 from .core.errors import UserError
 from .core.files import refuse_inside
-from .core.options import add_device, add_tokenizer_sizes, tokenizer_sizes, verb_parser
+from .core.options import add_device, add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
 
 
 def main(argv: list[str]) -> int:
@@ -46,11 +47,12 @@ def main(argv: list[str]) -> int:
         default="none",
         help="views of an image: itself, mirrored too, or ten crops (default none)",
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time (default 64)")
+    parser.add_argument("--batch_size", type=positive, default=64, help="images at a time (default 64)")
     add_device(parser)
-    parser.add_argument("--codebook_size", type=int, help="number of codes; needed for .jsonl")
-    parser.add_argument("--num_classes", type=int, help="number of classes; needed for .jsonl")
+    parser.add_argument("--codebook_size", type=positive, help="number of codes; needed for .jsonl")
+    parser.add_argument("--num_classes", type=positive, help="number of classes; needed for .jsonl")
     options = parser.parse_args(argv)
+    check_device_name(options.device)
     refuse_inside("DST", options.target, {"SRC": options.source})
     if options.source.endswith(".jsonl"):
         return _import(options)

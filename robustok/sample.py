@@ -34,6 +34,7 @@ from .core.options import (
     add_seed,
     add_tokenizer_sizes,
     generator_sizes,
+    positive,
     sampling_of,
     sampling_settings,
     tokenizer_sizes,
@@ -87,9 +88,6 @@ def _check(options: argparse.Namespace) -> None:
     needs = [name for name in ("reference", "save", "grid") if getattr(options, name)]
     if needs and not options.tokenizer:
         raise UserError(f"--{needs[0]} needs images: give the --tokenizer that decodes the generator's tokens")
-    for name in ("n", "batch_size", "shard"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: found {getattr(options, name)}, expected a positive number")
     folder = Path(options.output)
     if not options.grid and folder.exists() and any(folder.iterdir()) and not (folder / "tokens").is_dir():
         raise UserError(f"{folder}: holds files that are no sample of ours; choose another --output or empty it")
@@ -205,14 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     add_generator_sizes(parser)
     add_tokenizer_sizes(parser, heads="tokenizer_heads")
     add("--preset", help="whose sampling settings to take: rar-b, llamagen-l, ... (default: none)")
-    add("--n", "--images", type=int, default=50_000, help="how many images, in all (default 50000)")
+    add("--n", "--images", type=positive, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")
     add("--class_weights", type=_numbers(float), help="share of each class, with commas (default: equal shares)")
     kinds = (sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
     add_sampling(parser, *kinds, note=", or as the preset says")
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
-    add("--batch_size", type=int, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
-    add("--shard", type=int, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")
+    add("--batch_size", type=positive, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
+    add("--shard", type=positive, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")
     precision = "of weights and caches; logits are always float32 (default bfloat16 on a GPU, float32 on a CPU)"
     add("--precision", choices=("float32", "bfloat16"), help=precision)
     add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")

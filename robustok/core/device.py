@@ -9,6 +9,38 @@ import torch
 
 from .errors import UserError
 
+# What people call a device that is none here, and what to do.
+OTHER_NAMES = {
+    "gpu": "a GPU is called cuda",
+    "hip": "AMD GPUs are called cuda by a ROCm build of torch, which is untested here",
+    "rocm": "AMD GPUs are called cuda by a ROCm build of torch, which is untested here",
+    "mps": "Apple's GPUs (MPS) are not supported: noise and statistics need float64, which they lack; use cpu",
+    "xpu": "Intel's GPUs (XPU) are untested, and no kernel is built for them; use cpu",
+}
+
+
+def check_device_name(name: str) -> None:
+    """Raises UserError for what is no name of a device, whether this machine has such a one or not."""
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name):
+        return
+    why = OTHER_NAMES.get(name.lower().partition(":")[0])
+    raise UserError(
+        f"device: found {name!r}, expected auto, cpu, cuda or cuda:N (the GPU of number N, from 0)"
+        + (f"; {why}" if why else "")
+    )
+
+
+def untested_devices() -> list[str]:
+    """What torch can compute on here that this package was never tested on, a sentence each."""
+    found = []
+    if torch.version.hip:
+        found.append("this torch is built for ROCm: AMD GPUs are called cuda, untested; Triton's kernels may run there")
+    if torch.backends.mps.is_available():
+        found.append(OTHER_NAMES["mps"])
+    if torch.xpu.is_available():
+        found.append(OTHER_NAMES["xpu"])
+    return found
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that a setting or option names, made the current one so that kernels are launched on it.
@@ -19,8 +51,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     Raises UserError for another name, and for a GPU that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"device: found {name!r}, expected auto, cpu, cuda or cuda:N (the GPU of number N, from 0)")
+    check_device_name(name)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -5,14 +5,43 @@ What belongs to the rooms above (settings of a preset, the list of networks) is 
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import UserError
+from .random import MAX_SEED
+
+
+class VerbParser(ArgumentParser):
+    """A parser that says in one line what was wrong, without all options before it, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"robustok: {message} ({self.prog} --help describes the options)\n")
+
+
+def whole_number(text: str, least: int = 0, most: int | None = None) -> int:
+    """A whole number of the command line. Raises ArgumentTypeError for anything else, and outside least..most."""
+    expected = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+    try:
+        number = int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}, expected {expected}") from None
+    if number < least or (most is not None and number > most):
+        raise ArgumentTypeError(f"found {text}, expected {expected}")
+    return number
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return whole_number(text, 1)
+
+
+def _seed(text: str) -> int:
+    return whole_number(text, 0, MAX_SEED)
 
 
 def verb_parser(name: str, description: str | None) -> ArgumentParser:
     """The parser of `python -m robustok.NAME`; its help begins with `description`, laid out as it is written."""
-    return ArgumentParser(
+    return VerbParser(
         f"robustok.{name}",
         description=description,
         epilog="--debug shows where in the code a failure came from.",
@@ -32,7 +61,8 @@ def add_device(parser: ArgumentParser) -> None:
 
 def add_seed(parser: ArgumentParser, of: str) -> None:
     """--seed, a whole number; `of` says what is drawn with it."""
-    parser.add_argument("--seed", type=int, default=0, help=f"seed of {of}; the same again gives the same (default 0)")
+    again = "a whole number from 0, below 2**63; the same again gives the same (default 0)"
+    parser.add_argument("--seed", type=_seed, default=0, help=f"seed of {of}, {again}")
 
 
 def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
@@ -43,8 +73,8 @@ def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
 def add_generator_sizes(parser: ArgumentParser) -> None:
     """--num_heads and --num_tokens, for `generator_sizes`."""
     of = "of a published generator whose file cannot say (default: as the file says)"
-    parser.add_argument("--num_heads", type=int, help=f"attention heads {of}")
-    parser.add_argument("--num_tokens", type=int, help=f"tokens an image {of}")
+    parser.add_argument("--num_heads", type=positive, help=f"attention heads {of}")
+    parser.add_argument("--num_tokens", type=positive, help=f"tokens an image {of}")
 
 
 def generator_sizes(options: Namespace) -> dict[str, int | None]:
@@ -57,8 +87,8 @@ def add_tokenizer_sizes(parser: ArgumentParser, heads: str = "num_heads") -> Non
     heads, whose option a verb that opens a generator too gives another name.
     """
     of = "of a published model whose file cannot say (default: as the file says)"
-    parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=int, help=f"attention heads {of}")
-    parser.add_argument("--image_size", type=int, help=f"pixels along one side {of}")
+    parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=positive, help=f"attention heads {of}")
+    parser.add_argument("--image_size", type=positive, help=f"pixels along one side {of}")
     parser.add_argument(
         "--similarity", choices=("l2", "cosine", "dot"), help=f"how latents and codes are compared, {of}"
     )
@@ -115,7 +145,10 @@ _SAMPLING: dict[str, tuple[Callable[[str], Any], str]] = {
         "how late guidance grows from 1 to its scale over the steps, above 0: the larger the later; none: guidance is"
         " constant",
     ),
-    "temperature": (float, "divides the logits, above 0: below 1 draws likely tokens more often, above 1 less often"),
+    "temperature": (
+        float,
+        "divides the logits: below 1 draws likely tokens more often, above 1 less; 0: the likeliest",
+    ),
     "top_k": (int, "draws only from the k likeliest tokens; 0: from all"),
     "top_p": (float, "draws only from the likeliest tokens that together have this probability, above 0; 1: from all"),
     "steps": (int, "steps from noise to latents, from 1; dopri5 chooses them itself"),

@@ -20,6 +20,8 @@ SHUFFLE = 4  # order of an epoch
 NOISE = 5  # noise of continuous latents
 MASK = 6  # patches hidden from an encoder: image, patch
 
+MAX_SEED = 2**63 - 1  # seeds are whole numbers from 0 to this, on every command and in the settings
+
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -83,6 +85,11 @@ def keyed_normal(seed, stream: int, sample_ids: Tensor, shape: tuple[int, ...], 
     radius, angle = (-2 * first.log()).sqrt(), 2 * math.pi * second
     numbers = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     return numbers.flatten(1)[:, :count].float().reshape(len(sample_ids), *shape)
+
+
+def narrow_seed(seed: int) -> int:
+    """A seed for scikit-learn and NumPy's RandomState, which take 32 bits: itself below 2**32, else derived from it."""
+    return seed if seed <= _MASK else derive_seed(seed, "narrow") & _MASK
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

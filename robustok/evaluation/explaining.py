@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.random import narrow_seed
 from ..data.transforms import from_uint8
 from ..ops.vq import normalize_rows
 from .metrics.kernel import median_distance, mmd
@@ -58,7 +59,8 @@ def codebook_map(tokenizer, *, perplexity: float = 30.0, seed: int = 0) -> Tenso
 
     codes = normalize_rows(tokenizer.codebook, similarity_of(tokenizer) == "cosine").flatten(0, -2)
     perplexity = min(perplexity, (len(codes) - 1) / 3)  # t-SNE takes no larger one for so few codes
-    return torch.from_numpy(TSNE(perplexity=perplexity, random_state=seed).fit_transform(codes.float().cpu().numpy()))
+    tsne = TSNE(perplexity=perplexity, random_state=narrow_seed(seed))
+    return torch.from_numpy(tsne.fit_transform(codes.float().cpu().numpy()))
 
 
 def elbow(features: Tensor, clusters: Sequence[int], seed: int = 0) -> dict[int, float]:
@@ -72,7 +74,7 @@ def elbow(features: Tensor, clusters: Sequence[int], seed: int = 0) -> dict[int,
         raise UserError(f"elbow: {max(clusters)} clusters of {len(features)} rows; expected no more clusters than rows")
     rows, spread = features.float().cpu().numpy(), {}
     for k in clusters:
-        means = MiniBatchKMeans(k, n_init=3, batch_size=max(1024, 2 * k), random_state=seed).fit(rows)
+        means = MiniBatchKMeans(k, n_init=3, batch_size=max(1024, 2 * k), random_state=narrow_seed(seed)).fit(rows)
         spread[k] = float(means.inertia_ / len(rows))
     return spread
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.errors import UserError
 
-SHARES = ("dropout", "attention_dropout", "token_dropout", "class_dropout", "drop_path", "noise_share")
+SHARES = ("dropout", "attention_dropout", "token_dropout", "class_dropout", "drop_path")
 ABOVE_ZERO = ("mlp_ratio", "temperature", "latent_std")
 # A field, and the one that divides it; a decoder's that is None is the encoder's.
 DIVIDED = (

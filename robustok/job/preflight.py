@@ -8,7 +8,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from ..config import RunConfig, TrainingConfig
+from ..core.device import check_device_name
 from ..core.errors import UserError
+from ..core.random import MAX_SEED
 from ..data.images import Images
 from ..models.interfaces import is_discrete, makes_latents
 from ..models.load import check_fits
@@ -49,6 +51,9 @@ def check_settings(c: RunConfig) -> None:
 
     Settings of families that the run does not train do not matter.
     """
+    check_device_name(c.device)
+    for name in ("seed", "data.split_seed"):
+        _expect(c, name, 0 <= attrgetter(name)(c) <= MAX_SEED, f"a whole number from 0 to {MAX_SEED}")
     for name in SHARES:
         _expect(c, name, 0.0 <= attrgetter(name)(c) <= 1.0, "a share in [0, 1]")
     for name in POSITIVE:

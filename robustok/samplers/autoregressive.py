@@ -10,7 +10,7 @@ from torch import Tensor
 from ..ops.decoding import guide, guided_sample
 from .interfaces import TokenNetwork, take
 from .known_tokens import keep_mask, rounds
-from .settings import SamplingSettings, check, guidance_ramp, warn_of_null_class
+from .settings import SamplingSettings, check, check_seed, guidance_ramp, warn_of_null_class
 
 
 class AutoregressiveSampler:
@@ -45,6 +45,7 @@ class AutoregressiveSampler:
     ) -> Tensor:
         """int64 (B, L); arguments and errors as in Autoregressive.generate."""
         self._check_classes(classes)
+        check_seed(seed)
         ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
         check(ids.shape == classes.shape, "sample_ids", tuple(ids.shape), f"one for each class, {tuple(classes.shape)}")
         logits = self._start(classes, seed, ids)
@@ -61,7 +62,10 @@ class AutoregressiveSampler:
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, classes: Tensor) -> Tensor:
-        """Guided logits / temperature at every step if the tokens drawn were `tokens` (B, L): float32 (B, L, K)."""
+        """Guided logits / temperature at every step if the tokens drawn were `tokens` (B, L): float32 (B, L, K).
+
+        At temperature 0 they are not divided.
+        """
         self._check_classes(classes)
         self._check_tokens("tokens", tokens, classes)
         logits = self._start(classes, 0, torch.arange(len(classes)))
@@ -98,11 +102,11 @@ class AutoregressiveSampler:
         return self.decoder.step(self.tokens[step - 1].repeat(self.streams), step)
 
     def _guided(self, logits: Tensor, step: int) -> Tensor:
-        return guide(logits, self.tokens.shape[1], self.scales[step : step + 1], self.settings.temperature)
+        return guide(logits, self.tokens.shape[1], self.scales[step : step + 1], self.settings.divisor)
 
     def _draw(self, logits: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
         s = self.settings
-        return guided_sample(logits, self.scales[steps], s.temperature, s.top_k, s.top_p, self.seed, ids, steps)
+        return guided_sample(logits, self.scales[steps], s.divisor, s.kept, s.top_p, self.seed, ids, steps)
 
     def _every_step(self, logits: Tensor) -> Tensor:
         self.tokens[0] = self._draw(logits, self.step.zero_(), self.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..core.random import NOISE, keyed_normal
 from .interfaces import VelocityField
 from .paths import interpolate
-from .settings import check, warn_of_null_class
+from .settings import check, check_seed, warn_of_null_class
 from .solvers import Interval, dormand_prince, euler, euler_maruyama, heun
 
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dopri5": dormand_prince}
@@ -35,7 +36,8 @@ class FlowSettings:
         check(self.solver in SOLVERS, "solver", repr(self.solver), f"one of {', '.join(SOLVERS)}")
         whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
         check(whole and 1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"a whole number from 1 to {MOST_STEPS}")
-        check(self.guidance_scale >= 0, "guidance_scale", self.guidance_scale, "a number from 0 (1 is no guidance)")
+        scale = self.guidance_scale
+        check(0 <= scale < math.inf, "guidance_scale", scale, "a number from 0 (1 is no guidance)")
         times = len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1
         check(times, "guidance_interval", self.guidance_interval, "two times LOW,HIGH with 0 <= LOW <= HIGH <= 1")
 
@@ -76,6 +78,7 @@ class FlowSampler:
         self._check_classes(classes, self.model.num_classes - 1)
         ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
         check(ids.shape == classes.shape, "sample_ids", tuple(ids.shape), f"one for each class, {tuple(classes.shape)}")
+        check_seed(seed)
         check(0 <= keep_ratio <= 1, "keep_ratio", keep_ratio, "a share in [0, 1]")
         ids = ids.to(self.device)
         z = self._noise(seed, ids, 0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.random import MAX_SEED
 from .interfaces import GuidedNetwork
 
 
@@ -22,17 +23,28 @@ class SamplingSettings:
 
     guidance_scale: float  # s, from 0; 1 is no guidance
     guidance_power: float | None = None  # p of the ramp from 1 to s, see `guidance_ramp`; None keeps s constant
-    temperature: float = 1.0  # > 0
+    temperature: float = 1.0  # from 0; 0: the likeliest code always
     top_k: int = 0  # draw from the k likeliest codes; 0: from all
     top_p: float = 1.0  # draw from the fewest likeliest codes whose probability reaches this share in (0, 1]
 
     def __post_init__(self):
         power = self.guidance_power
-        check(self.guidance_scale >= 0, "guidance_scale", self.guidance_scale, "a number from 0 (1 is no guidance)")
-        check(power is None or power > 0, "guidance_power", power, "a positive number or None")
-        check(self.temperature > 0, "temperature", self.temperature, "a positive number")
+        scale = self.guidance_scale
+        check(0 <= scale < math.inf, "guidance_scale", scale, "a number from 0 (1 is no guidance)")
+        check(power is None or 0 < power < math.inf, "guidance_power", power, "a positive number or None")
+        check(0 <= self.temperature < math.inf, "temperature", self.temperature, "a number from 0 (the likeliest code)")
         check(self.top_k >= 0, "top_k", self.top_k, "a number from 0 (all codes)")
         check(0 < self.top_p <= 1, "top_p", self.top_p, "a share in (0, 1]")
+
+    @property
+    def divisor(self) -> float:
+        """What logits are divided by."""
+        return self.temperature or 1.0
+
+    @property
+    def kept(self) -> int:
+        """How many of the likeliest codes are drawn from: 1 at temperature 0, which is arg-max; 0: all."""
+        return self.top_k if self.temperature else 1
 
     @property
     def streams(self) -> int:
@@ -56,6 +68,11 @@ def warn_of_null_class(model: GuidedNetwork, scale: float) -> None:
             "class is arbitrary; use guidance_scale 1",
             stacklevel=4,
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError, a ValueError, for a seed that no command takes."""
+    check(0 <= seed <= MAX_SEED, "seed", seed, f"a whole number from 0 to {MAX_SEED}")
 
 
 def check(holds: bool | Tensor, name: str, found: object, expected: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from robustok import evaluate, explain, pretokenize, sample, train
-from robustok.core.device import resolve_device
+from robustok.core.cli import run_verb
+from robustok.core.device import resolve_device, untested_devices
 from robustok.core.errors import UserError
 
 
@@ -62,6 +63,50 @@ def test_a_gpu_that_is_not_there_is_refused(two_gpus, monkeypatch):
 def test_a_name_that_means_nothing_is_refused(name):
     with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
         resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("gpu", "a GPU is called cuda"),
+        ("mps", "not supported.*use cpu"),
+        ("xpu:0", "untested.*use cpu"),
+        ("hip", "untested"),
+        ("ROCm", "called cuda by a ROCm build"),
+    ],
+)
+def test_a_device_of_another_make_is_named(name, why):
+    with pytest.raises(UserError, match=f"found '{name}', expected auto.*{why}"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["", "mps", "gpu", "cuda:"])
+@pytest.mark.parametrize(
+    "verb, arguments",
+    [
+        (sample, "--generator g"),
+        (evaluate, "generator g --tokenizer t --reference r"),
+        (explain, "codebook tokenizer --images images"),
+        (pretokenize, "images tokens --tokenizer t"),
+        (pretokenize, "lines.jsonl tokens"),
+        (train, ""),
+        (train, "--dry_run"),
+    ],
+)
+def test_every_verb_refuses_such_a_name_in_one_sentence(verb, arguments, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_verb(verb.main, [*arguments.split(), "--device", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"robustok: device: found {name!r}, expected auto, cpu, cuda or cuda:N")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_never_tested_is_said(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    rocm, mps, xpu = untested_devices()
+    assert "ROCm" in rocm and "MPS" in mps and "XPU" in xpu
 
 
 @pytest.mark.parametrize(

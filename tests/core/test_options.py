@@ -8,7 +8,15 @@ import pytest
 from robustok import doctor, evaluate, explain, pretokenize, sample
 from robustok.core.cli import run_verb
 from robustok.core.errors import UserError
-from robustok.core.options import add_device, add_network, add_sampling, sampling_of, sampling_settings, verb_parser
+from robustok.core.options import (
+    add_device,
+    add_network,
+    add_sampling,
+    add_seed,
+    sampling_of,
+    sampling_settings,
+    verb_parser,
+)
 from robustok.evaluation.features import registry
 from robustok.model_configs import RARConfig
 from robustok.models import load
@@ -75,6 +83,51 @@ def test_only_the_settings_asked_for_become_options():
     with pytest.raises(SystemExit):
         parser.parse_args(["--top_k", "1"])
     assert sampling_settings(parser.parse_args([]), {"guidance_scale": 1.0}) == {"guidance_scale": 1.0}
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "1.5", "x"])
+@pytest.mark.parametrize(
+    "verb, arguments",
+    [
+        (sample, "--generator g"),
+        (evaluate, "samples images --reference others"),
+        (evaluate, "generator g --tokenizer t --reference r"),
+        (explain, "codebook tokenizer --images images"),
+    ],
+)
+def test_seeds_have_one_range_on_every_verb(verb, arguments, seed, capsys):
+    with pytest.raises(SystemExit) as stop:
+        verb.main([*arguments.split(), f"--seed={seed}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "argument --seed: found" in line and f"a whole number from 0 to {2**63 - 1}" in line
+
+
+def test_the_largest_seed_is_taken():
+    parser = verb_parser("test", None)
+    add_seed(parser, "anything")
+    assert parser.parse_args(["--seed", str(2**63 - 1)]).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "verb, arguments",
+    [
+        (sample, "--generator g --n 0"),
+        (sample, "--generator g --shard -1"),
+        (evaluate, "generator g --tokenizer t --reference r --per_class 0"),
+        (evaluate, "samples images --reference others --size 0"),
+        (explain, "strips tokenizer --images images --count 0"),
+        (explain, "mmd tokenizer --images images --generator g --limit 0"),
+        (explain, "elbow --images images --clusters 8 0"),
+        (pretokenize, "images tokens --tokenizer t --batch_size 0"),
+        (pretokenize, "lines.jsonl tokens --codebook_size 0 --num_classes 2"),
+    ],
+)
+def test_counts_are_from_one_on_every_verb(verb, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        verb.main(arguments.split())
+    assert stop.value.code == 2
+    assert "expected a whole number from 1" in capsys.readouterr().err
 
 
 def test_networks_are_those_passed_in():

@@ -66,3 +66,11 @@ def test_normal_numbers_are_normal_and_each_samples_own():
     )
     assert (correlation - torch.eye(5)).abs().max() < 0.06
     assert not torch.equal(numbers, philox.keyed_normal(8, philox.NOISE, ids, (125, 40)))
+
+
+def test_seeds_for_libraries_of_32_bits():
+    """Small seeds stay themselves, so that what was drawn before is drawn again; large ones are not merely cut."""
+    assert [philox.narrow_seed(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    large = [philox.narrow_seed(seed) for seed in (2**32, 2**33, philox.MAX_SEED)]
+    assert len(set(large)) == 3
+    assert all(0 <= seed < 2**32 for seed in large)

@@ -46,6 +46,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         ),
         (["--log_every", "0"], r"log_every: found 0, expected a positive number"),
         (["--device", "cuda:7"], r"cuda"),
+        (["--seed", "-1", "--dry_run"], r"seed: found -1, expected a whole number from 0 to 9223372036854775807"),
+        (["--seed", str(2**63)], r"seed: found 9223372036854775808, expected a whole number from 0"),
+        (["--data.split_seed", "-3"], r"data\.split_seed: found -3"),
+        (["--device", "mps", "--dry_run"], r"device: found 'mps', expected auto"),
         (["--frozen.lpips", "/no/such/folder"], r"frozen\.lpips: found /no/such/folder, expected a path that exists"),
     ],
 )

@@ -51,6 +51,21 @@ def test_tokens_are_the_keyed_draws_from_the_guided_logits(make_model, filters):
         assert torch.equal(tokens[:, step], (likely + gumbel_noise(5, ids, step, 40)).argmax(-1))
 
 
+@pytest.mark.parametrize("filters", [{}, {"top_k": 7, "top_p": 0.6}])
+@pytest.mark.parametrize("power", [None, 1.2])
+def test_temperature_zero_takes_the_likeliest_code(model, filters, power):
+    classes, guidance = torch.tensor([1, 3]), {"guidance_scale": 3.0, "guidance_power": power}
+    tokens = model.generate(classes, seed=5, temperature=0.0, **guidance, **filters)
+    assert torch.equal(tokens, model.guided_logits(tokens, classes, temperature=0.0, **guidance).argmax(-1))
+    assert torch.equal(tokens, model.generate(classes, seed=6, temperature=0.0, **guidance, **filters))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_range_is_refused(model, seed):
+    with pytest.raises(ValueError, match=f"seed: found {seed}, expected a whole number from 0 to"):
+        model.generate(torch.tensor([1]), seed=seed, guidance_scale=1.0)
+
+
 def test_tokens_do_not_depend_on_the_batch(model):
     classes = torch.arange(16) % 5
     whole = model.generate(classes, seed=1, **GUIDED)

@@ -87,7 +87,7 @@ class Autoregressive(nn.Module):
             sample_ids: int64 (B,), who each image is; None means 0..B-1.
             guidance_scale: s of classifier-free guidance; 1 is none.
             guidance_power: p of the power-cosine ramp from 1 to s (section 5); None keeps s constant.
-            temperature: > 0.   top_k: 0 keeps all.   top_p: in (0, 1].
+            temperature: from 0, which takes the likeliest code.   top_k: 0 keeps all.   top_p: in (0, 1].
             keep_tokens: int64 (B, L). Each token is overwritten by this one with probability keep_ratio (the
                 preservation ratio sigma, section 6), and the sequence goes on from it.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...core import distributed
 from ...core.errors import UserError
+from ...core.random import narrow_seed
 from ...data.images import Images, ImageSplit
 from ...data.loader import Batch
 from ...data.transforms import from_uint8
@@ -100,7 +101,8 @@ def set_codebook_by_kmeans(model: ViTTokenizer, split: ImageSplit, run: Run, tok
         from sklearn.cluster import KMeans
 
         latents = model.quantizer.unit(torch.cat(parts)).flatten(0, 1).float().cpu().numpy()
-        centres = KMeans(len(codes), n_init=1, random_state=run.config.seed, max_iter=50).fit(latents).cluster_centers_
+        seed = narrow_seed(run.config.seed)
+        centres = KMeans(len(codes), n_init=1, random_state=seed, max_iter=50).fit(latents).cluster_centers_
         codes.copy_(torch.from_numpy(centres))
     if distributed.world() > 1:
         dist.broadcast(codes, 0)
