@@ -14,6 +14,7 @@ from typing import Any
 from .core.cli import run_verb
 from .core.files import refuse_inside
 from .core.options import verb_parser
+from .core.text import say
 
 COUNTS = (  # figures shown, in this order, where there are any
     *("images", "sequences", "tokens", "latents", "smallest_std", "largest_std", "tokenizer", "codebook_size"),
@@ -32,7 +33,10 @@ def main(argv: list[str]) -> int:
     if options.sheet is not None:
         refuse_inside("--sheet", options.sheet, {"PATH": options.path})
     found = {"path": options.path, **_survey(options.path, options.sheet)}
-    print(json.dumps(found, indent=1) if options.json else _describe(found))
+    if options.json:
+        print(json.dumps(found, indent=1))  # ASCII, and any name comes back out of it
+    else:
+        say(_describe(found))
     return 0 if found["usable"] else 1
 
 

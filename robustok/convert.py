@@ -18,6 +18,7 @@ from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
 from .core.options import add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
+from .core.text import say
 from .formats.layout import HubFolder
 from .model_configs import TokenizerConfig
 from .models.frozen.dino import load_teacher
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
                 raise UserError(f"--teacher: {checkpoint.path} is a {family.kind}, whose published layout holds none")
             checkpoint.teacher = load_teacher(options.teacher, checkpoint.config).vit.state_dict()
         _write_upstream(checkpoint, family, options.target)
-    print(f"{checkpoint.path}: {checkpoint.layout}\nwritten: {options.target}")
+    say(f"{checkpoint.path}: {checkpoint.layout}\nwritten: {options.target}")
     return 0
 
 

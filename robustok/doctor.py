@@ -17,6 +17,7 @@ import sys
 
 from .core.cli import run_verb
 from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
+from .core.text import say
 
 _PACKAGES = ("torch", "triton", "numpy", "safetensors", "flash-attn")
 
@@ -40,7 +41,10 @@ def main(argv: list[str]) -> int:
     else:
         found = examine_tokenizer(options.tokenizer, options.images, **tokenizer_sizes(options))
         describe = describe_tokenizer
-    print(json.dumps(found, indent=1) if options.json else describe(found))
+    if options.json:
+        print(json.dumps(found, indent=1))  # ASCII, and any name comes back out of it
+    else:
+        say(describe(found))
     return 0
 
 

@@ -42,6 +42,7 @@ from .core.options import (
     tokenizer_sizes,
     verb_parser,
 )
+from .core.text import say
 
 
 def main(argv: list[str]) -> None:
@@ -133,7 +134,7 @@ def reference(options: argparse.Namespace) -> None:
 
     found = collect(open_stream(options.images, options.size), _network(options))
     found.save(options.save)
-    print(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
+    say(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
 
 
 def tokenizer(options: argparse.Namespace) -> None:

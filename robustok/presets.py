@@ -12,6 +12,7 @@ import yaml
 
 from .config import RENAMED, with_new_names
 from .core.errors import UserError
+from .core.text import say
 
 _here = Path(__file__).parent
 FOLDER = _here / "configs" if (_here / "configs").is_dir() else _here.parent / "configs"  # in a wheel, in a source tree
@@ -44,7 +45,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 def say_renamed(where: str | Path, old: str) -> None:
     """Says that the setting `old`, found in `where`, has a new name."""
-    print(f"{where}: {old} is now called {RENAMED[old]}, and is read as that", file=sys.stderr)
+    say(f"{where}: {old} is now called {RENAMED[old]}, and is read as that", sys.stderr)
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

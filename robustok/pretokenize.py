@@ -21,6 +21,7 @@ from .core.device import check_device_name
 from .core.errors import UserError
 from .core.files import refuse_inside
 from .core.options import add_device, add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
+from .core.text import say
 
 
 def main(argv: list[str]) -> int:
@@ -79,9 +80,9 @@ def _import(options: argparse.Namespace) -> int:
         options.source, options.target, codebook_size=options.codebook_size, num_classes=options.num_classes
     )
     for problem in problems[:10]:
-        print(f"{options.source}: left out {problem}", file=sys.stderr)
+        say(f"{options.source}: left out {problem}", sys.stderr)
     more = f"; {len(problems)} lines left out" if problems else ""
-    print(f"{options.target}: {_size(tokens)}{more}")
+    say(f"{options.target}: {_size(tokens)}{more}")
     return 0
 
 
@@ -91,7 +92,7 @@ def _export(options: argparse.Namespace) -> int:
 
     tokens = open_tokens(options.source)
     export_jsonl(tokens, options.target)
-    print(f"{options.target}: {len(tokens)} lines")
+    say(f"{options.target}: {len(tokens)} lines")
     return 0
 
 
@@ -101,7 +102,7 @@ def _statistics(options: argparse.Namespace) -> int:
 
     latents = open_latents(options.source)
     write_json(options.target, latents.statistics())
-    print(f"{options.target}: mean and standard deviation of {len(latents.mean)} channels over {_size(latents)}")
+    say(f"{options.target}: mean and standard deviation of {len(latents.mean)} channels over {_size(latents)}")
     return 0
 
 
@@ -131,7 +132,7 @@ def _tokenize(options: argparse.Namespace) -> int:
         work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
         opened = work.run_on_all_processes(options.batch_size)
         if opened is not None:
-            print(f"{options.target}: {_size(opened)}")
+            say(f"{options.target}: {_size(opened)}")
     finally:
         distributed.stop()
     return 0

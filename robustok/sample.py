@@ -40,6 +40,7 @@ from .core.options import (
     tokenizer_sizes,
     verb_parser,
 )
+from .core.text import say
 from .generation.image_writer import KINDS
 
 SHARD = 1000  # images a shard, about
@@ -130,9 +131,9 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
     rows = sharded.finish()
     if rows is None:
-        print("every shard is there; another process puts them together")
+        say("every shard is there; another process puts them together")
         return
-    print(f"written: {rows.folder} ({len(rows)} images)")
+    say(f"written: {rows.folder} ({len(rows)} images)")
     if network is not None:
         name, size = Path(options.generator).name, tokenizer.image_size
         found = sharded.features.collect(sharded.shards, network, rows.rows, classes, name, size)
@@ -142,14 +143,14 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:
     """images/s of this process, its peak memory, and how fast it read its caches."""
     if made == 0:
-        print("nothing was left to sample")
+        say("nothing was left to sample")
         return
     peak = f"peak memory {peak_memory_bytes(sampler.device) / 2**30:.2f} GiB"
     figures = [f"{made} images in {seconds:.1f} s: {made / seconds:.2f} images/s", peak]
     if hasattr(generator, "cache_bytes"):
         traffic = generator.cache_bytes(sampler.streams) * made / seconds
         figures.append(f"key/value caches read at {traffic / 1e9:.1f} GB/s")
-    print(", ".join(figures))
+    say(", ".join(figures))
 
 
 def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
@@ -169,7 +170,7 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
     path = path if path.suffix == ".png" else path / "grid.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image_grid(images, columns).permute(1, 2, 0).numpy()).save(path)
-    print(f"written: {path}")
+    say(f"written: {path}")
 
 
 def _network(options: argparse.Namespace):

@@ -15,6 +15,7 @@ from .config import RunConfig
 from .core.cli import run_verb
 from .core.errors import UserError
 from .core.files import refuse_inside
+from .core.text import say
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
@@ -80,8 +81,8 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     images = open_images(config.data, tokenizer_shape(config).image_size)
     preflight.check_data(config, images, stages, world=1)
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
-    print(f"{config.runs}/{config.name}: {', '.join(stages)}")
-    print(f"{counts}, {images.num_classes} classes; settings are fine")
+    say(f"{config.runs}/{config.name}: {', '.join(stages)}")
+    say(f"{counts}, {images.num_classes} classes; settings are fine")
     return 0
 
 

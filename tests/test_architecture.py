@@ -30,6 +30,7 @@ BELOW["report"] = (*BELOW["generation"], "generation")
 BELOW["job"] = (*BELOW["report"], "training", "report", "presets")
 BELOW["benchmark"] = (*BELOW["report"], "report", "presets")
 BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark"))
+BELOW["__main__"] = ("core",)  # and the verb that is named
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.errors import UserError
+from ..core.text import say
 from ..report.results import Results
 from .entries import read_list
 from .inputs import Inputs
@@ -34,7 +35,7 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
     left = work.run(*options.shard)
     if left:
         names = ", ".join(f"{task.entry} ({task.kind})" for task in left)
-        print(f"not finished: {names}; the last shard, or a run without --shard, measures what is left and reports")
+        say(f"not finished: {names}; the last shard, or a run without --shard, measures what is left and reports")
         return
     figures = {
         name: {key: value for task in found for key, value in (work.figures(task) or {}).items()}

@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 
 from .errors import UserError
 from .random import MAX_SEED
+from .text import printable
 
 
 class VerbParser(ArgumentParser):
     """A parser that says in one line what was wrong, without all options before it, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"robustok: {message} ({self.prog} --help describes the options)\n")
+        self.exit(2, printable(f"robustok: {message} ({self.prog} --help describes the options)\n"))
 
 
 def whole_number(text: str, least: int = 0, most: int | None = None) -> int:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from . import distributed
+from .text import console, printable, say
 
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -42,14 +43,13 @@ class Progress:
     def __enter__(self) -> "Progress":
         self.began = self._last_line = time.monotonic()
         if self.shown and sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             text = TextColumn("{task.description}")
-            title = TextColumn(self.title, markup=False)  # may be a path with brackets
+            title = TextColumn(printable(self.title), markup=False)  # may be a path with brackets
             columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
-            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar = Bar(*columns, console=console(stderr=True))
             self._task = self._bar.add_task("", total=self.total, completed=self.start)
             self._bar.start()
         return self
@@ -97,5 +97,5 @@ class Progress:
         return f"took {timedelta(seconds=round(time.monotonic() - self.began))}"
 
     def _write(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        say(line, sys.stderr)
         self._last_line, self._pending = time.monotonic(), None

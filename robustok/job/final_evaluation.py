@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core import distributed
 from ..core.device import peak_memory_bytes
 from ..core.files import write_json
+from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import frechet_distance, psnr
@@ -19,6 +20,7 @@ from ..evaluation.robustness import Robustness, robustness
 from ..evaluation.skill import skill
 from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer
+from ..report.results import print_table
 from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
 from ..training.run import read_log
 from .pipeline import Pipeline
@@ -37,9 +39,6 @@ def evaluate_run(job: Pipeline) -> None:
 
 def _evaluate(job: Pipeline) -> None:
     """Prints a table, and writes evaluation/metrics.json and report.html into the run's folder."""
-    from rich.console import Console
-    from rich.table import Table
-
     start = time.monotonic()
     folder = job.run.folder
     metrics, pictures = measure(job)
@@ -49,13 +48,10 @@ def _evaluate(job: Pipeline) -> None:
     posts, log = list(job.post_folders().values()), read_log(folder / "log.jsonl")
     run = FinishedRun(job.config, job.images.class_names, posts, metrics, pictures, log)
     write_report(folder / "report.html", run)
-    table = Table("", "value", "what it is", title=f"{job.config.name} ({metrics['distance']} is not FID)")
-    for name, value, meaning in summary_rows(metrics):
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else value, meaning)
-    console = Console()
-    console.print(table)
+    title = f"{job.config.name} ({metrics['distance']} is not FID)"
+    print_table(summary_rows(metrics), ("", "value", "what it is"), title)
     notes = [*verdicts(metrics), f"Pictures: {folder / 'report.html'}"]
-    console.print("\n".join(notes), highlight=False, soft_wrap=True)
+    say("\n".join(notes))
 
 
 @torch.inference_mode()

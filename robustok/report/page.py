@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.files import write_bytes
+from ..core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ class Page:
 </body>
 </html>
 """
-        write_bytes(Path(path), text.encode())
+        write_bytes(Path(path), printable(text).encode())
 
     def _add(self, part: str) -> Page:
         self.parts.append(part)

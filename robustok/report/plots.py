@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from ..core.text import printable
 from ..evaluation.explaining import Lipschitz, Usage
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def lipschitz_figure(estimates: Mapping[str, Lipschitz]) -> Figure:
     """Distribution of the decoder's |pixels| / |latent| ratios, one histogram a tokenizer."""
     figure, axes = _figure()
     for name, estimate in estimates.items():
-        axes.hist(estimate.ratios.numpy(), bins=40, alpha=0.6, label=f"{name}: mean {estimate.mean:.3g}")
+        axes.hist(estimate.ratios.numpy(), bins=40, alpha=0.6, label=f"{_label(name)}: mean {estimate.mean:.3g}")
     axes.set(xlabel="|decode(z') - decode(z)| / |z' - z|", ylabel="images")
     axes.legend(frameon=False)
     return figure
@@ -75,9 +76,15 @@ def correlation_figure(rows: Sequence[Mapping], x: str, y: str) -> Figure:
     figure, axes = _figure()
     for row in rows:
         axes.scatter(row[x], row[y], color="C0")
-        axes.annotate(row["name"], (row[x], row[y]), textcoords="offset points", xytext=(5, 3), fontsize=8)
+        axes.annotate(_label(row["name"]), (row[x], row[y]), textcoords="offset points", xytext=(5, 3), fontsize=8)
     axes.set(xlabel=x, ylabel=y)
     return figure
+
+
+def _label(name: str) -> str:
+    """A name that matplotlib shows as it is: $ would begin mathematics, and legends leave out what begins with _."""
+    shown = printable(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _figure(columns: int = 1):

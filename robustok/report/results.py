@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.files import write_bytes
+from ..core.text import console, printable, say
 from ..core.version import __version__
 from .page import Page
 
@@ -34,16 +35,7 @@ class Results:
 
     def table(self, rows: Sequence[Sequence[object]], header: Sequence[str], caption: str = "") -> None:
         """Shows a table on the terminal and in the report."""
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*header, title=caption or None, title_justify="left", box=SIMPLE, padding=(0, 0))
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in rows:
-            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-        Console().print(table)
+        print_table(rows, header, caption)
         self.page.table(rows, header, caption)
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
@@ -59,7 +51,7 @@ class Results:
         """What a reader must know before comparing the figures: on the terminal, in the record and in the report."""
         self.record.setdefault("notes", []).extend(notes)
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", sys.stderr)
             self.page.note(note)
 
     def save(self) -> None:
@@ -67,7 +59,21 @@ class Results:
         text = json.dumps(self.record, indent=2, default=_plain)
         write_bytes(self.folder / "metrics.json", f"{text}\n".encode())
         self.page.save(self.folder / "report.html")
-        print(f"written: {self.folder / 'metrics.json'}, {self.folder / 'report.html'}")
+        say(f"written: {self.folder / 'metrics.json'}, {self.folder / 'report.html'}")
+
+
+def print_table(rows: Sequence[Sequence[object]], header: Sequence[str], caption: str = "") -> None:
+    """A table on the terminal; figures are on the right of their columns, floats have four decimals."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = printable(caption) or None
+    table = Table(*map(printable, header), title=title, title_justify="left", box=SIMPLE, padding=(0, 0))
+    for i, column in enumerate(table.columns):
+        column.justify = "right" if all(isinstance(row[i], int | float) for row in rows) else "left"
+    for row in rows:
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in row))
+    console().print(table)
 
 
 def table_record(table: Mapping[tuple[float, int], float]) -> list[dict]:
