@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     config, stages = with_started_families(config), _chosen(options["stage"])
     preflight.check_settings(config)
     preflight.check_stages(config, stages)
-    refuse_inside("runs", Path(config.runs) / config.name, {"data.root": config.data.root})
+    refuse_inside("runs", Path(config.runs).expanduser() / config.name, {"data.root": config.data.root})
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
 
@@ -57,7 +57,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
 
     distributed.start(resolve_device(config.device))
     if config.resume == "never" and distributed.is_main():
-        set_aside(Path(config.runs) / config.name)
+        set_aside(Path(config.runs).expanduser() / config.name)
     opened = Run(config)
     try:
         pipeline = Pipeline(opened, STAGES)

@@ -54,6 +54,7 @@ def keyed_words(seed, stream: int, sample_ids, position, inner=0) -> tuple[Tenso
     seed: int or 0-d int64 tensor (all 64 bits count); stream: one of this module's constants; sample_ids: int64, who
     the image is; position in [0, 2**24): token or step; inner in [0, 2**32): counts further draws at one position.
     """
+    seed = seed if isinstance(seed, Tensor) else int(seed)  # NumPy's numbers overflow
     return philox4x32(
         inner,
         (stream << 24) | position,

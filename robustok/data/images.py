@@ -192,7 +192,7 @@ def open_images(config: DataConfig, image_size: int) -> Images:
 
 def open_source(root: str | Path) -> ImageSource:
     """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.exists():
         raise UserError(f"data.root: {root} does not exist; expected a folder of images or tar shards")
     if root.is_file():

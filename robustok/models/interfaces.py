@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..ops import Similarity
+from ..ops import Indices, Similarity
 
 Terms = dict[str, Tensor]  # loss terms and figures of a step by name, 0-d
 
@@ -57,10 +57,10 @@ class DiscreteTokenizer(Tokenizer, Protocol):
     def tokenize(self, images: Tensor) -> Tensor:
         """Images -> int64 (B, T), or (B, T, Q). No gradient."""
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, T) or (B, T, Q) -> z_q (B, L, D), as the decoder receives them."""
+    def lookup(self, indices: Indices) -> Tensor:
+        """Indices (B, T) or (B, T, Q), a tensor or a list -> z_q (B, L, D), as the decoder receives them."""
 
-    def detokenize(self, indices: Tensor) -> Tensor:
+    def detokenize(self, indices: Indices) -> Tensor:
         """Indices -> images, clamped to [-1, 1]. No gradient."""
 
 

@@ -156,7 +156,7 @@ class ViT(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Put the class token before tokens (B, grid**2, width) and add the position table."""
-        cls_token = self.cls_token.expand(len(tokens), -1, -1)
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
 
     def transform(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Operations: on a codebook (`vq`), and of autoregressive decoding (`decoding`)."""
 
+from .indices import Indices
 from .perturbation import PerturbedLatents, decoding_gradient, perturb
 from .vq import (
     Draw,
@@ -15,6 +16,7 @@ from .vq import (
 
 __all__ = [
     "Draw",
+    "Indices",
     "Perturbed",
     "PerturbedLatents",
     "Quantized",

@@ -240,7 +240,7 @@ def _neighbors(z: Tensor, codebook: Tensor, nearest: Tensor, delta: int, neighbo
     """The sets (n, L, delta) that replacements are taken from. The first is the code of z itself, as `vq_perturb` has
     it: with "code" and the similarity "dot" it need not be the first by distance.
     """
-    check_delta(delta, codebook)
+    delta = check_delta(delta, codebook)
     check_neighbors(neighbors)
     near = vq_neighbors(z if neighbors == "latent" else codebook[nearest], codebook, delta, **compared)
     return torch.cat([nearest[..., None], near[..., 1:]], dim=-1)

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops import Indices
 from ..ops.decoding import guide, guided_sample
+from ..ops.indices import as_indices
 from .interfaces import TokenNetwork, take
 from .known_tokens import keep_mask, rounds
-from .settings import SamplingSettings, check, check_seed, guidance_ramp, warn_of_null_class
+from .settings import SamplingSettings, check, check_seed, class_numbers, guidance_ramp, warn_of_null_class
 
 
 class AutoregressiveSampler:
@@ -36,38 +38,35 @@ class AutoregressiveSampler:
     @torch.no_grad()
     def generate(
         self,
-        classes: Tensor,
+        classes: Indices,
         *,
         seed: int,
-        sample_ids: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
+        sample_ids: Indices | None = None,
+        keep_tokens: Indices | None = None,
         keep_ratio: float = 0.0,
     ) -> Tensor:
         """int64 (B, L); arguments and errors as in Autoregressive.generate."""
-        self._check_classes(classes)
+        classes = class_numbers(classes, self.model.num_classes)
         check_seed(seed)
-        ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
+        ids = torch.arange(len(classes)) if sample_ids is None else as_indices("sample_ids", sample_ids)
         check(ids.shape == classes.shape, "sample_ids", tuple(ids.shape), f"one for each class, {tuple(classes.shape)}")
         logits = self._start(classes, seed, ids)
         if keep_tokens is None:
             return self._every_step(logits)
-        self._check_tokens("keep_tokens", keep_tokens, classes)
+        keep_tokens = self._tokens("keep_tokens", keep_tokens, classes)
         check(0 <= keep_ratio <= 1, "keep_ratio", keep_ratio, "a share in [0, 1]")
-        codes = self.model.codebook_size
-        outside = keep_tokens[(keep_tokens < 0) | (keep_tokens >= codes)]
-        check(not len(outside), "keep_tokens", outside[:5].tolist(), f"codes 0..{codes - 1}")
         kept = keep_mask(keep_ratio, seed, ids, self.length)
         self.tokens.copy_(keep_tokens.T)
         return self._draw_unknown(kept.cpu(), logits)
 
     @torch.no_grad()
-    def logits(self, tokens: Tensor, classes: Tensor) -> Tensor:
+    def logits(self, tokens: Indices, classes: Indices) -> Tensor:
         """Guided logits / temperature at every step if the tokens drawn were `tokens` (B, L): float32 (B, L, K).
 
         At temperature 0 they are not divided.
         """
-        self._check_classes(classes)
-        self._check_tokens("tokens", tokens, classes)
+        classes = class_numbers(classes, self.model.num_classes)
+        tokens = self._tokens("tokens", tokens, classes)
         logits = self._start(classes, 0, torch.arange(len(classes)))
         self.tokens.copy_(tokens.T)
         rows = [self._guided(logits, 0)]
@@ -75,15 +74,10 @@ class AutoregressiveSampler:
             rows.append(self._guided(self._next_logits(step), step))
         return torch.stack(rows, 1)
 
-    def _check_classes(self, classes: Tensor) -> None:
-        count = self.model.num_classes
-        check(classes.ndim == 1 and len(classes) > 0, "classes", tuple(classes.shape), "one class for each image, (B,)")
-        wrong = classes[(classes < 0) | (classes >= count)].tolist()
-        check(not wrong, "classes", wrong[:5], f"classes 0..{count - 1}, which the generator knows")
-
-    def _check_tokens(self, name: str, tokens: Tensor, classes: Tensor) -> None:
-        expected = (len(classes), self.length)
+    def _tokens(self, name: str, tokens: Indices, classes: Tensor) -> Tensor:
+        tokens, expected = as_indices(name, tokens, self.model.codebook_size), (len(classes), self.length)
         check(tokens.shape == expected, name, tuple(tokens.shape), f"(B, L) = {expected}")
+        return tokens
 
     def _start(self, classes: Tensor, seed: int, ids: Tensor) -> Tensor:
         """Logits of token 0; buffers keep their addresses as long as the batch keeps its size."""

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..core.random import NOISE, keyed_normal
+from ..ops import Indices
+from ..ops.indices import as_indices
 from .interfaces import VelocityField
 from .paths import interpolate
-from .settings import check, check_seed, warn_of_null_class
+from .settings import check, check_seed, class_numbers, warn_of_null_class
 from .solvers import Interval, dormand_prince, euler, euler_maruyama, heun
 
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dopri5": dormand_prince}
@@ -67,16 +69,16 @@ class FlowSampler:
     @torch.no_grad()
     def generate(
         self,
-        classes: Tensor,
+        classes: Indices,
         *,
         seed: int,
-        sample_ids: Tensor | None = None,
+        sample_ids: Indices | None = None,
         keep_latents: Tensor | None = None,
         keep_ratio: float = 0.0,
     ) -> Tensor:
         """float32 latents (B, ...); arguments and errors as in FlowGenerator.generate."""
-        self._check_classes(classes, self.model.num_classes - 1)
-        ids = torch.arange(len(classes)) if sample_ids is None else sample_ids
+        classes = class_numbers(classes, self.model.num_classes)
+        ids = torch.arange(len(classes)) if sample_ids is None else as_indices("sample_ids", sample_ids)
         check(ids.shape == classes.shape, "sample_ids", tuple(ids.shape), f"one for each class, {tuple(classes.shape)}")
         check_seed(seed)
         check(0 <= keep_ratio <= 1, "keep_ratio", keep_ratio, "a share in [0, 1]")
@@ -99,7 +101,7 @@ class FlowSampler:
         Class C is the null class. noise: step -> standard normal numbers like z, which the solver "sde" needs. Raises
         ValueError for a start outside [0, 1], and for classes or latents that do not fit the model.
         """
-        self._check_classes(classes, self.model.num_classes)
+        classes = class_numbers(classes, self.model.num_classes + 1)
         self._check_latents("latents", z, classes)
         check(0 <= start <= 1, "start", start, "a time in [0, 1]")
         if start == 0:
@@ -122,11 +124,6 @@ class FlowSampler:
 
     def _noise(self, seed: int, ids: Tensor, position: int) -> Tensor:
         return keyed_normal(seed, NOISE, ids, self.model.latent_shape, position).double()
-
-    def _check_classes(self, classes: Tensor, last: int) -> None:
-        check(classes.ndim == 1 and len(classes) > 0, "classes", tuple(classes.shape), "one class for each image, (B,)")
-        wrong = classes[(classes < 0) | (classes > last)].tolist()
-        check(not wrong, "classes", wrong[:5], f"classes 0..{last}, which the generator knows")
 
     def _check_latents(self, name: str, latents: Tensor, classes: Tensor) -> None:
         expected = [(len(classes), *shape) for shape in self.model.latent_shapes]

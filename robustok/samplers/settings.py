@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.random import MAX_SEED
+from ..ops import Indices
+from ..ops.indices import as_indices
 from .interfaces import GuidedNetwork
 
 
@@ -55,9 +57,9 @@ class SamplingSettings:
 def guidance_ramp(scale: float, power: float | None, length: int) -> Tensor:
     """Guidance scale at every step, float32 (length,): 1 + (s - 1) (1 - cos(pi (t / L)^p)) / 2, or s (section 5)."""
     if power is None:
-        return torch.full((length,), float(scale))
+        return torch.full((length,), float(scale), dtype=torch.float32)
     shares = [(1 - math.cos(math.pi * (step / length) ** power)) / 2 for step in range(length)]
-    return torch.tensor([1 + (scale - 1) * share for share in shares])
+    return torch.tensor([1 + (scale - 1) * share for share in shares], dtype=torch.float32)
 
 
 def warn_of_null_class(model: GuidedNetwork, scale: float) -> None:
@@ -73,6 +75,13 @@ def warn_of_null_class(model: GuidedNetwork, scale: float) -> None:
 def check_seed(seed: int) -> None:
     """Raises UserError, a ValueError, for a seed that no command takes."""
     check(0 <= seed <= MAX_SEED, "seed", seed, f"a whole number from 0 to {MAX_SEED}")
+
+
+def class_numbers(classes: Indices, count: int) -> Tensor:
+    """Classes (B,), one for each image, each in [0, count): int64."""
+    classes = as_indices("classes", classes, count)
+    check(classes.ndim == 1 and len(classes) > 0, "classes", tuple(classes.shape), "one class for each image, (B,)")
+    return classes
 
 
 def check(holds: bool | Tensor, name: str, found: object, expected: str) -> None:

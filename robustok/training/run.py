@@ -32,7 +32,7 @@ class Run:
     def __init__(self, config: RunConfig):
         self.config = config
         self.device = resolve_device(config.device)
-        self.folder = Path(config.runs) / config.name
+        self.folder = Path(config.runs).expanduser() / config.name
         self.tensorboard = None
         self.images_fingerprint: str | None = None  # which images the run sees; its stages depend on them
         if distributed.is_main():

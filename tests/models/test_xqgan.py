@@ -234,7 +234,7 @@ def test_wrong_use(images, tmp_path):
     residual = ViTTokenizer(dataclasses.replace(BASE, **SHAPES["MSVR"]))
     with pytest.raises(ValueError, match="perturbation is not defined for residual"):
         residual.reconstruct(images, alpha=0.5, delta=3)
-    with pytest.raises(ValueError, match=r"indices must be \(B, 18\) in \[0, 24\)"):
+    with pytest.raises(ValueError, match=r"indices must be \(B, 18\), found"):
         residual.detokenize(torch.zeros(1, 9, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"indices must end in 2, one a codebook, found \(1, 9\)"):
         ViTTokenizer(dataclasses.replace(BASE, codebooks=2)).detokenize(torch.zeros(1, 9, dtype=torch.int64))

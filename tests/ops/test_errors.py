@@ -1,5 +1,6 @@
 """Bad arguments are refused before anything runs, and the message names the argument, what was found and expected."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,3 +107,17 @@ def test_without_perturbation_nothing_need_be_said():
             ops.vq_quantize(Z, CODEBOOK, alpha=alpha, seed=0)
         with pytest.raises(TypeError, match="seed: found None"):
             ops.vq_quantize(Z, CODEBOOK, alpha=alpha, delta=3)
+
+
+def test_numbers_of_numpy_are_numbers():
+    z, codebook = torch.randn(4, 3, 2), torch.randn(8, 2)
+    plain = ops.vq_perturb(z, codebook, alpha=0.5, beta=0.5, delta=3, seed=7)
+    numbers = {"alpha": np.float32(0.5), "beta": np.float64(0.5), "delta": np.int32(3), "seed": np.uint64(7)}
+    assert torch.equal(ops.vq_perturb(z, codebook, **numbers).indices, plain.indices)
+    assert torch.equal(ops.vq_quantize(z, codebook, **numbers, num_images=np.int64(2)).indices, plain.indices)
+    assert torch.equal(ops.perturb(z, codebook, **numbers).indices, plain.indices)
+    assert torch.equal(ops.vq_neighbors(z, codebook, np.uint8(2)), ops.vq_neighbors(z, codebook, 2))
+    noise = ops.perturb(z, kind="gaussian", seed=np.int64(7), strength=np.float64(0.5)).z_q
+    assert torch.equal(noise, ops.perturb(z, kind="gaussian", seed=7, strength=0.5).z_q)
+    with pytest.raises(TypeError, match="delta: found float"):
+        ops.vq_neighbors(z, codebook, np.float32(2))

@@ -157,7 +157,7 @@ def test_kept_latents(model, solver):
             r"keep_ratio: found 1.5, expected a share in \[0, 1\]",
         ),
         ({"keep_latents": torch.zeros(2, 3, 2)}, r"keep_latents: found \(2, 3, 2\), expected \(2, 4, 2\)"),
-        ({"classes": torch.tensor([0, 3])}, r"classes: found \[3\], expected classes 0..2"),
+        ({"classes": torch.tensor([0, 3])}, r"classes: found \[3\], expected integers 0..2"),
         ({"sample_ids": torch.arange(3)}, "sample_ids"),
     ],
 )

@@ -189,11 +189,11 @@ def filtered_softmax(logits, top_k=0, top_p=1.0):
 def test_bad_input(make_model):
     model, classes = make_model(), torch.tensor([0, 4])
     for arguments, message in [
-        ({"classes": torch.tensor([0, 5])}, r"classes: found \[5\], expected classes 0..4"),
+        ({"classes": torch.tensor([0, 5])}, r"classes: found \[5\], expected integers 0..4"),
         ({"classes": torch.tensor([[0]])}, r"classes: found \(1, 1\)"),
         ({"sample_ids": torch.arange(3)}, r"sample_ids: found \(3,\)"),
         ({"keep_tokens": torch.zeros(2, 24, 1, dtype=torch.int64)}, r"keep_tokens: found \(2, 24, 1\)"),
-        ({"keep_tokens": torch.full((2, 24), 40)}, "keep_tokens: found .40, .*expected codes 0..39"),
+        ({"keep_tokens": torch.full((2, 24), 40)}, "keep_tokens: found .40, .*expected integers 0..39"),
         ({"keep_tokens": torch.zeros(2, 24, dtype=torch.int64), "keep_ratio": 1.5}, "keep_ratio: found 1.5"),
         ({"temperature": 0.0}, "temperature: found 0.0"),
         ({"top_p": 0.0}, "top_p: found 0.0"),

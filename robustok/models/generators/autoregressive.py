@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...ops import Indices
+from ...ops.indices import as_indices
 from ...samplers.autoregressive import AutoregressiveSampler
 from ...samplers.interfaces import TokenDecoder
 from ...samplers.settings import SamplingSettings
@@ -39,16 +41,18 @@ class Autoregressive(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def logits(self, tokens: Tensor, classes: Tensor | None, *, order: Tensor | None = None) -> Tensor:
+    def logits(self, tokens: Indices, classes: Indices | None, *, order: Tensor | None = None) -> Tensor:
         """Teacher-forced logits (B, L, K); row i predicts tokens[order[i]].
 
-        tokens: int64 (B, L) in raster order. classes: int64 (B,), None = the null class. order: int64 (L,) or (B, L),
+        tokens: integers (B, L) in raster order. classes: integers (B,), None = the null class. order: (L,) or (B, L),
         None = raster order. Differentiable. Raises ValueError for tokens of another shape.
         """
+        tokens = as_indices("tokens", tokens, self.codebook_size, self.device)
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise ValueError(f"tokens: found {tuple(tokens.shape)}, expected (B, {self.num_tokens})")
         if classes is None:
             classes = torch.full_like(tokens[:, 0], self.num_classes)
+        classes = as_indices("classes", classes, self.num_classes + 1, self.device)
         orders = order if order is None else order.expand(len(tokens), -1)
         return self(tokens, classes, orders)
 
@@ -64,16 +68,16 @@ class Autoregressive(nn.Module):
 
     def generate(
         self,
-        classes: Tensor,
+        classes: Indices,
         *,
         seed: int,
-        sample_ids: Tensor | None = None,
+        sample_ids: Indices | None = None,
         guidance_scale: float,
         guidance_power: float | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
-        keep_tokens: Tensor | None = None,
+        keep_tokens: Indices | None = None,
         keep_ratio: float = 0.0,
     ) -> Tensor:
         """Samples one sequence for each class: int64 (B, L) on the device of the weights.
@@ -82,13 +86,13 @@ class Autoregressive(nn.Module):
         `sampler` and calls its `generate`.
 
         Args:
-            classes: int64 (B,), 0..C-1.
+            classes: (B,), 0..C-1; these and tokens may be tensors, NumPy arrays or lists of integers of any width.
             seed: the tokens are a pure function of weights, class, seed and sample id.
             sample_ids: int64 (B,), who each image is; None means 0..B-1.
             guidance_scale: s of classifier-free guidance; 1 is none.
             guidance_power: p of the power-cosine ramp from 1 to s (section 5); None keeps s constant.
             temperature: from 0, which takes the likeliest code.   top_k: 0 keeps all.   top_p: in (0, 1].
-            keep_tokens: int64 (B, L). Each token is overwritten by this one with probability keep_ratio (the
+            keep_tokens: (B, L). Each token is overwritten by this one with probability keep_ratio (the
                 preservation ratio sigma, section 6), and the sequence goes on from it.
 
         Raises: ValueError for an argument out of its range or of the wrong shape.
@@ -100,8 +104,8 @@ class Autoregressive(nn.Module):
 
     def guided_logits(
         self,
-        tokens: Tensor,
-        classes: Tensor,
+        tokens: Indices,
+        classes: Indices,
         *,
         guidance_scale: float,
         guidance_power: float | None = None,

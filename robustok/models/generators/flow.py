@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.random import NOISE, keyed_normal, keyed_words, to_uniform
+from ...ops import Indices
 from ...samplers.flow import ODE_SOLVERS, FlowSampler, FlowSettings
 from ...samplers.paths import interpolate, velocity_target
 from ...samplers.settings import check
@@ -99,10 +100,10 @@ class FlowGenerator(nn.Module):
 
     def generate(
         self,
-        classes: Tensor,
+        classes: Indices,
         *,
         seed: int,
-        sample_ids: Tensor | None = None,
+        sample_ids: Indices | None = None,
         steps: int,
         solver: str,
         guidance_scale: float,
@@ -113,7 +114,7 @@ class FlowGenerator(nn.Module):
         """Samples latents for each class: float32 (B, L, D) on the tokenizer's scale, on the device of the weights.
 
         Args:
-            classes: int64 (B,), 0..C-1.
+            classes: (B,), 0..C-1; a tensor, NumPy array or list of integers of any width.
             seed: the latents are a pure function of weights, class, seed and sample id.
             sample_ids: int64 (B,), who each image is; None means 0..B-1.
             steps, solver, guidance_scale, guidance_interval: see FlowSettings.

@@ -153,7 +153,7 @@ class LatentTransformer(nn.Module):
         """(image tokens, latent tokens) after the final norm. latents (B, L, D) modulate, where the blocks ask it."""
         x = image_tokens
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         first = x.shape[1] - self.grid**2  # of the image tokens

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...ops import Similarity
+from ...ops import Indices, Similarity
 from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
 from .two_sided import TwoSidedTokenizer
@@ -59,15 +59,16 @@ class QuantizedTokenizer(TwoSidedTokenizer):
         """
         return self.quantizer.nearest(self.encode(images))
 
-    def lookup(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Indices) -> Tensor:
         """Indices (B, T) or (B, T, Q) in [0, K) -> z_q (B, L, D), as the decoder receives them.
 
-        Raises: ValueError for an index outside [0, K) or a wrong number of them.
+        `indices` may be a list, a NumPy array or a tensor, of integers of any width.
+        Raises: ValueError for an index outside [0, K) or a wrong number of them, TypeError for other than integers.
         """
         return self.quantizer.lookup(indices)
 
     @torch.no_grad()
-    def detokenize(self, indices: Tensor) -> Tensor:
+    def detokenize(self, indices: Indices) -> Tensor:
         """Indices as `tokenize` gives them -> images, clamped to [-1, 1]. No gradient."""
         return self.decode(self.lookup(indices)).clamp(-1, 1)
 

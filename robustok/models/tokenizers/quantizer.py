@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...ops import Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
+from ...ops import Indices, Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
+from ...ops.indices import as_indices
 from ...ops.vq import normalize_rows
 from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
@@ -49,15 +50,12 @@ class VectorQuantizer(nn.Module):
         """Latents (..., D) -> index of the nearest code, int64 (...)."""
         return vq_nearest(z.float(), self.codebook, similarity=self.similarity)
 
-    def lookup(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Indices) -> Tensor:
         """Codes of `indices` (...) in [0, K) -> (..., D), as the decoder receives them.
 
-        Raises: ValueError when an index lies outside [0, K).
+        `indices` are a tensor, array or list of integers; errors as `as_indices`.
         """
-        size = len(self.codebook)
-        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
-            found = f"{indices.min().item()} .. {indices.max().item()}"
-            raise ValueError(f"indices must lie in [0, {size}) (codebook size {size}), found {found}")
+        indices = as_indices("indices", indices, len(self.codebook), self.codebook.device)
         return self.unit(F.embedding(indices, self.codebook))
 
     def unit(self, vectors: Tensor) -> Tensor:
@@ -112,7 +110,8 @@ class ProductQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         return torch.stack([part.nearest(x) for part, x, _ in self._split(z, NO_PERTURBATION)], -1)
 
-    def lookup(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Indices) -> Tensor:
+        indices = as_indices("indices", indices)
         if indices.shape[-1] != len(self.parts):
             raise ValueError(f"indices must end in {len(self.parts)}, one a codebook, found {tuple(indices.shape)}")
         return torch.cat([part.lookup(i) for part, i in zip(self.parts, indices.unbind(-1), strict=True)], -1)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...ops import Perturbed, Quantized, Similarity, vq_nearest
+from ...ops import Indices, Perturbed, Quantized, Similarity, vq_nearest
+from ...ops.indices import as_indices
 from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
 
@@ -48,14 +49,12 @@ class ResidualQuantizer(nn.Module):
         """Latents (B, L, D) -> indices (B, T)."""
         return self._encode(z)[0]
 
-    def lookup(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Indices) -> Tensor:
         """Indices (B, T) in [0, K) -> (B, L, D), as the decoder receives them."""
+        indices = as_indices("indices", indices, len(self.codebook), self.codebook.device)
         counts = [scale**2 for scale in self.scales]
-        if indices.shape[-1] != sum(counts) or indices.min() < 0 or indices.max() >= len(self.codebook):
-            raise ValueError(
-                f"indices must be (B, {sum(counts)}) in [0, {len(self.codebook)}), found {tuple(indices.shape)} in "
-                f"{indices.min().item()} .. {indices.max().item()}"
-            )
+        if indices.shape[-1] != sum(counts):
+            raise ValueError(f"indices must be (B, {sum(counts)}), found {tuple(indices.shape)}")
         parts = indices.split(counts, dim=1)
         return sum(self._contribution(i, part) for i, part in enumerate(parts)).flatten(2).mT
 

@@ -34,7 +34,7 @@ class SequenceEncoder(nn.Module):
         tokens = self.patch_embed(images)
         if hidden is not None:
             tokens = torch.where(hidden[..., None], mask_token.to(tokens.dtype), tokens)
-        latents = (self.latent_tokens + self.latent_positions).expand(len(images), -1, -1)
+        latents = (self.latent_tokens + self.latent_positions).expand(images.shape[0], -1, -1)
         return self.transformer(tokens, latents)[1]
 
 
@@ -56,5 +56,5 @@ class SequenceDecoder(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        masks = self.mask_token.expand(len(z), self.transformer.grid**2, -1)
+        masks = self.mask_token.expand(z.shape[0], self.transformer.grid**2, -1)
         return self.output(self.transformer(masks, self.project(z) + self.latent_positions, z)[0])

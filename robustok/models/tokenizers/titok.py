@@ -127,7 +127,7 @@ class TiTok(QuantizedTokenizer):
         self.check_images(images)
         features = self.encoder((images + 1) / 2)
         if self.two_stage:  # were trained with outputs (L, width) read as (width, L), which mixes tokens and channels
-            features = features.reshape(len(features), self.config.width, self.num_latents).mT
+            features = features.reshape(features.shape[0], self.config.width, self.num_latents).mT
         with torch.autocast(features.device.type, enabled=False):
             return self.quant_conv(features.float())
 

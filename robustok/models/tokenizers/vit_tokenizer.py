@@ -41,7 +41,7 @@ class Encoder(LatentViT):
 
     def forward(self, images: Tensor) -> Tensor:
         positions = self.latent_positions()[:, 1:].repeat(1, self.groups, 1)
-        latents = (self.latent_tokens + positions).expand(len(images), -1, -1)
+        latents = (self.latent_tokens + positions).expand(images.shape[0], -1, -1)
         tokens = self.vit.embed(self.vit.patch_embed(images))
         outputs = self.transform(tokens, latents)[:, -latents.shape[1] :]
         return outputs.unflatten(1, (self.groups, -1)).transpose(1, 2)
@@ -60,8 +60,8 @@ class Decoder(LatentViT):
 
     def forward(self, latents: Tensor) -> Tensor:
         vit = self.vit
-        masks = vit.embed(self.mask_token.expand(len(latents), vit.grid**2, -1))
-        cls_token = vit.cls_token.expand(len(latents), -1, -1)  # the latent group has a class token of its own
+        masks = vit.embed(self.mask_token.expand(latents.shape[0], vit.grid**2, -1))
+        cls_token = vit.cls_token.expand(latents.shape[0], -1, -1)  # the latent group has a class token of its own
         latents = torch.cat([cls_token, latents], dim=1) + self.latent_positions()
         return join_patches(self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + vit.grid**2]), vit.grid)
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..indices import plain_number
 from .types import SIMILARITIES, Draw, Similarity
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,11 +43,14 @@ def check_given(**arguments: object) -> None:
             raise TypeError(f"{name}: found None, expected a number: alpha is not 0, so latents are perturbed")
 
 
-def check_delta(delta: int, codebook: Tensor) -> None:
+def check_delta(delta: int, codebook: Tensor) -> int:
+    """delta as Python's int."""
+    delta = plain_number(delta)
     if isinstance(delta, bool) or not isinstance(delta, int):
         raise TypeError(f"delta: found {type(delta).__name__}, expected int")
     if not 1 <= delta <= len(codebook):
         raise ValueError(f"delta: found {delta}, expected 1 to {len(codebook)}, the number of codes")
+    return delta
 
 
 def check_neighbors(neighbors: str) -> None:
@@ -66,6 +70,7 @@ def resolve_similarity(normalize: bool, similarity: str | None) -> Similarity:
 
 def count_images(batch: int, beta: float, num_images: int | None) -> int:
     """How many images are perturbed: num_images where given, else floor(beta * B)."""
+    beta, num_images = plain_number(beta), plain_number(num_images)
     if isinstance(beta, bool) or not isinstance(beta, int | float):
         raise TypeError(f"beta: found {type(beta).__name__}, expected a number")
     if not 0 <= beta <= 1:
@@ -86,6 +91,7 @@ def scalar(name: str, value: float | int | Tensor, dtype: torch.dtype) -> Tensor
         if value.ndim or value.is_complex() or value.dtype == torch.bool or wrong_kind:
             raise TypeError(f"{name}: found a tensor {tuple(value.shape)} of {value.dtype}, expected 0-d {dtype}")
         return value.to(dtype)
+    value = plain_number(value)
     kinds = int if dtype == torch.int64 else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name}: found {type(value).__name__}, expected a number or a 0-d tensor of {dtype}")

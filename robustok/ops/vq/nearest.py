@@ -81,7 +81,7 @@ def vq_neighbors(
         TypeError, ValueError: as `vq_nearest`, and delta outside 1 to K.
     """
     check_rows("query", query, codebook)
-    check_delta(delta, codebook)
+    delta = check_delta(delta, codebook)
     similarity = resolve_similarity(normalize, similarity)
     return _neighbors(_as_images(query), codebook, delta, similarity, backend).reshape(*query.shape[:-1], delta)
 
