@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .core.version import __version__ as __version__
     from .models.load import load_generator, load_tokenizer
+    from .models.pretrained import Generator, Tokenizer
     from .ops import perturb, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
 
-__all__ = ["load_generator", "load_tokenizer", "perturb", "vq_nearest", "vq_neighbors", "vq_perturb", "vq_quantize"]
+__all__ = [
+    "Generator",
+    "Tokenizer",
+    "load_generator",
+    "load_tokenizer",
+    "perturb",
+    "vq_nearest",
+    "vq_neighbors",
+    "vq_perturb",
+    "vq_quantize",
+]
 
 _HOME = {
     "__version__": ".core.version",
@@ -22,6 +33,8 @@ _HOME = {
     "vq_quantize": ".ops",
     "load_tokenizer": ".models.load",
     "load_generator": ".models.load",
+    "Tokenizer": ".models.pretrained",
+    "Generator": ".models.pretrained",
 }
 
 

@@ -69,7 +69,8 @@ def test_importing_the_package_imports_no_library():
     assert {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names} == {"robustok"}
 
 
-MODULES = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}  # imported under another name
+# Imported under another name.
+MODULES = {"pyyaml": "yaml", "pillow": "PIL", "pillow-heif": "pillow_heif", "scikit-learn": "sklearn"}
 
 
 def modules_of(requirements: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.files import read_json
 from .reading import read_safetensors, verify
+from .source import RECIPE, SOURCE, WeightsSource, read_recipe, read_source, source_document
 from .writing import save
 
 State = dict[str, Tensor]
@@ -27,7 +28,8 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)  # frozen semantic network that came with a tokenizer, ViT keys
     discriminator: State = field(default_factory=dict)
     upstream: dict[str, Any] = field(default_factory=dict)  # JSON values that a published layout needs to be written
-    source: Any = None  # where published weights come from: a WeightsSource of formats/sources.py
+    source: WeightsSource | None = None  # where published weights come from
+    recipe: dict[str, Any] = field(default_factory=dict)  # how weights of a run came about, see `read_recipe`
 
     def choose(self, weights: str) -> State:
         """The state dict asked for. Raises: ValueError for another name; UserError where the file has none."""
@@ -75,6 +77,8 @@ def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
         teacher=tensors.get("teacher", {}),
         discriminator=tensors.get("discriminator", {}),
         upstream=read_json(upstream) if upstream.is_file() else {},
+        source=read_source(folder),
+        recipe=read_recipe(folder),
     )
 
 
@@ -89,6 +93,10 @@ def write_checkpoint(checkpoint: Checkpoint, kind: str, folder: Path) -> None:
     documents: dict[str, Any] = {"config": {"kind": kind, "config": asdict(checkpoint.config)}}
     if checkpoint.upstream:
         documents["upstream"] = checkpoint.upstream
+    if checkpoint.source is not None:
+        documents[SOURCE] = source_document(checkpoint.source)
+    if checkpoint.recipe:
+        documents[RECIPE] = checkpoint.recipe
     save(folder, tensors, documents)
 
 

@@ -5,6 +5,8 @@
     discriminator.safetensors   where the stage has one
     training.safetensors    optimisers and whatever else the stage needs to go on
     upstream.json           where the model came from a published file: what its layout needs to be written again
+    source.json             and who published it, under which licence
+    recipe.json             where a run's checkpoint was copied: how it was trained, and its figures (`source.py`)
     state.json              step, and the settings that this stage depends on
     manifest.json           size and SHA-256 of every other file
 

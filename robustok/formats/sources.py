@@ -6,16 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """Published weights of one layout, as facts to show beside a measurement."""
-
-    name: str
-    files: tuple[str, ...]  # names under which people download them
-    repository: str  # owner/name of the repository or hub page that offers them
-    licence: str | None  # that the repository states; None: none
-    weights: str  # which of several sets its evaluation takes: "ema", "model", or "only" where there is one
+from ..checkpoints.source import WeightsSource
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from .interfaces import (
     makes_latents,
 )
 from .registry import FAMILIES, Role, families, family_of
+from .saving import Pretrained
 
 
 def load_tokenizer(
@@ -81,7 +82,9 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         folder = find_checkpoint(path)
         kind, config = read_config(folder, {family.kind: family.config for family in families()})
         _expect(role, FAMILIES[kind].role, folder, f"{kind} checkpoint of this package")
-        return read_checkpoint(folder, kind, config)
+        checkpoint = read_checkpoint(folder, kind, config)
+        note_licence(path, checkpoint.source)
+        return checkpoint
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a checkpoint folder or file")
     file = open_published(path)
@@ -108,6 +111,8 @@ def build(checkpoint: Checkpoint, weights: str = "ema") -> Any:
     model = empty_model(checkpoint.config)
     check_state(state, model.state_dict(), str(checkpoint.path), checkpoint.layout)
     model.load_state_dict(state)
+    if isinstance(model, Pretrained):
+        model.origin = replace(checkpoint, weights={}, teacher={}, discriminator={})
     return model.eval()
 
 
@@ -129,27 +134,33 @@ def meta_model(config: Any) -> Any:
         return family_of(config).build(config)
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any) -> Path:
     """A local path as it is; a hub id `owner/name[/file]` as its place in the local cache.
 
-    Raises: UserError when it is neither.
+    Args:
+        local_files_only: False: what is not in the cache is downloaded.
+        repository: revision, token and cache_dir of `huggingface_hub.snapshot_download`.
+
+    Raises: UserError when it is neither, or cannot be downloaded.
     """
     local = Path(path).expanduser()
     parts = str(path).split("/")
     if local.exists() or len(parts) < 2 or not all(parts):
         return local
-    repository, name = "/".join(parts[:2]), "/".join(parts[2:])
+    owner_name, name = "/".join(parts[:2]), "/".join(parts[2:])
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise UserError(f"{path} does not exist; to use it as a hub id: pip install 'robustok[hub]'") from None
     try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError) as error:
+        folder = Path(snapshot_download(owner_name, local_files_only=local_files_only, **repository))
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # its HTTP library's error, and OSError
+        if not local_files_only:
+            raise UserError(f"{path} does not exist here, and {owner_name} cannot be downloaded: {error}") from error
         raise UserError(
-            f"{path} does not exist, and no hub repository {repository} is in the local cache; download it once with "
-            f"`hf download {repository}`"
+            f"{path} does not exist, and no hub repository {owner_name} is in the local cache; download it once with "
+            f"`hf download {owner_name}`, or ask for it: from_pretrained(..., local_files_only=False)"
         ) from error
     return folder / name
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...ops import Indices
@@ -14,9 +14,10 @@ from ...ops.indices import as_indices
 from ...samplers.autoregressive import AutoregressiveSampler
 from ...samplers.interfaces import TokenDecoder
 from ...samplers.settings import SamplingSettings
+from ..saving import Pretrained
 
 
-class Autoregressive(nn.Module):
+class Autoregressive(Pretrained):
     """A generator of L tokens out of K codes for C classes; class C is the null class.
 
     A subclass sets codebook_size, num_classes and num_tokens, and has `forward(tokens, classes, orders) -> (B, L, K)`
@@ -26,7 +27,6 @@ class Autoregressive(nn.Module):
     codebook_size: int  # K
     num_classes: int  # C
     num_tokens: int  # L
-    config: Any
 
     @property
     def knows_null_class(self) -> bool:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.random import NOISE, keyed_normal, keyed_words, to_uniform
 from ...ops import Indices
 from ...samplers.flow import ODE_SOLVERS, FlowSampler, FlowSettings
 from ...samplers.paths import interpolate, velocity_target
 from ...samplers.settings import check
+from ..saving import Pretrained
 from .classes import drop_classes
 
 # Positions of the NOISE stream in training, where 0 is that of dropped classes; sampling uses its own seeds and counts
@@ -21,14 +22,12 @@ from .classes import drop_classes
 TIME, LATENTS = 1, 2
 
 
-class FlowGenerator(nn.Module):
+class FlowGenerator(Pretrained):
     """A generator of latents (L, D) for C classes; class C is the null class. Time 0 is data, time 1 noise.
 
     A subclass has `velocity(z_t, t, classes)` and a config with num_classes, num_latents, latent_width, latent_mean,
     latent_std, path, times and class_dropout.
     """
-
-    config: Any
 
     def __init__(self, config: Any):
         super().__init__()

@@ -19,6 +19,8 @@ class LlamaGen(Autoregressive, LlamaGenNetwork):
     config: LlamaGenConfig with codebook_size, num_classes and num_tokens given. Raises ValueError as LlamaGenNetwork.
     """
 
+    kind = "llamagen"
+
     def loss(
         self, tokens: Tensor, classes: Tensor, *, seed: int, sample_ids: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:

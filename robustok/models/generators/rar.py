@@ -24,6 +24,8 @@ class RAR(Autoregressive, RARNetwork):
     heads do not divide width.
     """
 
+    kind = "rar"
+
     def loss(
         self, tokens: Tensor, classes: Tensor, *, seed: int, sample_ids: Tensor, random_order_share: float = 0.0
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -27,6 +27,8 @@ class SiT(FlowGenerator):
     for sizes that do not fit each other. A fresh model starts with every block as the identity (adaLN-zero).
     """
 
+    kind = "sit"
+
     def __init__(self, config: SiTConfig):
         super().__init__(config)
         _check(config)

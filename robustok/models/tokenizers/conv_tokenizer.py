@@ -20,6 +20,8 @@ class ConvTokenizer(QuantizedTokenizer):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "conv_tokenizer"
+
     def __init__(self, config: ConvTokenizerConfig):
         super().__init__()
         widths, decoder_widths = config.widths, config.decoder_widths or config.widths

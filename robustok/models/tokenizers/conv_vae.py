@@ -15,6 +15,8 @@ class ConvVAE(ContinuousBase):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "conv_vae"
+
     def __init__(self, config: ConvVAEConfig):
         super().__init__()
         cell, D = 2 ** (len(config.widths) - 1), config.latent_width

@@ -78,6 +78,8 @@ class GigaTok(QuantizedTokenizer):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "gigatok"
+
     def __init__(self, config: GigaTokConfig):
         super().__init__()
         cell, features = 2 ** (len(config.widths) - 1), config.feature_width

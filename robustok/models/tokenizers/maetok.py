@@ -37,6 +37,8 @@ class MAETok(ContinuousBase):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "maetok"
+
     def __init__(self, config: MAETokConfig):
         super().__init__()
         decoder_patch = config.decoder_patch_size or config.patch_size

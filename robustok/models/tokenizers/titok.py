@@ -75,6 +75,8 @@ class TiTok(QuantizedTokenizer):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "titok"
+
     def __init__(self, config: TiTokConfig):
         super().__init__()
         decoder_patch = config.decoder_patch_size or config.patch_size

@@ -6,8 +6,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from ..saving import Pretrained
 
-class TwoSidedTokenizer(nn.Module):
+
+class TwoSidedTokenizer(Pretrained):
     """A family defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`."""
 
     image_size: int  # pixels along one side

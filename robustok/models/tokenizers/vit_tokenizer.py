@@ -76,6 +76,8 @@ class ViTTokenizer(QuantizedTokenizer):
     Raises: ValueError for sizes that do not fit together.
     """
 
+    kind = "tokenizer"
+
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         patches, latents = _grids(config)
