@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from .config import FlowSamplingConfig, RunConfig, SamplingConfig
+from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.files import refuse_inside
@@ -104,11 +104,12 @@ def _generated_images(options: argparse.Namespace, tokenizer):
     from .generation.batches import GeneratedImages
     from .models.load import check_fits, load_generator, take_statistics
     from .models.registry import family_of
+    from .presets import sampling_defaults
 
     model = load_generator(options.generator, **generator_sizes(options)).to(options.device)
     check_fits(tokenizer, model)
     take_statistics(model, tokenizer)
-    sampling = sampling_settings(options, sampling_of(getattr(RunConfig(), family_of(model).sampling)))
+    sampling = sampling_settings(options, sampling_defaults(options.generator, family_of(model).sampling))
     stream = GeneratedImages(
         model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
     )
@@ -245,8 +246,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
         add_generator_sizes(sampled)
+        note = ", or as the run of the generator"
         add_tokenizer_sizes(sampled, heads="tokenizer_heads")
-        add_sampling(sampled, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
+        add_sampling(sampled, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()), note=note)
     return parser
 
 

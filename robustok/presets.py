@@ -3,6 +3,7 @@
 A file may name a preset that it is based on (`base: robustok-b`) and then holds only what differs from it.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from .config import RENAMED, with_new_names
+from .config import RENAMED, RunConfig, with_new_names
 from .core.errors import UserError
+from .core.options import sampling_of
 from .core.text import say
 
 _here = Path(__file__).parent
@@ -41,6 +43,33 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     settings = with_new_names(written, lambda old: say_renamed(path, old))
     base = settings.pop("base", None)
     return settings if base is None else _merged(read_settings(preset_path(base)), settings)
+
+
+def run_settings_file(checkpoint: str | Path) -> Path | None:
+    """config.yaml of the run that a checkpoint, or the folder of a stage, lies in; None for one that lies in none."""
+    path = Path(checkpoint).expanduser().resolve()
+    for stage in (path, path.parent):
+        settings = stage.parent / "config.yaml"
+        if settings.is_file() and any(stage.glob("step-*")):
+            return settings
+    return None
+
+
+def sampling_defaults(generator: str | Path, section: str, preset: str | None = None) -> dict[str, Any]:
+    """How a generator is sampled where nothing else is said: as the preset says, else as the run did that trained it,
+    which is said on standard error, else as `RunConfig` does. section: its field with such settings.
+    """
+    settings = sampling_of(getattr(RunConfig(), section))
+    file = run_settings_file(generator) if preset is None else preset_path(preset)
+    if file is None:
+        return settings
+    stored = read_settings(file).get(section, {})
+    settings = {name: stored.get(name, default) for name, default in settings.items()}
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    if preset is None and os.environ.get("RANK", "0") == "0":
+        said = ", ".join(f"{name} {'none' if value is None else value}" for name, value in settings.items())
+        say(f"sampling settings of the generator's run, where no option says otherwise ({file}): {said}", sys.stderr)
+    return settings
 
 
 def say_renamed(where: str | Path, old: str) -> None:

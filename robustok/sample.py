@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .config import FlowSamplingConfig, RunConfig, SamplingConfig
+from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
@@ -57,10 +57,12 @@ def main(argv: list[str]) -> None:
     _check(options)
     from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
     from .models.registry import family_of
+    from .presets import sampling_defaults
 
     generator = load_generator(options.generator, **generator_sizes(options))
     generator = generator.to(device, getattr(torch, options.precision))
-    settings = sampling_settings(options, _defaults(options.preset, family_of(generator).sampling))
+    defaults = sampling_defaults(options.generator, family_of(generator).sampling, options.preset)
+    settings = sampling_settings(options, defaults)
     tokenizer = None
     if options.tokenizer:
         tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(device)
@@ -70,17 +72,6 @@ def main(argv: list[str]) -> None:
         _draw_grid(generator, tokenizer, settings, options)
     else:
         _run(generator, tokenizer, settings, options)
-
-
-def _defaults(preset: str | None, section: str) -> dict:
-    """The sampling settings where no option gives them: those of this section of the preset, where it has them."""
-    settings = sampling_of(getattr(RunConfig(), section))
-    if preset is None:
-        return settings
-    from .presets import preset_path, read_settings
-
-    stored = read_settings(preset_path(preset)).get(section, {})
-    return {name: stored.get(name, default) for name, default in settings.items()}
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -203,12 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", help="the tokenizer that decodes its tokens, likewise (default: none, only tokens are made)")
     add_generator_sizes(parser)
     add_tokenizer_sizes(parser, heads="tokenizer_heads")
-    add("--preset", help="whose sampling settings to take: rar-b, llamagen-l, ... (default: none)")
+    add(
+        "--preset",
+        help="whose sampling settings to take: rar-b, llamagen-l, ... (default: those of the generator's run)",
+    )
     add("--n", "--images", type=positive, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")
     add("--class_weights", type=_numbers(float), help="share of each class, with commas (default: equal shares)")
     kinds = (sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
-    add_sampling(parser, *kinds, note=", or as the preset says")
+    add_sampling(parser, *kinds, note=", or as the preset says, or the run of the generator")
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=positive, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
     add("--shard", type=positive, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import RunConfig
 from ..core.errors import UserError
 from ..core.files import sha256
 from ..evaluation.metrics.moments import FeatureStatistics
@@ -19,7 +18,8 @@ from ..generation.batches import GeneratedImages
 from ..generation.classes import weights_hash
 from ..models.interfaces import LoadedTokenizer
 from ..models.load import check_fits, load_generator, load_tokenizer, take_statistics
-from ..models.registry import family_of, sampler_settings
+from ..models.registry import family_of
+from ..presets import sampling_defaults
 from .entries import Entry
 
 Facts = dict[str, Any]  # what figures depend on, as JSON can hold it
@@ -97,7 +97,7 @@ class Inputs:
         generator = load_generator(self.folder / given.file, **sizes)
         check_fits(tokenizer, generator)
         take_statistics(generator, tokenizer)
-        settings = sampler_settings(getattr(RunConfig(), family_of(generator).sampling))
+        settings = sampling_defaults(self.folder / given.file, family_of(generator).sampling)
         if unknown := sorted(given.sampling.keys() - settings.keys()):
             raise UserError(
                 f"generator, sampling, {unknown[0]}: no such setting; expected some of {', '.join(settings)}"
