@@ -139,7 +139,7 @@ def reference(options: argparse.Namespace) -> None:
 
 
 def tokenizer(options: argparse.Namespace) -> None:
-    """rFID, pFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
+    """rFID, pFID or nFID, iFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
     from .evaluation.tokenizers import check_evaluable, evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
@@ -150,9 +150,10 @@ def tokenizer(options: argparse.Namespace) -> None:
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     models = [load_tokenizer(path, **tokenizer_sizes(options)) for path in options.tokenizers]
     for path, model in zip(options.tokenizers, models, strict=True):  # all of them, before hours go into the first
-        check_evaluable(model, path, options.images, options.pfid)
+        check_evaluable(model, path, options.images, options.pfid, options.perturbation)
     results = Results(options.output, f"Tokenizers on {options.images}")
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
+    settings |= {"perturbations": options.perturbation, "ifid": options.ifid}
     evaluated = []
     for path, model in zip(options.tokenizers, models, strict=True):
         model.to(options.device)
@@ -181,6 +182,7 @@ def _network(options: argparse.Namespace) -> Callable:
 def _parser() -> argparse.ArgumentParser:
     from .benchmark.command import shard_of
     from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
+    from .ops.perturbation import KINDS
 
     parser = verb_parser("evaluate", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
@@ -209,7 +211,22 @@ def _parser() -> argparse.ArgumentParser:
         "--pfid",
         choices=("full", "quick", "none"),
         default="full",
-        help="pFID of 15 settings, of 3, or none (default full)",
+        help="perturbed figures in full (pFID: 15 settings), as a quick estimate (3 settings), or none (default full)",
+    )
+    many.add_argument(
+        "--perturbation",
+        nargs="+",
+        choices=KINDS,
+        metavar="KIND",
+        help=f"what is done to latents: of {', '.join(KINDS)} (default: neighbor, which is pFID, for a tokenizer with"
+        " codes; gaussian, which is nFID, for a continuous one)",
+    )
+    many.add_argument(
+        "--ifid",
+        nargs="?",
+        const="latent",
+        choices=("latent", "features"),
+        help="also the FID of interpolations between images that are nearest by their latents (default) or features",
     )
     many.add_argument(
         "--precision",

@@ -7,7 +7,7 @@ sample id, token) alone, as there: the same alpha and seed choose the same token
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -125,7 +125,7 @@ def perturb(
     if codebook is None:
         chosen, _ = _choose(z, draw)
         return PerturbedLatents(torch.where(chosen[..., None], _moved(kind, z, draw, strength), z), chosen, None, None)
-    compared = {"similarity": resolve_similarity(True, similarity), "backend": backend or "auto"}
+    compared: dict[str, Any] = {"similarity": resolve_similarity(True, similarity), "backend": backend or "auto"}
     neighbors = neighbors or "latent"
     if kind == "neighbor":
         out = vq_perturb(z, codebook, beta=0.0, neighbors=neighbors, **draw._asdict(), **compared)
@@ -142,7 +142,8 @@ def _perturb_codes(z, codebook, kind, draw, near, strength, gradient, compared) 
         other = rank(word, len(codebook))
         if kind == "adversarial":
             n = draw.num_images
-            sets = _neighbors(z[:n].detach(), codebook, nearest[:n], *near, compared)
+            delta, neighbors = near
+            sets = _neighbors(z[:n].detach(), codebook, nearest[:n], delta, neighbors, compared)
             other[:n] = _worst(sets, codes, _checked_gradient(gradient, z)[:n])
         indices = torch.where(chosen, other, nearest)
         value = codes[indices]
@@ -215,7 +216,7 @@ def _moved(kind: Kind, x: Tensor, draw: Draw, strength: float | Tensor | None) -
     return moved.to(x.dtype)
 
 
-def _checked_strength(kind: Kind, strength: float | Tensor, x: Tensor) -> Tensor:
+def _checked_strength(kind: Kind, strength: float | Tensor | None, x: Tensor) -> Tensor:
     """The strength (B, 1, 1) or (1, 1, 1), float32."""
     t = torch.as_tensor(strength, dtype=torch.float32, device=x.device)
     if t.shape not in ((), x.shape[:1]):

@@ -109,11 +109,30 @@ def test_a_continuous_tokenizer_is_judged_without_codes(run, room, capsys):
     )
     weights = {name: MAETok(shape).state_dict() for name in ("model", "ema")}
     checkpoints.save(room / "latents" / "step-1", weights, {"config": {"kind": "maetok", "config": asdict(shape)}})
-    run(evaluate, "tokenizer latents --images images.npz" + CLASSIFIER, code=2)
-    assert "FID under latent noise is its counterpart" in capsys.readouterr().err
-    (found,) = run(evaluate, "tokenizer latents --images images.npz --pfid none" + CLASSIFIER)["tokenizers"]
+    run(evaluate, "tokenizer latents --images images.npz --perturbation mask" + CLASSIFIER, code=2)
+    assert "this tokenizer's latents are continuous; expected --perturbation gaussian" in capsys.readouterr().err
+    (found,) = run(evaluate, "tokenizer latents --images images.npz --ifid" + CLASSIFIER)["tokenizers"]
     assert found["rfd"] > 0 and found["psnr"] > 0 and -1 <= found["ssim"] <= 1  # of random weights
+    assert [cell["strength"] for cell in found["nfd_settings"]] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert found["nfd"] == pytest.approx(np.mean([cell["value"] for cell in found["nfd_settings"]]))
+    assert found["ifd"] > 0 and (found["ifd_neighbors"], found["ifd_weight"]) == ("latent", 0.5)
+    table = capsys.readouterr().out.split("cells of")[0]
+    assert "nFD" in table and "iFD" in table and "pFD" not in table
     assert [found[name] for name in ("codebook_size", "codes_used", "perplexity", "pfd")] == [None] * 4
+
+
+def test_other_perturbations_have_names_of_their_own(run, tmp_path, capsys):
+    asked = "tokenizer tokenizer --images images.npz --pfid quick --ifid features"
+    found = run(evaluate, f"{asked} --perturbation neighbor uniform gaussian" + CLASSIFIER)["tokenizers"][0]
+    assert found["pfd"] == found["rfd"] and found["ifd"] > 0  # of 64 codes pFD takes the nearest alone
+    assert len({found[name] for name in ("pfd", "uniform_fd", "nfd")}) == 3
+    assert len(found["uniform_fd_settings"]) == len(found["nfd_settings"]) == 3 and found["ifd_neighbors"] == "features"
+    assert {cell["delta"] for cell in found["uniform_fd_settings"]} == {64} and found["uniform_fd_images"] == 70
+    printed = capsys.readouterr()
+    assert "uniform FD" in printed.out and "only the FD under near codes is pFD" in printed.err
+    assert "the cells of uniform FD" in (tmp_path / "out" / "report.html").read_text()
+    none = run(evaluate, "tokenizer tokenizer --images images.npz --perturbation adversarial" + CLASSIFIER)
+    assert none["tokenizers"][0]["pfd"] is None and len(none["tokenizers"][0]["adversarial_fd_settings"]) == 5
 
 
 def test_a_tokenizer_compared_by_product_gets_a_second_pfid(run, room, tmp_path):
