@@ -195,7 +195,7 @@ def test_bad_input(make_model):
         ({"keep_tokens": torch.zeros(2, 24, 1, dtype=torch.int64)}, r"keep_tokens: found \(2, 24, 1\)"),
         ({"keep_tokens": torch.full((2, 24), 40)}, "keep_tokens: found .40, .*expected integers 0..39"),
         ({"keep_tokens": torch.zeros(2, 24, dtype=torch.int64), "keep_ratio": 1.5}, "keep_ratio: found 1.5"),
-        ({"temperature": 0.0}, "temperature: found 0.0"),
+        ({"temperature": -1.0}, "temperature: found -1.0"),
         ({"top_p": 0.0}, "top_p: found 0.0"),
         ({"top_k": -1}, "top_k: found -1"),
     ]:
