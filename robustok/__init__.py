@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from .core.version import __version__ as __version__
     from .models.load import load_generator, load_tokenizer
     from .models.pretrained import Generator, Tokenizer
+    from .models.tokenizers.vector_quantizer import VectorQuantizer
     from .ops import perturb, vq_nearest, vq_neighbors, vq_perturb, vq_quantize
+    from .ops.grid import from_grid, to_grid
 
 __all__ = [
     "Generator",
     "Tokenizer",
+    "VectorQuantizer",
+    "from_grid",
     "load_generator",
     "load_tokenizer",
     "perturb",
+    "to_grid",
     "vq_nearest",
     "vq_neighbors",
     "vq_perturb",
@@ -26,7 +31,10 @@ __all__ = [
 
 _HOME = {
     "__version__": ".core.version",
+    "VectorQuantizer": ".models.tokenizers.vector_quantizer",
+    "from_grid": ".ops.grid",
     "perturb": ".ops",
+    "to_grid": ".ops.grid",
     "vq_nearest": ".ops",
     "vq_neighbors": ".ops",
     "vq_perturb": ".ops",

@@ -62,6 +62,15 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def from_main(value: Tensor) -> Tensor:
+    """The main process's `value` on all of them, without gradient."""
+    if world() == 1:
+        return value.detach()
+    value = value.detach().clone()
+    dist.broadcast(value, 0)
+    return value
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """True on every process as soon as it is true on one (a Ctrl-C reaches them at different moments)."""
     return bool(total(torch.tensor(float(flag), device=device)) > 0)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ...model_configs import ConvTokenizerConfig
 from .conv_layers import ConvDecoder, ConvEncoder
 from .quantized import QuantizedTokenizer
-from .quantizer import VectorQuantizer
+from .quantizer import CodeQuantizer
 
 
 class ConvTokenizer(QuantizedTokenizer):
@@ -40,7 +40,7 @@ class ConvTokenizer(QuantizedTokenizer):
             widths=widths, stem_width=config.stem_width, blocks=config.blocks, out_channels=features, **shape
         )
         self.quant_conv = nn.Conv2d(features, D, 1) if config.projected else nn.Identity()
-        self.quantizer = VectorQuantizer(config.codebook_size, D, config.similarity)
+        self.quantizer = CodeQuantizer(config.codebook_size, D, config.similarity)
         self.post_quant_conv = nn.Conv2d(D, features, 1) if config.projected else nn.Identity()
         self.decoder = ConvDecoder(widths=decoder_widths, blocks=config.decoder_blocks, in_channels=features, **shape)
 

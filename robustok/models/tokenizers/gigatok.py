@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...model_configs import GigaTokConfig
 from .conv_layers import ConvDecoder, ConvEncoder
 from .quantized import QuantizedTokenizer
-from .quantizer import VectorQuantizer
+from .quantizer import CodeQuantizer
 from .query_transformer import QueryTransformer, averaged_counts, nested_averages
 
 SEMANTIC_BLOCKS = 3  # after so many blocks of the decoder its training reads semantic features
@@ -93,7 +93,7 @@ class GigaTok(QuantizedTokenizer):
         )
         self.to_tokens = TokensFromGrid(config, grid)
         self.quant_conv = nn.Linear(features, config.code_width)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.code_width, "cosine")
+        self.quantizer = CodeQuantizer(config.codebook_size, config.code_width, "cosine")
         self.post_quant_conv = nn.Linear(config.code_width, features)
         self.to_grid = GridFromTokens(config, grid)
         decoder_widths = config.decoder_widths or config.widths

@@ -30,7 +30,7 @@ class QuantizedTokenizer(TwoSidedTokenizer):
     A family sets `quantizer` beside what TwoSidedTokenizer asks for.
     """
 
-    quantizer: nn.Module  # a VectorQuantizer, or one with its methods
+    quantizer: nn.Module  # a CodeQuantizer, or one with its methods
 
     @property
     def codebook(self) -> Tensor:

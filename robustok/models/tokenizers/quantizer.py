@@ -13,7 +13,7 @@ from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
 
 
-class VectorQuantizer(nn.Module):
+class CodeQuantizer(nn.Module):
     """K codes of width D, and their `similarity`: by squared distance, "cosine": of unit vectors, "dot": by product.
 
     Comparisons are float32 whatever the autocast mode: in bfloat16 several per cent of the indices would change.
@@ -77,7 +77,7 @@ class VectorQuantizer(nn.Module):
 class ProductQuantizer(nn.Module):
     """Q quantisers side by side (XQ-GAN, arXiv 2412.01762): each takes its share of a latent's Q * D coordinates.
 
-    Its methods are those of `VectorQuantizer`; indices are (B, T, Q), `usage` is (Q, K), losses are means over the Q.
+    Its methods are those of `CodeQuantizer`; indices are (B, T, Q), `usage` is (Q, K), losses are means over the Q.
     """
 
     def __init__(self, parts: Iterable[nn.Module]):

@@ -18,7 +18,7 @@ class ResidualQuantizer(nn.Module):
 
     At each scale what is left of the latents is averaged over the scale's cells, the nearest codes by angle are
     enlarged to g x g (bicubic), blended with a 3x3 convolution of themselves and taken away. Codes are not normalised.
-    The methods are those of `VectorQuantizer`, with T = sum of scale**2 indices an image, scale after scale.
+    The methods are those of `CodeQuantizer`, with T = sum of scale**2 indices an image, scale after scale.
     Latent perturbation is not defined here: asking for it raises ValueError.
     """
 

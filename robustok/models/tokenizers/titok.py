@@ -14,7 +14,7 @@ from ...model_configs import TiTokConfig
 from ..vit import join_patches
 from .conv_layers import ConvDecoder
 from .quantized import QuantizedTokenizer
-from .quantizer import VectorQuantizer
+from .quantizer import CodeQuantizer
 from .sequence_network import SequenceDecoder, SequenceEncoder
 
 NORM_EPS = 1e-5  # of every norm of its transformers
@@ -94,7 +94,7 @@ class TiTok(QuantizedTokenizer):
             **shape,
         )
         self.quant_conv = nn.Linear(config.width, config.code_width)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.code_width, config.similarity)
+        self.quantizer = CodeQuantizer(config.codebook_size, config.code_width, config.similarity)
         width, grid = config.decoder_width or config.width, config.image_size // decoder_patch
         outputs = 2 * width if self.two_stage else 3 * decoder_patch**2
         self.decoder = SequenceDecoder(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ...model_configs import TokenizerConfig
 from ..vit import ViT, join_patches, resample_positions
 from .quantized import QuantizedTokenizer
-from .quantizer import ProductQuantizer, VectorQuantizer
+from .quantizer import CodeQuantizer, ProductQuantizer
 from .residual import ResidualQuantizer
 
 
@@ -141,7 +141,7 @@ def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
 
     def part() -> nn.Module:
         if config.scales is None:
-            return VectorQuantizer(config.codebook_size, config.code_width, "cosine" if config.normalize else "l2")
+            return CodeQuantizer(config.codebook_size, config.code_width, "cosine" if config.normalize else "l2")
         return ResidualQuantizer(config.codebook_size, config.code_width, config.scales, config.residual_convs)
 
     return part() if config.codebooks == 1 else ProductQuantizer(part() for _ in range(config.codebooks))
