@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .core.version import __version__ as __version__
+    from .models.autoencoder import as_autoencoder
     from .models.load import load_generator, load_tokenizer
     from .models.pretrained import Generator, Tokenizer
     from .models.tokenizers.vector_quantizer import VectorQuantizer
@@ -18,6 +19,7 @@ __all__ = [
     "Generator",
     "Tokenizer",
     "VectorQuantizer",
+    "as_autoencoder",
     "from_grid",
     "load_generator",
     "load_tokenizer",
@@ -41,6 +43,7 @@ _HOME = {
     "vq_quantize": ".ops",
     "load_tokenizer": ".models.load",
     "load_generator": ".models.load",
+    "as_autoencoder": ".models.autoencoder",
     "Tokenizer": ".models.pretrained",
     "Generator": ".models.pretrained",
 }
