@@ -1,4 +1,4 @@
-"""The wheel, built without a compiler, installed into an empty folder and run from elsewhere."""
+"""The sources as they travel; the wheel built of them without a compiler, in an empty folder and run from elsewhere."""
 
 import ast
 import os
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -31,15 +32,24 @@ def run(*command, **options) -> str:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """A folder that holds nothing but the wheel's content, built where CXX and CC lead nowhere."""
+def source(tmp_path_factory) -> Path:
+    """The unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("source")
+    build = ("egg_info", "--egg-base", folder, "sdist", "--formats", "tar", "--dist-dir", folder)
+    run(sys.executable, "setup.py", "-q", *build, cwd=ROOT)
+    (archive,) = folder.glob("*.tar")
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar")
+
+
+@pytest.fixture(scope="module")
+def installed(source, tmp_path_factory) -> Path:
+    """A folder that holds nothing but the wheel's content, built of those sources where CXX and CC lead nowhere."""
     folder = tmp_path_factory.mktemp("wheel")
     nowhere = {**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++", "ROBUSTOK_CUDA": "0"}
     build = ("bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "bdist")
-    egg = ("egg_info", "--egg-base", folder)
-    run(
-        sys.executable, "setup.py", "-q", *egg, "build", "--build-base", folder / "build", *build, cwd=ROOT, env=nowhere
-    )
+    run(sys.executable, "setup.py", "-q", "build", "--build-base", folder / "build", *build, cwd=source, env=nowhere)
     (wheel,) = folder.glob("*.whl")
     site = folder / "site"
     zipfile.ZipFile(wheel).extractall(site)
@@ -129,9 +139,16 @@ def test_wheel_brings_its_presets(installed, tmp_path):
     assert "codebook_size: 4096" in printed
 
 
-def test_sources_travel_with_the_source_distribution(tmp_path):
-    run(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path, cwd=ROOT)
-    (archive,) = tmp_path.glob("*.tar.gz")
-    listing = run("tar", "-tzf", archive)
-    for path in (*(ROOT / "csrc").glob("*.h"), *(ROOT / "kernels").glob("*.py")):
-        assert str(path.relative_to(ROOT)) in listing
+def files_of(folder: Path) -> set[str]:
+    """What lies in a folder and was not compiled."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".so", ".pyc"))
+    return {str(path.relative_to(folder)) for path in paths}
+
+
+@pytest.mark.parametrize("folder", ["robustok", "kernels", "configs", "csrc"])
+def test_every_file_travels_with_the_sources_and_the_wheel(folder, source, installed):
+    files = files_of(ROOT / folder)
+    assert files and files <= files_of(source / folder)
+    if folder != "csrc":
+        place = installed / "robustok"
+        assert files <= files_of(place if folder == "robustok" else place / folder)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..ops.grid import from_grid, to_grid
 from .interfaces import LoadedTokenizer, is_discrete
 from .registry import family_of
 
@@ -74,7 +75,7 @@ class GridAutoencoder(nn.Module):
 
         return_dict False: a tuple of the latents of a tokenizer with codes, else of their distribution.
         """
-        z = self.tokenizer.encode(x).mT.unflatten(2, (self.grid, self.grid)).contiguous()
+        z = to_grid(self.tokenizer.encode(x))
         if not return_dict:
             return (z if is_discrete(self.tokenizer) else PointDistribution(z),)
         return AutoencoderLatents(PointDistribution(z), z)
@@ -90,7 +91,7 @@ class GridAutoencoder(nn.Module):
         shape = (self.config.latent_channels, self.grid, self.grid)
         if z.ndim != 4 or z.shape[1:] != shape:
             raise ValueError(f"z must be (B, {', '.join(map(str, shape))}), found {tuple(z.shape)}")
-        rows = z.flatten(2).mT
+        rows = from_grid(z)
         if is_discrete(self.tokenizer) and not force_not_quantize:
             rows = self.tokenizer.lookup(self.tokenizer.quantizer.nearest(rows))
         images = self.tokenizer.decode(rows)
