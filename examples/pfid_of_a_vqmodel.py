@@ -2,7 +2,7 @@
 
     python examples/pfid_of_a_vqmodel.py MODEL IMAGES.npz pt_inception-2015-12-05-6726825d.pth
 
-MODEL is what VQModel.from_pretrained takes; IMAGES.npz holds one array of uint8 images (N, H, W, 3) of the model's size.
+MODEL is what VQModel.from_pretrained takes; IMAGES.npz holds uint8 images (N, H, W, 3) of the model's size.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python examples/vq_vae.py
 
-Both decoders then get tokens of held-out digits, a share alpha of them replaced by a near code, as a generator's mistakes
-are. What to see: the plain one is the better while tokens are right, the perturbed one loses less as they go wrong.
+Both decoders then get tokens of held-out digits, a share of them replaced by a near code, like a generator's mistakes.
+What to see: the plain one is the better while tokens are right, the perturbed one loses less as they go wrong.
 """
 
 import argparse
