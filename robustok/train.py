@@ -9,6 +9,7 @@ The same command again resumes; finished stages are not run again.
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from .config import RunConfig
@@ -62,6 +63,8 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     try:
         pipeline = Pipeline(opened, STAGES)
         preflight.check_data(config, pipeline.images, stages, distributed.world())
+        if distributed.is_main():
+            _warn_of_never(config, pipeline.images, stages)
         for stage in stages:
             STAGES[stage].run(pipeline)
     except KeyboardInterrupt as stop:
@@ -73,16 +76,28 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     return 0
 
 
+def _warn_of_never(config: RunConfig, images, stages: tuple[str, ...]) -> None:
+    """Warns of parts that the run is too short for."""
+    from .job.outlook import never
+
+    for sentence in never(config, images, stages):
+        warnings.warn(sentence, stacklevel=2)
+
+
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .data.images import open_images
     from .job import preflight
+    from .job.outlook import described_stages
     from .models.starting import tokenizer_shape
 
     images = open_images(config.data, tokenizer_shape(config).image_size)
     preflight.check_data(config, images, stages, world=1)
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
     say(f"{config.runs}/{config.name}: {', '.join(stages)}")
-    say(f"{counts}, {images.num_classes} classes; settings are fine")
+    say(f"{counts}, {images.num_classes} classes")
+    say("\n".join(described_stages(config, images, stages)) or "  no stage that trains")
+    say("settings are fine")
+    _warn_of_never(config, images, stages)
     return 0
 
 

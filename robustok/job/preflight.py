@@ -20,6 +20,7 @@ from ..models.tokenizers.perturbation import kind_for
 from ..ops.perturbation import NOISE_KINDS, uses
 from ..samplers.flow import FlowSettings
 from ..samplers.settings import SamplingSettings
+from .limits import check_limits
 from .model_ranges import check_ranges
 
 ROLES: tuple[Role, ...] = ("tokenizer", "generator")
@@ -140,8 +141,8 @@ def _check_training(c: RunConfig, name: str) -> None:
 
 
 def check_data(c: RunConfig, images: Images, stages: Collection[str], world: int) -> None:
-    """Raises UserError where a stage's batch does not fit the images or processes, and where a classifier of one class
-    would stand in for pretrained networks; warns where perturbation is off.
+    """Raises UserError where a model or a stage's batch does not fit the images or processes, and where a classifier of
+    one class would stand in for pretrained networks; warns where perturbation is off.
     """
     unnamed = [name for name in FROZEN if attrgetter(name)(c) is None]
     if images.num_classes == 1 and unnamed and LOOKING & set(stages):
@@ -151,6 +152,7 @@ def check_data(c: RunConfig, images: Images, stages: Collection[str], world: int
             f"and distances that look through it would mean nothing. Sort the images into one sub-folder a class, or "
             f"name all of {', '.join(FROZEN)}"
         )
+    check_limits(c, images, stages)
     count = len(images.train)
     sizes = dict.fromkeys(("tokenizer_training", "generator_training", "classifier"), count)
     sizes["post_training"] = count * c.pairs.per_image

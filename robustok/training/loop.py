@@ -25,6 +25,7 @@ from .guard import FiniteGuard, InterruptGuard
 from .optimizers import TrainedModule
 from .parallel import without_averaging
 from .run import Run
+from .schedules import step_counts
 from .stages.base import Stage, StepPosition
 
 # Figures of the log that are shown while a stage trains, where it has them.
@@ -45,8 +46,7 @@ class Fit:
 
     def __init__(self, stage: Stage, run: Run):
         self.stage, self.run = stage, run
-        self.steps_per_epoch = len(stage.dataset) // stage.training.batch_size
-        self.total = max(1, round(stage.training.epochs * self.steps_per_epoch))
+        self.steps_per_epoch, self.total = step_counts(stage.training, len(stage.dataset))
         self.ema = EMA(stage.model, stage.training.ema)
         self.state = resuming.resume(stage, self.ema, run)
         self.guard = FiniteGuard(stage.name)

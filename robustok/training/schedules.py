@@ -5,8 +5,14 @@ Time is counted in epochs or in steps, as long as all arguments use the same uni
 
 import math
 
-from ..config import PerturbationConfig
+from ..config import PerturbationConfig, TrainingConfig
 from ..core.annealing import anneal_ratio
+
+
+def step_counts(training: TrainingConfig, examples: int) -> tuple[int, int]:
+    """(optimiser steps of an epoch, of the whole training) over so many examples; what fills no batch is left out."""
+    per_epoch = examples // training.batch_size
+    return per_epoch, max(1, round(training.epochs * per_epoch))
 
 
 def cosine_rate(

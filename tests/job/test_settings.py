@@ -65,7 +65,8 @@ def test_one_class_is_refused_where_a_classifier_would_stand_in(tmp_path, capsys
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "cats" / f"{number}.png")
     argv = ["--data.root", str(tmp_path / "cats"), "--data.val", "2", "--data.test", "2", "--runs", str(tmp_path / "r")]
     stages = ("classifier", "tokenizer_training", "generator_training", "post_training")
-    argv += [part for name in stages for part in (f"--{name}.batch_size", "4")] + ["--dry_run"]
+    argv += [part for name in stages for part in (f"--{name}.batch_size", "4")]
+    argv += ["--codebook.continuous_steps", "0", "--dry_run"]
     message = r"holds one class \(cats\), and frozen\.dinov2, frozen\.dino, frozen\.lpips name no pretrained"
     with pytest.raises(UserError, match=message):
         main(argv)
@@ -92,7 +93,14 @@ def test_the_default_settings_are_fine(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         main(["--dry_run"])
-    assert "1297 images to train on, 200 for validation, 300 to test, 10 classes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1297 images to train on, 200 for validation, 300 to test, 10 classes" in out
+    assert "tokenizer: 30 epochs of 20 steps, 600 in all, each of 64 images; tokenizer of 1.6 million parameters" in out
+
+
+def test_a_run_that_is_too_short_for_its_settings_is_told_so():
+    with pytest.warns(UserWarning, match="the adversarial loss never starts"):
+        main(["--dry_run", "--tokenizer_training.epochs", "20", "--stage", "tokenizer"])
 
 
 def test_every_dotted_setting_is_an_option():

@@ -1,0 +1,81 @@
+"""What depends on a setting times the size of the data, refused before a run begins and not in the middle of it."""
+
+from collections.abc import Collection
+
+import torch
+
+from ..config import RunConfig
+from ..core.errors import UserError
+from ..data.images import Images
+from ..data.tokens import MAX_CODES
+from ..models.frozen.classifier import Classifier
+from ..models.interfaces import is_discrete
+from ..models.registry import trained_config, trained_family
+from ..models.starting import open_generator, tokenizer_shape, without_values
+
+STORED = {"tokens", "generator", "pairs", "post", "evaluate"}  # stages that write or read tokens on disk
+
+
+def check_limits(c: RunConfig, images: Images, stages: Collection[str]) -> None:
+    """Raises UserError where codebook, tokenizer or generator do not fit how many images and classes there are."""
+    tokenizer = without_values(tokenizer_shape(c))
+    if is_discrete(tokenizer):
+        codes = tokenizer.codebook.shape[-2]
+        if codes > MAX_CODES and STORED & set(stages):
+            raise UserError(
+                f"codebook_size: the tokenizer has {codes} codes, but tokens are stored as 16 bits, expected at most "
+                f"{MAX_CODES} codes for the stages {', '.join(s for s in stages if s in STORED)}; --stage tokenizer "
+                "alone can train it"
+            )
+        if "tokenizer" in stages and trained_family(c, "tokenizer").section is not None:
+            _check_kmeans(c, without_values(trained_config(c, "tokenizer")), images)
+            _check_teacher(c, images)
+    if STORED & set(stages):
+        _check_classes(c, tokenizer, images)
+    samples = c.evaluation.samples_per_class * images.num_classes
+    if samples < 2 and {"post", "evaluate"} & set(stages):
+        raise UserError(f"evaluation.samples_per_class: found {samples} of one class, expected at least 2")
+
+
+def _check_kmeans(c: RunConfig, tokenizer, images: Images) -> None:
+    """K-means needs a latent for each code; the codebook is set by it after `continuous_steps`."""
+    if c.codebook.continuous_steps <= 0:
+        return
+    if tokenizer.codebook.ndim > 2:
+        raise UserError(
+            f"codebook.continuous_steps: found {c.codebook.continuous_steps}, expected 0 for a tokenizer of "
+            f"{len(tokenizer.codebook)} codebooks, which k-means does not set"
+        )
+    codes, latents = len(tokenizer.codebook), len(images.train) * tokenizer.num_latents
+    if codes > latents:
+        raise UserError(
+            f"tokenizer.codebook_size: found {codes}, expected at most {latents}, the latents of {len(images.train)} "
+            f"training images, of which k-means makes the codes; or codebook.continuous_steps 0"
+        )
+
+
+def _check_teacher(c: RunConfig, images: Images) -> None:
+    """The classifier that stands in for DINOv2 is as wide as it is, and its feature goes through the tokenizer."""
+    if c.frozen.dinov2:
+        return  # read at the tokenizer's own width
+    with torch.device("meta"):
+        teacher = Classifier(images.num_classes, images.train.image_size).width
+    if teacher > c.tokenizer.width:
+        raise UserError(
+            f"tokenizer.width: found {c.tokenizer.width}, expected at least {teacher}, the width of the classifier of "
+            "the data, whose feature the semantic loss aims at (no frozen.dinov2 is named)"
+        )
+
+
+def _check_classes(c: RunConfig, tokenizer, images: Images) -> None:
+    """A generator must know every class of the data."""
+    if c.start.generator:
+        generator = without_values(open_generator(c.start.generator, tokenizer).config)
+        known, name = generator.num_classes, "start.generator"
+        fits, expected = known >= images.num_classes, f"at least the {images.num_classes} classes of the data"
+    else:
+        section = trained_family(c, "generator").section
+        known, name = getattr(getattr(c, section), "num_classes", None), f"{section}.num_classes"
+        fits, expected = known in (None, images.num_classes), f"null, or the {images.num_classes} of the data"
+    if not fits:
+        raise UserError(f"{name}: found {known} classes, expected {expected}")

@@ -1,0 +1,144 @@
+"""What a run is going to do, counted in steps and parameters, and which parts of it never start or never end.
+
+Perturbation, adversary and annealing begin at epochs that are settings: a shorter run than they were made for leaves
+them out.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from ..config import RunConfig, TrainingConfig
+from ..data.images import Images
+from ..data.transforms import VIEWS
+from ..models.interfaces import is_discrete
+from ..models.registry import trained_config, trained_family
+from ..models.starting import open_generator, tokenizer_shape, without_values
+from ..models.tokenizers.perturbation import kind_for
+from ..training.schedules import step_counts
+
+STALE = 0.1  # share of the first weights in the average at the end, from which on it is said
+
+
+def described_stages(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
+    """A line for each stage that trains: its epochs, steps and batch, and the parameters of its model."""
+    tokenizer = without_values(tokenizer_shape(c))
+    models = {"tokenizer": tokenizer, "generator": _generator(c, tokenizer, images)}
+    lines = []
+    for stage, (training, count) in _trainings(c, images).items():
+        if stage not in stages:
+            continue
+        per_epoch, total = step_counts(training, count)
+        line = f"{training.epochs:g} epochs of {per_epoch} steps, {total} in all, each of {training.batch_size} images"
+        if stage in models:
+            family = trained_family(c, "tokenizer" if stage == "tokenizer" else "generator")
+            size = sum(parameter.numel() for parameter in models[stage].parameters())
+            line += f"; {family.kind} of {size / 1e6:.1f} million parameters"
+        if stage == "post":
+            line += f"; once for each of {', '.join(c.pairs.modes)}"
+        lines.append(f"  {stage}: {line}")
+    return lines
+
+
+def never(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
+    """Sentences on what is set to begin, or to end, after the last step of its stage."""
+    trainings = _trainings(c, images)
+    found = []
+    for stage, (training, count) in trainings.items():
+        if stage not in stages:
+            continue
+        section = _SECTION[stage]
+        end, (_, total) = training.epochs, step_counts(training, count)
+        if training.warmup_epochs >= end:
+            found.append(
+                f"{section}.warmup_epochs = {training.warmup_epochs:g}, but the stage ends at {end:g}: the learning "
+                "rate never reaches its peak"
+            )
+        starts_new = stage == "classifier" or (stage != "post" and getattr(c.start, stage) is None)
+        if starts_new and training.ema**total > STALE:
+            found.append(
+                f"{section}.ema = {training.ema:g} over {total} steps: {training.ema**total:.0%} of the averaged "
+                "weights, which later stages use, are still those of the start"
+            )
+        found += _OF_STAGE[stage](c, end, total) if stage in _OF_STAGE else []
+    return found
+
+
+def _generator(c: RunConfig, tokenizer, images: Images):
+    if c.start.generator:
+        return without_values(open_generator(c.start.generator, tokenizer).config)
+    decided = trained_family(c, "generator").decided(tokenizer, images.num_classes)
+    return without_values(replace(trained_config(c, "generator"), **decided))
+
+
+def _trainings(c: RunConfig, images: Images) -> dict[str, tuple[TrainingConfig, int]]:
+    """Stage -> (its settings, how many examples a pass has)."""
+    count = len(images.train)
+    return {
+        "classifier": (c.classifier, count),
+        "tokenizer": (c.tokenizer_training, count),
+        "generator": (c.generator_training, count * VIEWS[c.data.token_views]),
+        "post": (c.post_training, count * c.pairs.per_image),
+    }
+
+
+def _of_tokenizer(c: RunConfig, end: float, total: int) -> Iterator[str]:
+    losses, p = c.losses, c.perturbation
+    if losses.adversarial > 0:
+        yield from _span("losses.adversarial_start", losses.adversarial_start, end, "the adversarial loss never starts")
+        if losses.blur_epochs > 0 and losses.adversarial_start < end < losses.adversarial_start + losses.blur_epochs:
+            yield f"losses.blur_epochs = {losses.blur_epochs:g}, but the stage ends at {end:g}: the blur never ends"
+        last = losses.adversarial_start + c.discriminator.warmup_epochs
+        if losses.adversarial_start < end <= last:
+            late = "its learning rate never reaches its peak"
+            yield f"the discriminator's warm-up ends at {last:g} epochs, but the stage ends at {end:g}: {late}"
+    tokenizer = without_values(trained_config(c, "tokenizer"))
+    if kind_for(tokenizer, p.kind) is not None and p.alpha * p.beta > 0 and p.anneal_end_ratio < 1:
+        late = "the perturbation is never annealed, but at its full strength to the end"
+        yield from _span("perturbation.anneal_start", p.anneal_start, end, late)
+        if p.anneal_start < end < p.anneal_end:
+            full = f"the annealing never comes to its end_ratio {p.anneal_end_ratio:g}"
+            yield f"perturbation.anneal_end = {p.anneal_end:g}, but the stage ends at {end:g}: {full}"
+    if is_discrete(tokenizer):
+        if c.codebook.continuous_steps >= total:
+            yield (
+                f"codebook.continuous_steps = {c.codebook.continuous_steps}, but the stage has {total} steps: the "
+                "codebook is never set, and nothing is quantised in training"
+            )
+    elif (until := getattr(tokenizer.config, "hidden_until", None)) is not None:
+        yield from _span("maetok.hidden_until", until, end, "patches are hidden to the end")
+
+
+def _of_generator(c: RunConfig, end: float, total: int) -> Iterator[str]:
+    family, order = trained_family(c, "generator"), c.order
+    if "order" in family.sections:
+        yield from _span("order.anneal_start", order.anneal_start, end, "every order stays random to the end")
+        if order.anneal_start < end < order.anneal_end:
+            late = "some orders are random to the end, and sampling knows raster order alone"
+            yield f"order.anneal_end = {order.anneal_end:g}, but the stage ends at {end:g}: {late}"
+    scale = getattr(c, family.sampling).guidance_scale
+    if scale != 1 and not c.start.generator and trained_config(c, "generator").class_dropout == 0:
+        yield (
+            f"{family.sampling}.guidance_scale = {scale:g}, but {family.section}.class_dropout is 0: guidance needs a "
+            "generator that learned to do without a class"
+        )
+
+
+def _of_post(c: RunConfig, end: float, total: int) -> Iterator[str]:
+    late = "nothing is scored before the last step, so nothing can stop it early"
+    if c.stopping.every_epochs >= end:
+        yield f"stopping.every_epochs = {c.stopping.every_epochs:g}, but the stage ends at {end:g}: {late}"
+
+
+def _span(name: str, start: float, end: float, what: str) -> Iterator[str]:
+    """The sentence for what begins at an epoch that the stage does not reach."""
+    if start >= end:
+        yield f"{name} = {start:g}, but the stage ends at {end:g}: {what}"
+
+
+_SECTION = {
+    "classifier": "classifier",
+    "tokenizer": "tokenizer_training",
+    "generator": "generator_training",
+    "post": "post_training",
+}
+_OF_STAGE = {"tokenizer": _of_tokenizer, "generator": _of_generator, "post": _of_post}
