@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo demo-flow test test-portable lint torture gpu-report
+.PHONY: help setup docs demo demo-flow test test-portable lint torture gpu-report
 
 help:  # this list
 	@sed -n 's/^\([a-z-]*\):[^#]*# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,6 +37,11 @@ lint: setup  # style, formatting, and types of the public surface
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup  # the documentation as a site in site/; warnings are errors
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	$(BIN)/python docs/configuration.py > docs/configuration.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 torture: setup  # what takes too long for every commit
 	$(BIN)/pytest tests -m torture

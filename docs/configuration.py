@@ -1,0 +1,66 @@
+"""Prints the configuration reference: every setting of a run with type, default and meaning, off the dataclasses.
+
+    python docs/configuration.py > docs/configuration.md
+
+What a setting means is the comment beside it in robustok/config.py and robustok/model_configs.py.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+
+from robustok.config import RunConfig
+
+HEAD = """# Configuration
+
+Every setting of `python -m robustok.train`: a line of a YAML file (`--config FILE`), or an option
+(`--perturbation.alpha 0.9`). Presets are in `configs/`; `--print_config` shows what a run would take.
+"""
+TABLE = "| setting | type | default | meaning |\n|---|---|---|---|"
+
+
+def main() -> None:
+    """Prints the page."""
+    print(HEAD)
+    print("\n".join(page()))
+
+
+def page() -> Iterator[str]:
+    """The lines of the page, the settings without a section first."""
+    sections = [f for f in fields(RunConfig) if f.default_factory is not MISSING]
+    yield from section("run", RunConfig, "")
+    for f in sections:
+        yield from section(f.name, f.default_factory, f"{f.name}.")
+
+
+def section(title: str, config: type, prefix: str) -> Iterator[str]:
+    """Heading, docstring and table of one dataclass."""
+    yield f"## {title}\n\n{inspect.cleandoc(config.__doc__)}\n\n{TABLE}"
+    said = comments(config)
+    for f in fields(config):
+        if f.default_factory is not MISSING and is_dataclass(f.default_factory):
+            continue  # a section of its own
+        cells = (f"`{prefix}{f.name}`", f"`{f.type}`", f"`{f.default!r}`", said.get(f.name, ""))
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def comments(config: type) -> dict[str, str]:
+    """What is written beside each field of a dataclass, and on lines of its own above it."""
+    found = {}
+    for owner in reversed(config.__mro__[:-1]):
+        source = inspect.cleandoc(inspect.getsource(owner))
+        lines = source.splitlines()
+        for node in ast.parse(source).body[0].body:
+            if isinstance(node, ast.AnnAssign):
+                first = node.lineno - 1
+                while lines[first - 1].lstrip().startswith("#"):
+                    first -= 1
+                parts = (line.partition("# ")[2].strip() for line in lines[first : node.end_lineno])
+                found[node.target.id] = " ".join(part for part in parts if part)
+    return found
+
+
+if __name__ == "__main__":
+    main()
