@@ -85,7 +85,7 @@ def _perturbed_otherwise(
 ) -> Iterator[tuple[Setting, Tensor]]:
     """`perturbed_images` of the kinds beside the paper's: one encoding, and one gradient where the kind needs it."""
     originals = from_uint8(images)
-    latents, codebook = tokenizer.encode(originals), tokenizer.codebook
+    latents, codebook = tokenizer.encode(originals), tokenizer.codebook.float()
     given = {"seed": seed, "sample_ids": sample_ids, "similarity": similarity_of(tokenizer)}
     if kind == "adversarial":
         clean = codes_of(tokenizer, vq_nearest(latents, codebook, similarity=similarity_of(tokenizer)))
@@ -99,7 +99,7 @@ def _perturbed_otherwise(
 def decoder_latents(tokenizer, images: Tensor) -> Tensor:
     """Latents (B, L, D) of images in [-1, 1] as `decode` gets them, unperturbed: codes where a tokenizer has them."""
     if how_perturbable(tokenizer) == "codes":
-        nearest = vq_nearest(tokenizer.encode(images), tokenizer.codebook, similarity=similarity_of(tokenizer))
+        nearest = vq_nearest(tokenizer.encode(images), tokenizer.codebook.float(), similarity=similarity_of(tokenizer))
         return codes_of(tokenizer, nearest)
     return tokenizer.lookup(tokenizer.tokenize(images)) if is_discrete(tokenizer) else tokenizer.encode(images)
 
@@ -140,7 +140,7 @@ def perturbed_indices(
     chosen = torch.cat([_neighbors_at(tokenizer, *part, neighbors, deltas[-1]) for part in parts])
     nearest = chosen[..., 0]
     if unperturbed is not None:
-        nearest = vq_nearest(latents, tokenizer.codebook, similarity=unperturbed)
+        nearest = vq_nearest(latents, tokenizer.codebook.float(), similarity=unperturbed)
     for alpha, delta in settings:
         perturbed = choice < threshold(alpha)
         yield (alpha, delta), torch.where(perturbed, chosen[..., 1 + deltas.index(delta)], nearest)
@@ -148,13 +148,13 @@ def perturbed_indices(
 
 def _neighbors_at(tokenizer, latents: Tensor, ranks: Tensor, neighbors: str, delta: int) -> Tensor:
     """The nearest code of each latent (b, L, D), then its neighbours of the given ranks (b, L, R): (b, L, 1 + R)."""
-    options = {"similarity": similarity_of(tokenizer)}
+    options, codebook = {"similarity": similarity_of(tokenizer)}, tokenizer.codebook.float()
     if neighbors == "latent":
-        near = vq_neighbors(latents, tokenizer.codebook, delta, **options)
+        near = vq_neighbors(latents, codebook, delta, **options)
         nearest = near[..., :1]
     elif neighbors == "code":
-        nearest = vq_neighbors(latents, tokenizer.codebook, 1, **options)
-        near = vq_neighbors(tokenizer.codebook[nearest[..., 0]], tokenizer.codebook, delta, **options)
+        nearest = vq_neighbors(latents, codebook, 1, **options)
+        near = vq_neighbors(codebook[nearest[..., 0]], codebook, delta, **options)
     else:
         raise ValueError(f'neighbors: found {neighbors!r}, expected "latent" or "code"')
     return torch.cat([nearest, torch.where(ranks == 0, nearest, near.gather(-1, ranks))], dim=-1)

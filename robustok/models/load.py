@@ -130,8 +130,13 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
 def meta_model(config: Any) -> Any:
     """A model of `config` that takes no memory: its shapes alone."""
-    with torch.device("meta"):
-        return family_of(config).build(config)
+    asked = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # a model is loaded in float32 whatever the caller's default is
+    try:
+        with torch.device("meta"):
+            return family_of(config).build(config)
+    finally:
+        torch.set_default_dtype(asked)
 
 
 def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any) -> Path:

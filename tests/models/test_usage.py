@@ -1,10 +1,15 @@
 """Models under what users bring: other kinds of integers, export with a free batch, compilation as one graph."""
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from robustok import perturb, vq_perturb
 from robustok.core.errors import UserError
+from robustok.evaluation import pfid
 from robustok.model_configs import ConvTokenizerConfig, TokenizerConfig
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
@@ -119,3 +124,40 @@ def test_compiles_as_one_graph(tokenizer):
     torch.testing.assert_close(decoded, tokenizer.detokenize(tokens), rtol=1e-4, atol=1e-5)
     expected = tokenizer.reconstruct(images(2), alpha=0.5, delta=4)
     torch.testing.assert_close(perturbed, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_dtypes(tokenizer, dtype):
+    """Tokens are those of float32 but for rounding; latents stay float32, images are of the weights' dtype."""
+    other, x = copy.deepcopy(tokenizer).to(dtype), images(4)
+    z, expected = other.encode(x), tokenizer.encode(x)
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
+    tokens = other.tokenize(x.to(dtype))
+    assert torch.equal(tokens, other.tokenize(x))
+    decoded = other.detokenize(tokens)
+    assert decoded.dtype == dtype
+    torch.testing.assert_close(decoded.float(), tokenizer.detokenize(tokens), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(other.reconstruct(x), decoded, rtol=1e-2, atol=1e-2)
+    pooled = lambda batch: SimpleNamespace(features=batch.float().mean((2, 3)))  # noqa: E731
+    pixels = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    assert pfid(other, pixels, pooled, alphas=(1.0,), deltas=(1,)).mean >= 0
+
+
+def test_another_default_dtype(make_model):
+    from robustok.models.load import empty_model
+
+    z, codebook, model = torch.randn(2, 4, 4), torch.randn(8, 4), make_model()
+    draw = {"alpha": 0.5, "beta": 1.0, "delta": 3, "seed": 1}
+    expected, noise = vq_perturb(z, codebook, **draw), perturb(z, kind="gaussian", seed=1, strength=0.5)
+    drawn = model.generate(torch.tensor([1, 2]), seed=0, guidance_scale=2.0, guidance_power=1.0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(vq_perturb(z, codebook, **draw).z_q, expected.z_q)
+        assert torch.equal(perturb(z, kind="gaussian", seed=1, strength=0.5).z_q, noise.z_q)
+        assert torch.equal(model.generate([1, 2], seed=0, guidance_scale=2.0, guidance_power=1.0), drawn)
+        assert {p.dtype for p in empty_model(VIT).parameters()} == {torch.float32}
+        built = ConvTokenizer(CONV).eval()  # in the caller's default
+        assert built.dtype == torch.float64 and built.reconstruct(images(1).double()).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

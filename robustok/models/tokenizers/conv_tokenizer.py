@@ -1,9 +1,9 @@
 """Convolutional tokenizers: taming VQGAN, LlamaGen VQ, IBQ and MaskGIT-VQGAN are settings of one class."""
 
-import torch
 from torch import Tensor, nn
 
 from ...model_configs import ConvTokenizerConfig
+from ..precision import in_float32
 from .conv_layers import ConvDecoder, ConvEncoder
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
@@ -61,10 +61,10 @@ class ConvTokenizer(QuantizedTokenizer):
         if not fits or not images.is_floating_point():
             expected = f"(B, 3, S, S) in [-1, 1] with S a multiple of {self.cell}"
             raise ValueError(f"images must be floating point {expected}, found {images.dtype} {tuple(images.shape)}")
+        images = images.to(self.dtype)
         low, high = self.config.value_range
         features = self.encoder(images if (low, high) == (-1, 1) else low + (images + 1) * ((high - low) / 2))
-        with torch.autocast(features.device.type, enabled=False):
-            return self.quant_conv(features.float()).flatten(2).mT
+        return in_float32(self.quant_conv, features).flatten(2).mT
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
@@ -73,7 +73,7 @@ class ConvTokenizer(QuantizedTokenizer):
             expected = f"(B, L, {self.config.code_width}) with L a square number, {self.num_latents} as a rule"
             raise ValueError(f"z_q must be {expected}, found {tuple(z_q.shape)}")
         # Rows of latents are a map with channels last, whose group normalisation rounds several times worse on a CPU.
-        images = self.decoder(self.post_quant_conv(z_q.mT.contiguous().unflatten(2, (grid, grid))))
+        images = self.decoder(self.post_quant_conv(z_q.to(self.dtype).mT.contiguous().unflatten(2, (grid, grid))))
         low, high = self.config.value_range
         return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
 

@@ -6,10 +6,10 @@ starts from the first latent at every place and reads the latents.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ...model_configs import GigaTokConfig
+from ..precision import in_float32
 from .conv_layers import ConvDecoder, ConvEncoder
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
@@ -112,10 +112,9 @@ class GigaTok(QuantizedTokenizer):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
-        self.check_images(images)
+        images = self.checked_images(images)
         features = self.to_tokens(self.encoder(images))
-        with torch.autocast(features.device.type, enabled=False):
-            return self.quant_conv(features.float())
+        return in_float32(self.quant_conv, features)
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
@@ -133,7 +132,7 @@ class GigaTok(QuantizedTokenizer):
     def _tokens(self, z_q: Tensor) -> Tensor:
         if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
             raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return self.post_quant_conv(z_q)
+        return self.post_quant_conv(z_q.to(self.dtype))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.to_tokens, self.quant_conv, self.quantizer

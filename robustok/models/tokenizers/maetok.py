@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ...model_configs import MAETokConfig
+from ..precision import in_float32
 from ..vit import join_patches
 from .continuous import ContinuousBase
 from .masked_features import MaskedFeatures
@@ -116,16 +116,15 @@ class MAETok(ContinuousBase):
         return self._encode(images)
 
     def _encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        self.check_images(images)
+        images = self.checked_images(images)
         features = self.encoder(images, hidden, None if hidden is None else self.masked.mask_token)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.quantizer(self.quant_conv(features.float()))
+        return in_float32(self.quantizer, in_float32(self.quant_conv, features))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
         if z.ndim != 3 or z.shape[1:] != self.latent_shape:
             raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
-        return join_patches(self.decoder(z), self.decoder.transformer.grid)
+        return join_patches(self.decoder(z.to(self.dtype)), self.decoder.transformer.grid)
 
     def forward(
         self, images: Tensor, *, hidden: Tensor | None = None, perturbation: Perturbation | None = None

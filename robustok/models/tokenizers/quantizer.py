@@ -32,7 +32,7 @@ class CodeQuantizer(nn.Module):
         Indices are -1 where another kind puts in what is no code.
         """
         fused = perturbation if perturbation.kind == "neighbor" else NO_PERTURBATION
-        q = vq_quantize(z.float(), self.codebook, similarity=self.similarity, **fused.of_neighbors())
+        q = vq_quantize(z.float(), self.codebook.float(), similarity=self.similarity, **fused.of_neighbors())
         count = perturbation.count(len(z))
         if fused is perturbation or count == 0:
             return q
@@ -43,12 +43,14 @@ class CodeQuantizer(nn.Module):
     def perturb(self, z: Tensor, perturbation: Perturbation) -> Perturbed:
         """Perturb latents z (B, L, D) without training losses; the result of `vq_perturb`."""
         if perturbation.kind == "neighbor":
-            return vq_perturb(z.float(), self.codebook, similarity=self.similarity, **perturbation.of_neighbors())
-        return Perturbed(*perturbation.apply(z.float(), self.codebook, self.similarity))
+            return vq_perturb(
+                z.float(), self.codebook.float(), similarity=self.similarity, **perturbation.of_neighbors()
+            )
+        return Perturbed(*perturbation.apply(z.float(), self.codebook.float(), self.similarity))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Latents (..., D) -> index of the nearest code, int64 (...)."""
-        return vq_nearest(z.float(), self.codebook, similarity=self.similarity)
+        return vq_nearest(z.float(), self.codebook.float(), similarity=self.similarity)
 
     def lookup(self, indices: Indices) -> Tensor:
         """Codes of `indices` (...) in [0, K) -> (..., D), as the decoder receives them.

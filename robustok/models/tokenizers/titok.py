@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_configs import TiTokConfig
+from ..precision import in_float32
 from ..vit import join_patches
 from .conv_layers import ConvDecoder
 from .quantized import QuantizedTokenizer
@@ -126,18 +127,17 @@ class TiTok(QuantizedTokenizer):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
-        self.check_images(images)
+        images = self.checked_images(images)
         features = self.encoder((images + 1) / 2)
         if self.two_stage:  # were trained with outputs (L, width) read as (width, L), which mixes tokens and channels
             features = features.reshape(features.shape[0], self.config.width, self.num_latents).mT
-        with torch.autocast(features.device.type, enabled=False):
-            return self.quant_conv(features.float())
+        return in_float32(self.quant_conv, features)
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
         if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
             raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return 2 * self.pixels(self.decoder(z_q)) - 1
+        return 2 * self.pixels(self.decoder(z_q.to(self.dtype))) - 1
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.quant_conv, self.quantizer

@@ -31,16 +31,22 @@ class TwoSidedTokenizer(Pretrained):
         """The modules that turn them into images."""
         raise NotImplementedError
 
-    def check_images(self, images: Tensor) -> None:
-        """Raise ValueError unless `images` are what a tokenizer of one size encodes."""
+    def checked_images(self, images: Tensor) -> Tensor:
+        """Images in the dtype of the weights; ValueError unless they are what a tokenizer of one size encodes."""
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+        return images.to(self.dtype)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: float32 where nothing else was asked for, or float16, bfloat16 or float64."""
+        return next(self.parameters()).dtype
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that the tokens or latents of an image depend on."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_configs import TokenizerConfig
+from ..precision import in_float32
 from ..vit import ViT, join_patches, resample_positions
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer, ProductQuantizer
@@ -113,19 +114,18 @@ class ViTTokenizer(QuantizedTokenizer):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
-        self.check_images(images)
+        images = self.checked_images(images)
         return self.project(self.encoder(images)).flatten(2)
 
     def project(self, features: Tensor) -> Tensor:
         """Features (..., width) through `quant_conv` -> (..., D), in float32 even under autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.quant_conv(features.float())
+        return in_float32(self.quant_conv, features)
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
         if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
             raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return self.decoder(self.post_quant_conv(z_q))
+        return self.decoder(self.post_quant_conv(z_q.to(self.dtype)))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         """ViT with latent tokens and level embedding, `quant_conv`, codebook."""

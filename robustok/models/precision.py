@@ -1,0 +1,13 @@
+"""Layers that compute in float32 whatever the model and its surroundings do."""
+
+from torch import Tensor, autocast, float32, nn
+from torch.func import functional_call
+
+
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x) in float32, under autocast and with weights of another dtype, too: codes are chosen from the result."""
+    with autocast(x.device.type, enabled=False):
+        weights = dict(layer.named_parameters())
+        if all(weight.dtype == float32 for weight in weights.values()):
+            return layer(x.float())
+        return functional_call(layer, {name: weight.float() for name, weight in weights.items()}, (x.float(),))
