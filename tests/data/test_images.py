@@ -180,3 +180,10 @@ def test_links_are_followed_to_files_but_not_into_loops(photos):
 def test_settings_out_of_range_are_refused(photos, settings, message):
     with pytest.raises(UserError, match=message):
         open_images(config(photos, **settings), 16)
+
+
+def test_a_root_under_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "cat" / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_source("~/photos").labels) == 1
