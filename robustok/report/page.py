@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -26,20 +27,32 @@ STYLE = """
   --accent: light-dark(#1f6feb, #6ea8fe) }
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 62rem;
   margin: 0 auto; padding: 2rem 1.25rem 4rem }
-h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em }
+h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line) }
-p { max-width: 46rem; white-space: pre-line }
+p { max-width: 46rem; white-space: pre-line; overflow-wrap: anywhere }
 p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem }
-figure { margin: 1.25rem 0; overflow-x: auto }
-figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .75rem;
+  margin: 1.25rem 0 }
+dl div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem }
+dt { color: var(--quiet); font-size: .875rem }
+dd { margin: 0; font-size: .875rem; overflow-wrap: anywhere }
+dd.value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums }
+figure { margin: 1.25rem 0 }
+figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem; overflow-wrap: anywhere }
+div.scroll { overflow-x: auto }
+div.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1rem }
+div.tiles figure { margin: 0 }
+div.tiles img { width: 100% }
 img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
   border: 1px solid var(--line) }
 img.pixels { image-rendering: pixelated }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
+th, td { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid var(--line) }
+th.number, td.number { text-align: right; white-space: nowrap }
 th { color: var(--quiet); font-weight: 600 }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
+th:first-child, td:first-child { padding-left: 0 }
 tbody tr:hover { background: var(--card) }
+@media (max-width: 30rem) { body { padding: 1.25rem .9rem 3rem } th, td { padding: .35rem .5rem } }
 """
 
 
@@ -62,26 +75,44 @@ class Page:
         """A paragraph that stands out: a warning, or what a figure may not be compared with."""
         return self._add(f'<p class="note">{escape(text)}</p>')
 
+    def headlines(self, cards: Iterable[tuple[str, str, str]]) -> Page:
+        """The figures that matter, large: (name, value, what it means) each."""
+        shown = (
+            f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd><dd>{escape(meaning)}</dd></div>'
+            for name, value, meaning in cards
+        )
+        return self._add("<dl>" + "\n".join(shown) + "</dl>")
+
     def table(self, rows: Iterable[Sequence[object]], header: Sequence[str], caption: str = "") -> Page:
-        """Rows of cells; floats are shown with four significant digits, everything else by str()."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-        body = "\n".join("<tr>" + "".join(f"<td>{escape(_cell(c))}</td>" for c in row) + "</tr>" for row in rows)
-        return self._figure(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>", caption)
+        """Rows of cells; floats are shown with four significant digits, everything else by str().
+
+        Columns of numbers stand on the right, of text on the left; a table too wide scrolls in its own box.
+        """
+        cells = [[_cell(cell) for cell in row] for row in rows]
+        numbers = [_is_number_column([row[i] for row in cells]) for i in range(len(header))]
+        head = _row("th", header, numbers)
+        body = "\n".join(_row("td", row, numbers) for row in cells)
+        table = f"<table><thead>{head}</thead>\n<tbody>{body}</tbody></table>"
+        return self._figure(f'<div class="scroll">{table}</div>', caption)
 
     def figure(self, figure: Figure, caption: str = "") -> Page:
         """A matplotlib figure, embedded as PNG."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-        return self._picture(buffer.getvalue(), caption)
+        return self._figure(_image(buffer.getvalue(), caption), caption)
 
     def images(self, images: Tensor, caption: str = "", *, columns: int = 10) -> Page:
         """Images uint8 (N, 3, H, W) in rows of `columns`; small ones are enlarged without smoothing."""
-        picture = Image.fromarray(image_grid(images, columns).permute(1, 2, 0).cpu().numpy())
-        scale = max(1, 64 // max(images.shape[-2:]))
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="png")
-        return self._picture(buffer.getvalue(), caption, ' class="pixels"')
+        return self._figure(_image(_grid_png(images, columns), caption, "pixels"), caption)
+
+    def tiles(self, tiles: Iterable[tuple[str, Tensor]], caption: str, *, columns: int) -> Page:
+        """Small captioned grids that wrap with the width of the window: (what it shows, images uint8 (n, 3, H, W))."""
+        shown = (
+            f"<figure>{_image(_grid_png(images, columns), name, 'pixels')}"
+            f"<figcaption>{escape(name)}</figcaption></figure>"
+            for name, images in tiles
+        )
+        return self._figure('<div class="tiles">' + "\n".join(shown) + "</div>", caption)
 
     def save(self, path: str | Path) -> None:
         """Writes the page as UTF-8. Its content security policy admits embedded images and this one style sheet."""
@@ -112,10 +143,6 @@ class Page:
     def _figure(self, content: str, caption: str) -> Page:
         return self._add(f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>")
 
-    def _picture(self, png: bytes, caption: str, attributes: str = "") -> Page:
-        source = base64.b64encode(png).decode()
-        return self._figure(f'<img{attributes} alt="{escape(caption)}" src="data:image/png;base64,{source}">', caption)
-
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
     """Images uint8 (N, 3, H, W) side by side in rows of `columns`, two white pixels between: uint8 (3, H', W')."""
@@ -133,3 +160,27 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number_column(cells: Sequence[str]) -> bool:
+    """Whether all begin as a number does, but for what was not measured; False where none does."""
+    measured = [cell for cell in cells if cell not in ("-", "not measured")]
+    return bool(measured) and all(re.match(r"[+-]?(\d|inf|nan)", cell) for cell in measured)
+
+
+def _row(tag: str, cells: Sequence[str], numbers: Sequence[bool]) -> str:
+    marks = (' class="number"' if number else "" for number in numbers)
+    return "<tr>" + "".join(f"<{tag}{m}>{escape(c)}</{tag}>" for c, m in zip(cells, marks, strict=True)) + "</tr>"
+
+
+def _grid_png(images: Tensor, columns: int) -> bytes:
+    picture = Image.fromarray(image_grid(images, columns).permute(1, 2, 0).cpu().numpy())
+    scale = max(1, 64 // max(images.shape[-2:]))
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _image(png: bytes, alt: str, kind: str = "figure") -> str:
+    return f'<img class="{kind}" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

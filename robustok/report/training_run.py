@@ -21,6 +21,7 @@ from .robustness import shown_robustness
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURED = 12  # test images whose reconstructions are shown
 NOT_DRAWN = ("stage", "step", "epoch", "lr", "images_per_second")  # of a record of the log
 
 
@@ -40,9 +41,10 @@ def write_report(path: Path, run: FinishedRun) -> None:
     """Writes the page."""
     metrics, distance = run.metrics, run.metrics["distance"]
     page = Page(f"RobusTok: {run.config.name}")
+    page.headlines(_headlines(metrics))
+    page.note("\n".join(verdicts(metrics)))
     page.text(_what_was_run(run))
     page.heading("Summary").table(summary_rows(metrics), ("", "value", "what it is"), _distance_caption(metrics))
-    page.note("\n".join(verdicts(metrics)))
     _tokenizer_section(page, metrics, run.pictures)
     _generator_section(page, run)
     _decoders_section(page, run)
@@ -87,6 +89,19 @@ def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
     return rows
 
 
+def _headlines(metrics: dict) -> list[tuple[str, str, str]]:
+    """What a reader wants to know first, each with what it means."""
+    t, distance = metrics["tokenizer"], metrics["distance"]
+    cards = [("rFD", f"{t['rfd']:.4g}", f"{distance} of clean reconstructions; lower is better")]
+    if found := shown_robustness(t):
+        key, shown = found
+        cards.append((shown.name, f"{t[key]:.4g}", f"{distance} of {shown.of}; close to rFD is robust"))
+    for name, title in _decoders(metrics):
+        cards.append((f"gFD, {title}", f"{metrics[name]['gfd']:.4g}", "of generated images; lower is better"))
+    cards.append(("PSNR", f"{t['psnr']:.2f} dB", "of held-out images' reconstructions; higher is better"))
+    return cards
+
+
 def verdicts(metrics: dict) -> list[str]:
     """What the figures say about post-training, in sentences: better or worse, by how much.
 
@@ -116,15 +131,22 @@ def _decoders(metrics: dict) -> list[tuple[str, str]]:
 
 
 def _tokenizer_section(page: Page, metrics: dict, pictures: dict[str, Tensor]) -> None:
-    t, columns = metrics["tokenizer"], len(pictures["originals"])
+    t, found = metrics["tokenizer"], shown_robustness(metrics["tokenizer"])
     page.heading("Reconstruction and perturbed reconstruction")
-    page.images(pictures["originals"], "Held-out originals", columns=columns)
-    page.images(pictures["reconstructed"], "Their reconstructions", columns=columns)
-    if (found := shown_robustness(t)) is None:
+    shown, caption = (
+        ["originals", "reconstructed"],
+        "Held-out images; of each, left to right: original | reconstruction",
+    )
+    if found is not None:
+        key, robustness = found
+        shown.append("perturbed")
+        caption += f" | reconstruction with {robustness.pictured(t[f'{key}_table'])}"
+    images = side_by_side([pictures[name] for name in shown]).split(len(shown))[:PICTURED]
+    tiles = [(f"test image {number}: {', '.join(shown)}", group) for number, group in enumerate(images, 1)]
+    page.tiles(tiles, f"{caption}.", columns=len(shown))
+    if found is None:
         return
-    key, robustness = found
     table = t[f"{key}_table"]
-    page.images(pictures["perturbed"], f"Reconstructions with {robustness.pictured(table)}", columns=columns)
     page.heading(f"{robustness.name}, setting by setting").table(
         *robustness.cells(table),
         f"{metrics['distance']} of {robustness.of.partition(',')[0]} of {metrics['images']['test']} test images; "
@@ -133,13 +155,13 @@ def _tokenizer_section(page: Page, metrics: dict, pictures: dict[str, Tensor]) -
 
 
 def _generator_section(page: Page, run: FinishedRun) -> None:
-    page.heading("Generated images, one row a class")
+    page.heading("Generated images, class by class")
     rows = min(len(run.class_names), 10)
-    columns = len(run.pictures["generator"]) // rows
     for name in ("generator", *run.post_stages):
         title = "Before post-training" if name == "generator" else f"After post-training ({name})"
-        caption = f"{title}: the same tokens, classes {', '.join(run.class_names[:rows])}"
-        page.images(run.pictures[name], caption, columns=columns)
+        classes = run.pictures[name].chunk(rows)
+        tiles = [(f"{title}: {label}", images) for label, images in zip(run.class_names, classes, strict=False)]
+        page.tiles(tiles, f"{title}: the same tokens, classes {', '.join(run.class_names[:rows])}", columns=4)
 
 
 def _decoders_section(page: Page, run: FinishedRun) -> None:
@@ -156,11 +178,13 @@ def _decoders_section(page: Page, run: FinishedRun) -> None:
     )
     rows = min(len(run.class_names), 10)
     columns = len(run.pictures["generator"]) // rows
-    few = [row * columns + i for row in range(rows) for i in range(min(3, columns))]
-    page.images(
-        side_by_side([run.pictures[folder][few] for folder in folders]),
-        f"The same samples, one row a class; of each, left to right: {' | '.join(titles)}.",
-        columns=min(3, columns) * len(folders),
+    few = [row * columns + i for row in range(rows) for i in range(min(2, columns))]
+    groups = side_by_side([run.pictures[folder][few] for folder in folders]).split(len(folders))
+    labels = [run.class_names[sample // columns] for sample in few]
+    page.tiles(
+        zip(labels, groups, strict=True),
+        f"The same samples; of each, left to right: {' | '.join(titles)}.",
+        columns=len(folders),
     )
 
 
@@ -170,9 +194,9 @@ def _curves(log: list[dict], stage: str) -> Figure:
 
     records = [record for record in log if record["stage"] == stage]
     drawn = [name for name in dict.fromkeys(chain(*records)) if name not in NOT_DRAWN]
-    figure = Figure(figsize=(10, 1.9 * -(-len(drawn) // 4) + 0.3), layout="constrained")
+    figure = Figure(figsize=(7, 1.9 * -(-len(drawn) // 2) + 0.3), layout="constrained")
     for i, name in enumerate(drawn):
-        axes = figure.add_subplot(-(-len(drawn) // 4), 4, i + 1)
+        axes = figure.add_subplot(-(-len(drawn) // 2), 2, i + 1)
         axes.plot(
             *zip(*[(record["step"], record[name]) for record in records if name in record], strict=True), linewidth=1.2
         )

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import io
 import re
+import subprocess
 from html.parser import HTMLParser
+from shutil import which
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_every_string_is_escaped(written):
     assert "<script" not in written and "<b>" not in written
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in written
     assert "<title>A &lt;title&gt; &amp; more</title>" in written
-    assert "<td>1.235</td><td>7</td>" in written
+    assert '<td class="number">1.235</td><td class="number">7</td>' in written
 
 
 def test_nothing_is_remote_and_the_policy_admits_only_what_is_there(written):
@@ -70,3 +72,43 @@ def test_a_grid_places_images_row_by_row():
     assert (grid[:, 4:6] == 255).all() and (grid[:, 6:, 7:] == 255).all()
     with pytest.raises(ValueError, match="uint8"):
         image_grid(images.float(), 2)
+
+
+def test_every_picture_has_a_text_and_every_table_its_own_box(written):
+    tags = Tags(written).found
+    assert all(attrs["alt"] for tag, attrs in tags if tag == "img")
+    before = [tags[i - 1] for i, (tag, _) in enumerate(tags) if tag == "table"]
+    assert before == [("div", {"class": "scroll"})]
+
+
+def test_columns_of_text_stand_on_the_left(tmp_path):
+    rows = [("a", "1 (+2 %)", "0.5"), ("b", "-", "off")]
+    Page("x").table(rows, ("name", "figure", "setting")).save(tmp_path / "x.html")
+    heads = re.findall(r"<th\b[^>]*>", (tmp_path / "x.html").read_text())
+    assert heads == ["<th>", '<th class="number">', "<th>"]
+
+
+BROWSER = next(filter(None, map(which, ("chromium-headless-shell", "chromium", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path, width):
+    """A script that the test puts beside the page, in a frame of that width, writes what it measures into the title."""
+    page = Page("w" * 300).headlines([("gFD", "0.8952", "m" * 200)]).note("n" * 300).text("t" * 300)
+    page.table([["c" * 200, 1.0] * 4], ["name", "value"] * 4, "x" * 300)
+    pixels = torch.zeros(12, 3, 64, 64, dtype=torch.uint8)
+    page.images(pixels, "y" * 300, columns=12).tiles([("z" * 300, pixels)] * 3, "tiles", columns=3)
+    page.save(tmp_path / "report.html")
+    probe = (
+        f'<iframe id="f" width="{width}" height="800" src="report.html"></iframe><script>onload = () => {{'
+        'const d = f.contentDocument.documentElement; document.title = d.scrollWidth + " " + d.clientWidth}</script>'
+    )
+    (tmp_path / "probe.html").write_text(probe)
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr")
+    where = (f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom")
+    command = [BROWSER, *flags, *where, (tmp_path / "probe.html").as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    measured = re.search(r"<title>(\d+) (\d+)</title>", ran.stdout)
+    assert measured and int(measured[1]) <= int(measured[2]) <= width
+    assert "CONSOLE" not in ran.stderr
