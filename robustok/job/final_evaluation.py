@@ -14,6 +14,7 @@ from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import frechet_distance, psnr
+from ..evaluation.intervals import FoldedFeatures, interval
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import reconstructed
 from ..evaluation.robustness import Robustness, robustness
@@ -60,9 +61,10 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
 
     Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
-    real_fd of the training images. Where that classifier does poorly `notes` say so, and `distance` where it is no
-    better than chance. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as
-    it came. Pictures are uint8 (n, 3, S, S).
+    real_fd of the training images; gfd_interval and gfd_change_interval (after less before, on the same samples) are
+    95 % intervals over the draw of the samples (evaluation/intervals.py). Where that classifier does poorly `notes` say
+    so, and `distance` where it is no better than chance. Shares are from 0 to 1; best_step is the step of post-training
+    that was kept, 0 the decoder as it came. Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
     reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
@@ -87,14 +89,20 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
     for folder in ("generator", *job.post_folders().values()):
         before = folder == "generator"
         decoder = tokenizer if before else job.load_tokenizer(folder)
-        samples, agreement = moments_and_agreement(job.features, decode_batches(decoder, made), classes)
+        folded = FoldedFeatures(job.features)
+        samples, agreement = moments_and_agreement(folded, decode_batches(decoder, made), classes)
+        gfd, left_out = frechet_distance(samples, reference), folded.left_out(reference)
         again = (reconstructed(decoder, batch) for batch in in_order(images.test))
         found = (robust if before else _robustness(job, decoder)).figures() | {
-            "gfd": frechet_distance(samples, reference),
+            "gfd": gfd,
+            "gfd_interval": interval(gfd, left_out),
             "class_agreement": agreement,
             "rfd": frechet_distance(moments_of(job.features, again), reference),
         }
-        if not before:
+        if before:
+            start, start_left_out = gfd, left_out
+        else:
+            found["gfd_change_interval"] = interval(gfd - start, left_out - start_left_out)
             found["best_step"] = int(job.run.stage_record(folder)["best"].removeprefix("step-"))
         metrics[folder.replace("-", "_")] = found
         pictures[folder] = torch.cat([batch.cpu() for batch in decode_batches(decoder, shown)])

@@ -97,13 +97,15 @@ def _headlines(metrics: dict) -> list[tuple[str, str, str]]:
         key, shown = found
         cards.append((shown.name, f"{t[key]:.4g}", f"{distance} of {shown.of}; close to rFD is robust"))
     for name, title in _decoders(metrics):
-        cards.append((f"gFD, {title}", f"{metrics[name]['gfd']:.4g}", "of generated images; lower is better"))
+        low, high = metrics[name]["gfd_interval"]
+        meaning = f"{low:.4g} to {high:.4g} (95 % over the samples drawn); of generated images, lower is better"
+        cards.append((f"gFD, {title}", f"{metrics[name]['gfd']:.4g}", meaning))
     cards.append(("PSNR", f"{t['psnr']:.2f} dB", "of held-out images' reconstructions; higher is better"))
     return cards
 
 
 def verdicts(metrics: dict) -> list[str]:
-    """What the figures say about post-training, in sentences: better or worse, by how much.
+    """What the figures say about post-training, in sentences: better, worse or neither, by how much.
 
     Before that, what a reader must know of the figures; nothing else where they mean nothing.
     """
@@ -118,8 +120,12 @@ def verdicts(metrics: dict) -> list[str]:
                 f"the decoder stays as it was, gFD {before:.4g}."
             )
             continue
-        word, change = "lowers" if after < before else "does not lower", (after - before) / before
-        sentences.append(f"{title.capitalize()}: {word} gFD on this data, {before:.4g} -> {after:.4g} ({change:+.1%}).")
+        low, high = metrics[name]["gfd_change_interval"]
+        verdict = "no difference found in" if low <= 0 <= high else "lowers" if after < before else "raises"
+        sentences.append(
+            f"{title.capitalize()}: {verdict} gFD on this data, {before:.4g} -> {after:.4g} "
+            f"({(after - before) / before:+.1%}; the change is from {low:+.2g} to {high:+.2g}, 95 % over the samples)."
+        )
     return sentences
 
 
@@ -226,7 +232,9 @@ def _distance_caption(metrics: dict) -> str:
     return (
         f"{metrics['distance']} is the Fréchet distance of the features of a small classifier trained on this data "
         f"({metrics['classifier']['accuracy']:.1%} right on the test images). It is not FID. "
-        f"Measured on {metrics['images']['test']} test images and {metrics['images']['samples']} samples."
+        f"Measured on {metrics['images']['test']} test images and {metrics['images']['samples']} samples. "
+        "Intervals are of the jackknife over tenths of the samples, with the test images and the models as they are: "
+        "another training run may differ by more."
     )
 
 

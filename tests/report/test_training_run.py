@@ -12,7 +12,9 @@ from robustok.report.training_run import FinishedRun, summary_rows, verdicts, wr
 
 
 def decoder(gfd: float, best_step: int | None = None) -> dict:
-    return {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "pfd": 2.0, "nfd": 3.0, "best_step": best_step}
+    change = [gfd - 8.5, gfd - 7.5]  # 8 is before
+    intervals = {"gfd_interval": [gfd - 0.5, gfd + 0.5], "gfd_change_interval": change}
+    return intervals | {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "pfd": 2.0, "nfd": 3.0, "best_step": best_step}
 
 
 @pytest.fixture
@@ -58,8 +60,12 @@ def page(metrics, tmp_path) -> str:
 
 def test_sentences_say_by_how_much_post_training_helped(metrics):
     better, worse = verdicts(metrics)
-    assert better == "Post-trained on reencode pairs: lowers gFD on this data, 8 -> 6 (-25.0%)."
-    assert worse == "Post-trained on direct pairs: does not lower gFD on this data, 8 -> 9 (+12.5%)."
+    interval = "the change is from {} to {}, 95 % over the samples"
+    assert better.startswith("Post-trained on reencode pairs: lowers gFD on this data, 8 -> 6 (-25.0%; ")
+    assert worse.startswith("Post-trained on direct pairs: raises gFD on this data, 8 -> 9 (+12.5%; ")
+    assert interval.format("-2.5", "-1.5") in better and interval.format("+0.5", "+1.5") in worse
+    metrics["post"] = decoder(7.9, best_step=4)
+    assert "no difference found in gFD on this data, 8 -> 7.9" in verdicts(metrics)[0]
     metrics["post"] = decoder(8.0, best_step=0)
     assert "the decoder stays as it was, gFD 8." in verdicts(metrics)[0]
 
@@ -96,6 +102,7 @@ def test_the_page_shows_everything_of_the_run(page):
     assert re.search(r"<td>gFD</td><td[^>]*>8</td><td[^>]*>6 \(-25.0%\)</td><td[^>]*>9 \(\+12.5%\)</td>", page)
     assert "before post-training | post-trained on reencode pairs | post-trained on direct pairs" in page
     assert page.count('class="pixels"') == 4 + 3 * 2 + 4  # test images, classes of three decoders, samples
+    assert "5.5 to 6.5 (95 % over the samples drawn)" in page
     assert page.index('<dd class="value">6</dd>') < page.index("<h2>")  # what matters stands first
 
 
