@@ -40,10 +40,11 @@ def report_decoders(
     results.table(rows, ("figure", *(decoder.name for decoder in decoders)), protocol)
     results.notes(notes(decoders[0].samples, reference))
     left_to_right = " | ".join(decoder.name for decoder in decoders)
-    results.images(
-        side_by_side([decoder.pictures for decoder in decoders]),
+    groups = side_by_side([decoder.pictures.cpu() for decoder in decoders]).split(len(decoders))
+    results.page.tiles(
+        [(f"sample {number}", group) for number, group in enumerate(groups, 1)],
         f"The same generated samples through each decoder, left to right: {left_to_right}.",
-        columns=4 * len(decoders),
+        columns=len(decoders),
     )
     results.add("decoders", [{"name": decoder.name, "figures": decoder.figures} for decoder in decoders])
     results.add("reference", reference.describe())

@@ -16,6 +16,7 @@ from ..config import RunConfig
 from ..models.registry import trained_config, trained_family
 from .decoders import compared_rows, side_by_side
 from .page import Page
+from .plots import settings_figure
 from .robustness import shown_robustness
 
 if TYPE_CHECKING:
@@ -158,6 +159,9 @@ def _tokenizer_section(page: Page, metrics: dict, pictures: dict[str, Tensor]) -
         f"{metrics['distance']} of {robustness.of.partition(',')[0]} of {metrics['images']['test']} test images; "
         f"their mean, {robustness.name}, is {t[key]:.4g} (clean: {t['rfd']:.4g}).",
     )
+    if key == "pfd":
+        curves = settings_figure({(alpha, delta): value for alpha, delta, value in table}, metrics["distance"])
+        page.figure(curves, f"{metrics['distance']} of perturbed reconstructions over alpha, a curve for each delta.")
 
 
 def _generator_section(page: Page, run: FinishedRun) -> None:
