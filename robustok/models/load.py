@@ -158,9 +158,11 @@ def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise UserError(f"{path} does not exist; to use it as a hub id: pip install 'robustok[hub]'") from None
+    # its HTTP library's errors, and OSError
+    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, ValueError)
     try:
         folder = Path(snapshot_download(owner_name, local_files_only=local_files_only, **repository))
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # its HTTP library's error, and OSError
+    except failures as error:
         if not local_files_only:
             raise UserError(f"{path} does not exist here, and {owner_name} cannot be downloaded: {error}") from error
         raise UserError(
