@@ -226,7 +226,7 @@ def test_a_missing_file_is_a_row_that_says_so(run, tmp_path, capsys):
     [
         ({"codebook_size": 64}, "first: codebook_size: found 64, but the file has 256 codes"),
         ({"generator": {"file": "rar", "sampling": {"warmth": 1}}}, "first: generator, sampling, warmth: no such"),
-        ({"generator": {"file": "rar", "sampling": {"temperature": 0}}}, "first: temperature: found 0"),
+        ({"generator": {"file": "rar", "sampling": {"temperature": -1}}}, "first: temperature: found -1"),
         ({"file": "images"}, "first: "),
     ],
 )
