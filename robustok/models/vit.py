@@ -199,3 +199,10 @@ def resample_positions(pos_embed: Tensor, grid: int, prefix: int = 1) -> Tensor:
     maps = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     maps = F.interpolate(maps, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, maps.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def check_patches(image_size: int, **sizes: int) -> None:
+    """Raises ValueError, with the name of a size, where an image is no whole number of patches of it."""
+    for name, patch in sizes.items():
+        if image_size % patch:
+            raise ValueError(f"image_size must be a multiple of {name}, found {image_size} and {patch}")

@@ -227,3 +227,16 @@ class ConvDecoder(CompiledBlock):
         for i, level in enumerate(self.levels):
             x = level(self.adaptive[i](x, features) if self.adaptive else x)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def check_levels(widths: tuple[int, ...], decoder_widths: tuple[int, ...] | None) -> None:
+    """Raises ValueError where encoder and decoder have not as many levels as each other."""
+    if decoder_widths is not None and len(decoder_widths) != len(widths):
+        found = f"{len(widths)} and {len(decoder_widths)}"
+        raise ValueError(f"encoder and decoder must have as many levels as each other, found {found}")
+
+
+def check_cells(image_size: int, cell: int, what: str) -> None:
+    """Raises ValueError where an image is no whole number of cells, which are `what`."""
+    if image_size < cell or image_size % cell:
+        raise ValueError(f"image_size must be a multiple of {cell}{what}, found {image_size}")

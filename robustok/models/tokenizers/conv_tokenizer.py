@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from ...model_configs import ConvTokenizerConfig
+from ...ops.grid import from_grid, to_grid
 from ..precision import in_float32
-from .conv_layers import ConvDecoder, ConvEncoder
+from .conv_layers import ConvDecoder, ConvEncoder, check_cells, check_levels
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
 
@@ -64,7 +65,7 @@ class ConvTokenizer(QuantizedTokenizer):
         images = images.to(self.dtype)
         low, high = self.config.value_range
         features = self.encoder(images if (low, high) == (-1, 1) else low + (images + 1) * ((high - low) / 2))
-        return in_float32(self.quant_conv, features).flatten(2).mT
+        return from_grid(in_float32(self.quant_conv, features))
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
@@ -73,7 +74,7 @@ class ConvTokenizer(QuantizedTokenizer):
             expected = f"(B, L, {self.config.code_width}) with L a square number, {self.num_latents} as a rule"
             raise ValueError(f"z_q must be {expected}, found {tuple(z_q.shape)}")
         # Rows of latents are a map with channels last, whose group normalisation rounds several times worse on a CPU.
-        images = self.decoder(self.post_quant_conv(z_q.to(self.dtype).mT.contiguous().unflatten(2, (grid, grid))))
+        images = self.decoder(self.post_quant_conv(to_grid(z_q.to(self.dtype), grid)))
         low, high = self.config.value_range
         return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
 
@@ -85,11 +86,8 @@ class ConvTokenizer(QuantizedTokenizer):
 
 
 def _check(config: ConvTokenizerConfig, cell: int) -> None:
-    if config.decoder_widths is not None and len(config.decoder_widths) != len(config.widths):
-        found = f"{len(config.widths)} and {len(config.decoder_widths)}"
-        raise ValueError(f"encoder and decoder must have as many levels as each other, found {found}")
-    if config.image_size < cell or config.image_size % cell:
-        raise ValueError(f"image_size must be a multiple of {cell}, the side of a latent, found {config.image_size}")
+    check_levels(config.widths, config.decoder_widths)
+    check_cells(config.image_size, cell, ", the side of a latent")
     if not config.projected and config.feature_width != config.code_width:
         found = f"{config.feature_width} and {config.code_width}"
         raise ValueError(f"without projection feature_width must be code_width, found {found}")

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from ...model_configs import ConvVAEConfig
+from ...ops.grid import from_grid, to_grid
 from .continuous import ContinuousBase
-from .conv_layers import ConvDecoder, ConvEncoder
+from .conv_layers import ConvDecoder, ConvEncoder, check_cells
 
 
 class ConvVAE(ContinuousBase):
@@ -20,8 +21,7 @@ class ConvVAE(ContinuousBase):
     def __init__(self, config: ConvVAEConfig):
         super().__init__()
         cell, D = 2 ** (len(config.widths) - 1), config.latent_width
-        if config.image_size < cell or config.image_size % cell:
-            raise ValueError(f"image_size must be a multiple of {cell} (a latent), found {config.image_size}")
+        check_cells(config.image_size, cell, " (a latent)")
         self.config, self.image_size, self.grid = config, config.image_size, config.image_size // cell
         self.num_latents = self.grid**2
         shape = dict(widths=config.widths, attention=(), middle_blocks=2, middle_attention=config.middle_attention)
@@ -43,19 +43,13 @@ class ConvVAE(ContinuousBase):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> means z (B, L, D), float32, on the scale that the decoder takes."""
-        size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
-        moments = self.quant_conv(self.encoder(images)).float()
-        return moments[:, : self.config.latent_width].flatten(2).mT
+        moments = self.quant_conv(self.encoder(self.checked_images(images))).float()
+        return from_grid(moments[:, : self.config.latent_width])
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
-        if z.ndim != 3 or z.shape[1:] != self.latent_shape:
-            raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
         # Rows of latents are a map with channels last, whose group normalisation rounds several times worse on a CPU.
-        return self.decoder(self.post_quant_conv(z.mT.contiguous().unflatten(2, (self.grid, self.grid))))
+        return self.decoder(self.post_quant_conv(to_grid(self.checked_latents(z, "z"), self.grid)))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.quant_conv

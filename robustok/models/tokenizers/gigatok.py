@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...model_configs import GigaTokConfig
 from ..precision import in_float32
-from .conv_layers import ConvDecoder, ConvEncoder
+from .conv_layers import ConvDecoder, ConvEncoder, check_cells, check_levels
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
 from .query_transformer import QueryTransformer, averaged_counts, nested_averages
@@ -130,9 +130,7 @@ class GigaTok(QuantizedTokenizer):
         return self.semantic_head(self.to_grid.places(self._tokens(z_q), SEMANTIC_BLOCKS))
 
     def _tokens(self, z_q: Tensor) -> Tensor:
-        if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
-            raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return self.post_quant_conv(z_q.to(self.dtype))
+        return self.post_quant_conv(self.checked_latents(z_q, "z_q"))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.to_tokens, self.quant_conv, self.quantizer
@@ -148,11 +146,8 @@ def _head(config: GigaTokConfig) -> nn.Sequential:
 
 
 def _check(config: GigaTokConfig, cell: int) -> None:
-    if config.decoder_widths is not None and len(config.decoder_widths) != len(config.widths):
-        found = f"{len(config.widths)} and {len(config.decoder_widths)}"
-        raise ValueError(f"encoder and decoder must have as many levels as each other, found {found}")
-    if config.image_size < cell or config.image_size % cell:
-        raise ValueError(f"image_size must be a multiple of {cell}, a place of the grid, found {config.image_size}")
+    check_levels(config.widths, config.decoder_widths)
+    check_cells(config.image_size, cell, ", a place of the grid")
     counts = averaged_counts(config.image_size // cell)
     if config.num_latents not in counts:
         raise ValueError(f"num_latents must be one of {counts} for this grid, found {config.num_latents}")

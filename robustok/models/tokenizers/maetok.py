@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...model_configs import MAETokConfig
 from ..precision import in_float32
-from ..vit import join_patches
+from ..vit import check_patches, join_patches
 from .continuous import ContinuousBase
 from .masked_features import MaskedFeatures
 from .perturbation import Perturbation
@@ -122,9 +122,7 @@ class MAETok(ContinuousBase):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
-        if z.ndim != 3 or z.shape[1:] != self.latent_shape:
-            raise ValueError(f"z must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
-        return join_patches(self.decoder(z.to(self.dtype)), self.decoder.transformer.grid)
+        return join_patches(self.decoder(self.checked_latents(z, "z")), self.decoder.transformer.grid)
 
     def forward(
         self, images: Tensor, *, hidden: Tensor | None = None, perturbation: Perturbation | None = None
@@ -155,9 +153,7 @@ def shape_settings(config: MAETokConfig) -> dict[str, Any]:
 
 
 def _check(config: MAETokConfig, decoder_patch: int) -> None:
-    for name, patch in (("patch_size", config.patch_size), ("decoder_patch_size", decoder_patch)):
-        if config.image_size % patch:
-            raise ValueError(f"image_size must be a multiple of {name}, found {config.image_size} and {patch}")
+    check_patches(config.image_size, patch_size=config.patch_size, decoder_patch_size=decoder_patch)
     low, high = config.hidden
     if not 0 <= low <= high < 1:
         raise ValueError(f"hidden must be two shares, the smaller first, below 1; found {config.hidden}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...model_configs import TiTokConfig
 from ..precision import in_float32
-from ..vit import join_patches
+from ..vit import check_patches, join_patches
 from .conv_layers import ConvDecoder
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
@@ -135,9 +135,7 @@ class TiTok(QuantizedTokenizer):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
-        if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
-            raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return 2 * self.pixels(self.decoder(z_q.to(self.dtype))) - 1
+        return 2 * self.pixels(self.decoder(self.checked_latents(z_q, "z_q"))) - 1
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.quant_conv, self.quantizer
@@ -147,9 +145,7 @@ class TiTok(QuantizedTokenizer):
 
 
 def _check(config: TiTokConfig, decoder_patch: int) -> None:
-    for name, patch in (("patch_size", config.patch_size), ("decoder_patch_size", decoder_patch)):
-        if config.image_size % patch:
-            raise ValueError(f"image_size must be a multiple of {name}, found {config.image_size} and {patch}")
+    check_patches(config.image_size, patch_size=config.patch_size, decoder_patch_size=decoder_patch)
     if config.pixel_widths is not None and 2 ** (len(config.pixel_widths) - 1) != decoder_patch:
         expected = f"as many levels as make {decoder_patch} pixels of a place"
         raise ValueError(f"pixel_widths must have {expected}, found {len(config.pixel_widths)}")

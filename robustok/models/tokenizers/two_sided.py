@@ -10,9 +10,10 @@ from ..saving import Pretrained
 
 
 class TwoSidedTokenizer(Pretrained):
-    """A family defines `encode`, `decode`, `last_layer`, `encoder_side` and `decoder_side`."""
+    """A family defines `encode`, `decode`, `latent_shape`, `last_layer`, `encoder_side` and `decoder_side`."""
 
     image_size: int  # pixels along one side
+    latent_shape: tuple[int, int]  # (L, D) of `encode`'s result
     _encoder_frozen = False
 
     def encode(self, images: Tensor) -> Tensor:
@@ -38,6 +39,12 @@ class TwoSidedTokenizer(Pretrained):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
         return images.to(self.dtype)
+
+    def checked_latents(self, z: Tensor, name: str) -> Tensor:
+        """Latents in the dtype of the weights; ValueError, which calls them `name`, unless they are (B, L, D)."""
+        if z.ndim != 3 or z.shape[1:] != self.latent_shape:
+            raise ValueError(f"{name} must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z.shape)}")
+        return z.to(self.dtype)
 
     @property
     def device(self) -> torch.device:

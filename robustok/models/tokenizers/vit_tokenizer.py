@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ...model_configs import TokenizerConfig
 from ..precision import in_float32
-from ..vit import ViT, join_patches, resample_positions
+from ..vit import ViT, check_patches, join_patches, resample_positions
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer, ProductQuantizer
 from .residual import ResidualQuantizer
@@ -123,9 +123,7 @@ class ViTTokenizer(QuantizedTokenizer):
 
     def decode(self, z_q: Tensor) -> Tensor:
         """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
-        if z_q.ndim != 3 or z_q.shape[1:] != self.latent_shape:
-            raise ValueError(f"z_q must be (B, {', '.join(map(str, self.latent_shape))}), found {tuple(z_q.shape)}")
-        return self.decoder(self.post_quant_conv(z_q.to(self.dtype)))
+        return self.decoder(self.post_quant_conv(self.checked_latents(z_q, "z_q")))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         """ViT with latent tokens and level embedding, `quant_conv`, codebook."""
@@ -149,10 +147,7 @@ def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
 
 def _grids(config: TokenizerConfig) -> tuple[int, int]:
     """Patches and latents along one side."""
-    if config.image_size % config.patch_size:
-        raise ValueError(
-            f"image_size must be a multiple of patch_size, found {config.image_size} and {config.patch_size}"
-        )
+    check_patches(config.image_size, patch_size=config.patch_size)
     patches = config.image_size // config.patch_size
     count = patches**2 if config.num_latents is None else config.num_latents
     latents = round(count**0.5)
