@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from ..core.errors import UserError
+from ..samplers.settings import check
 
 SHARES = ("dropout", "attention_dropout", "token_dropout", "class_dropout", "drop_path")
 ABOVE_ZERO = ("mlp_ratio", "temperature", "latent_std")
@@ -25,33 +25,28 @@ def check_ranges(config: Any, section: str) -> None:
     for f in fields(config):
         value, name = getattr(config, f.name), f"{section}.{f.name}"
         if f.name in SHARES:
-            _expect(0 <= value <= 1, name, value, "a share in [0, 1]")
+            check(0 <= value <= 1, name, value, "a share in [0, 1]")
         elif isinstance(value, int) and not isinstance(value, bool) and not isinstance(f.default, float):
             least = 0 if f.default == 0 else 1
-            _expect(value >= least, name, value, f"a whole number from {least}")
+            check(value >= least, name, value, f"a whole number from {least}")
         elif isinstance(value, float | int) and not isinstance(value, bool):
             expected = "above 0" if f.name in ABOVE_ZERO else "at least 0"
             holds = value > 0 if f.name in ABOVE_ZERO else value >= 0 or f.name == "latent_mean"
-            _expect(holds, name, value, expected)
+            check(holds, name, value, expected)
         elif f.name == "scales" and value is not None:
-            _expect(len(value) > 0 and min(value) >= 1, name, value, "whole numbers from 1")
+            check(len(value) > 0 and min(value) >= 1, name, value, "whole numbers from 1")
         elif f.name == "hidden":
             rising = len(value) == 2 and 0 <= value[0] <= value[1] < 1
-            _expect(rising, name, value, "two shares in [0, 1), the smaller first")
+            check(rising, name, value, "two shares in [0, 1), the smaller first")
     for name, divisor in DIVIDED:
         value, by = _of(config, name), _of(config, divisor)
         if value is not None and by is not None:
-            _expect(value % by == 0, f"{section}.{name}", value, f"a multiple of {section}.{divisor} = {by}")
+            check(value % by == 0, f"{section}.{name}", value, f"a multiple of {section}.{divisor} = {by}")
     if getattr(config, "codebooks", 0):
-        _expect(config.codebook_size >= 1, f"{section}.codebook_size", config.codebook_size, "a whole number from 1")
+        check(config.codebook_size >= 1, f"{section}.codebook_size", config.codebook_size, "a whole number from 1")
 
 
 def _of(config: Any, name: str) -> int | None:
     """The value of a field; a decoder's that is None is that of the encoder."""
     value = getattr(config, name, None)
     return getattr(config, name.removeprefix("decoder_"), None) if value is None else value
-
-
-def _expect(holds: bool, name: str, found: object, expected: str) -> None:
-    if not holds:
-        raise UserError(f"{name}: found {found}, expected {expected}")

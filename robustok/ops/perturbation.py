@@ -19,10 +19,8 @@ from .vq.checks import (
     check_draw,
     check_images,
     check_neighbors,
-    count_images,
-    resolve_sample_ids,
+    make_draw,
     resolve_similarity,
-    scalar,
 )
 from .vq.draws import perturbation_words, rank, threshold
 from .vq.nearest import vq_nearest, vq_neighbors
@@ -114,13 +112,7 @@ def perturb(
         _check_latents(z)
     else:
         check_images(z, codebook)
-    draw = Draw(
-        alpha=scalar("alpha", alpha, torch.float64),
-        delta=scalar("delta", 1 if delta is None else delta, torch.int64),
-        seed=scalar("seed", seed, torch.int64),
-        sample_ids=resolve_sample_ids(sample_ids, z),
-        num_images=count_images(z.shape[0], beta, num_images),
-    )
+    draw = make_draw(z, alpha, beta, 1 if delta is None else delta, seed, sample_ids, num_images)
     check_draw(draw, 1 if codebook is None else len(codebook))
     if codebook is None:
         chosen, _ = _choose(z, draw)

@@ -117,6 +117,11 @@ def resolve_draw(z, codebook, alpha, beta, delta, seed, sample_ids, num_images, 
     """The arguments of `vq_perturb`, checked; the ranges of alpha, delta and seed are checked when it runs."""
     check_images(z, codebook)
     check_neighbors(neighbors)
+    return make_draw(z, alpha, beta, delta, seed, sample_ids, num_images)
+
+
+def make_draw(z, alpha, beta, delta, seed, sample_ids, num_images) -> Draw:
+    """What perturbs latents z (B, L, D), of numbers, arrays or tensors."""
     return Draw(
         alpha=scalar("alpha", alpha, torch.float64),
         delta=scalar("delta", delta, torch.int64),
