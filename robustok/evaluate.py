@@ -140,6 +140,7 @@ def reference(options: argparse.Namespace) -> None:
 
 def tokenizer(options: argparse.Namespace) -> None:
     """rFID, pFID or nFID, iFID, PSNR, SSIM, LPIPS and codebook usage of tokenizers: the benchmark table."""
+    from .evaluation.streams import open_stream
     from .evaluation.tokenizers import check_evaluable, evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
@@ -150,7 +151,8 @@ def tokenizer(options: argparse.Namespace) -> None:
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
     models = [load_tokenizer(path, **tokenizer_sizes(options)) for path in options.tokenizers]
     for path, model in zip(options.tokenizers, models, strict=True):  # all of them, before hours go into the first
-        check_evaluable(model, path, options.images, options.pfid, options.perturbation)
+        check_evaluable(model, path, options.pfid, options.perturbation)
+    streams = {size: open_stream(options.images, size) for size in dict.fromkeys(model.image_size for model in models)}
     results = Results(options.output, f"Tokenizers on {options.images}")
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
     settings |= {"perturbations": options.perturbation, "ifid": options.ifid}
@@ -158,7 +160,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     for path, model in zip(options.tokenizers, models, strict=True):
         model.to(options.device)
         with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            evaluated.append(evaluate_tokenizer(model, path, options.images, network, **settings))
+            evaluated.append(evaluate_tokenizer(model, path, streams[model.image_size], network, **settings))
         model.cpu()
     report_tokenizers(results, evaluated, network.protocol)
     protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}

@@ -19,7 +19,7 @@ from .passes import first_images
 from .perturbing import CLEAN, Setting, how_perturbable, similarity_of
 from .pfid import ALPHAS, PFID, delta_set, pfid, quick_pfid
 from .reconstruction import Reconstruction, evaluate_reconstruction
-from .streams import ImageStream, open_stream
+from .streams import ImageStream
 
 STRIP = 6  # images shown
 QUICK_IMAGES = 5000  # of the quick estimates
@@ -50,7 +50,7 @@ class TokenizerFigures:
 def evaluate_tokenizer(
     tokenizer,
     name: str,
-    images: str,
+    stream: ImageStream,
     network: Callable,
     *,
     perceptual: Callable | None = None,
@@ -59,9 +59,10 @@ def evaluate_tokenizer(
     ifid: Space | None = None,
     seed: int = 0,
 ) -> TokenizerFigures:
-    """Everything about the images at a path (see `open_stream`): reconstruction, perturbation, and some pictures.
+    """Everything about some images: reconstruction, perturbation, and some pictures.
 
     Args:
+        stream: the images at the tokenizer's size.
         pfid: how far perturbed reconstructions are measured: in "full", a "quick" estimate, or "none".
         perturbations: which kinds; None: pFID's own for a tokenizer with codes, Gaussian noise (nFID) for a continuous
             one.
@@ -71,7 +72,7 @@ def evaluate_tokenizer(
     be of: perturbed tokens are drawn from the largest products, all others go to the nearest code.
     Raises UserError as `check_evaluable`.
     """
-    stream = check_evaluable(tokenizer, name, images, pfid, perturbations)
+    check_evaluable(tokenizer, name, pfid, perturbations)
     discrete, how = is_discrete(tokenizer), how_perturbable(tokenizer)
     kinds = _kinds(tokenizer, pfid, perturbations)
     plain = evaluate_reconstruction(tokenizer, stream, network, perceptual)
@@ -107,15 +108,9 @@ def evaluate_tokenizer(
     )
 
 
-def check_evaluable(
-    tokenizer, name: str, images: str, pfid: str, perturbations: Sequence[Kind] | None = None
-) -> ImageStream:
-    """Opens the images for a tokenizer, before any work; arguments as `evaluate_tokenizer`.
-
-    Raises UserError where they cannot be opened, and where the tokenizer cannot be perturbed as asked for.
-    """
+def check_evaluable(tokenizer, name: str, pfid: str, perturbations: Sequence[Kind] | None = None) -> None:
+    """Raises UserError where the tokenizer cannot be perturbed as asked for; arguments as `evaluate_tokenizer`."""
     _check_kinds(name, _kinds(tokenizer, pfid, perturbations), is_discrete(tokenizer), how_perturbable(tokenizer))
-    return open_stream(images, tokenizer.image_size)
 
 
 def _kinds(tokenizer, pfid: str, perturbations: Sequence[Kind] | None) -> list[Kind]:
