@@ -92,12 +92,10 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
         folded = FoldedFeatures(job.features)
         samples, agreement = moments_and_agreement(folded, decode_batches(decoder, made), classes)
         gfd, left_out = frechet_distance(samples, reference), folded.left_out(reference)
-        again = (reconstructed(decoder, batch) for batch in in_order(images.test))
         found = (robust if before else _robustness(job, decoder)).figures() | {
             "gfd": gfd,
             "gfd_interval": interval(gfd, left_out),
             "class_agreement": agreement,
-            "rfd": frechet_distance(moments_of(job.features, again), reference),
         }
         if before:
             start, start_left_out = gfd, left_out
