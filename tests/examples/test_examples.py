@@ -64,3 +64,10 @@ def test_pfid_of_a_vqmodel():
     pooled = lambda batch: SimpleNamespace(features=batch.float().mean((2, 3)))  # noqa: E731
     result = pfid(rows, images, pooled, alphas=(1.0,), deltas=(1, 32))
     assert result.table[1.0, 1] == pytest.approx(result.rfid) and result.table[1.0, 32] != result.rfid
+
+
+def test_post_training(tmp_path, capsys):
+    tiny = {"data.test": 1000, "classifier.epochs": 2, "evaluation.samples_per_class": 2}
+    found = runpy.run_path(str(EXAMPLES / "post_training.py"))["main"]([str(tmp_path / "new")], **tiny)
+    assert found["decoder.pt"] < 0.9 * found["vq.pt"], "the decoder learned"
+    assert "their tokens are the same" in capsys.readouterr().out
