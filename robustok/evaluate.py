@@ -265,9 +265,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
         add_generator_sizes(sampled)
-        note = ", or as the run of the generator"
         add_tokenizer_sizes(sampled, heads="tokenizer_heads")
-        add_sampling(sampled, sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()), note=note)
+        kinds = {"tokens": sampling_of(SamplingConfig()), "latents": sampling_of(FlowSamplingConfig())}
+        add_sampling(sampled, kinds, first="that of the run that made the generator, else ")
     return parser
 
 

@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         found.add_argument("--limit", type=positive, default=1000, help="images at most, about (default 1000)")
     against.add_argument("--generator", required=True, help="whose latents are compared")
     against.add_argument("--per_class", type=positive, default=1, help="generated images of each class (default 1)")
-    add_sampling(against, NO_GUIDANCE)
+    add_sampling(against, {"tokens": NO_GUIDANCE})
     clusters = command(elbow, "")
     add_network(clusters, NETWORKS, INCEPTION_WEIGHTS)
     clusters.add_argument("--size", type=positive, help="resize and crop to SIZE x SIZE (default: as stored)")

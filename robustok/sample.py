@@ -191,7 +191,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("sample", __doc__)
     add = parser.add_argument
     add("--generator", required=True, help="the generator: a checkpoint of this package or a released file")
-    add("--tokenizer", help="the tokenizer that decodes its tokens, likewise (default: none, only tokens are made)")
+    add(
+        "--tokenizer",
+        help="the tokenizer that decodes what it makes: a checkpoint or a released file (default: no images)",
+    )
     add_generator_sizes(parser)
     add_tokenizer_sizes(parser, heads="tokenizer_heads")
     add(
@@ -201,8 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--n", "--images", type=positive, default=50_000, help="how many images, in all (default 50000)")
     add("--classes", type=_numbers(int), help="numbers of the classes to make, with commas (default: all)")
     add("--class_weights", type=_numbers(float), help="share of each class, with commas (default: equal shares)")
-    kinds = (sampling_of(SamplingConfig()), sampling_of(FlowSamplingConfig()))
-    add_sampling(parser, *kinds, note=", or as the preset says, or the run of the generator")
+    kinds = {"tokens": sampling_of(SamplingConfig()), "latents": sampling_of(FlowSamplingConfig())}
+    add_sampling(parser, kinds, first="that of --preset, else of the run that made the generator, else ")
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=positive, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
     add("--shard", type=positive, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")

@@ -20,12 +20,14 @@ from .core.text import say
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
 
+STAGE_NAMES = ("classifier", "tokenizer", "tokens", "generator", "pairs", "discriminator", "post", "evaluate")
+
 
 def main(argv: list[str]) -> int:
     """Parses the settings and runs the stages asked for; returns the exit code."""
     named = any(argument.split("=")[0] == "--config" for argument in argv)
     parser = run_config_parser("robustok.train", None if named else str(preset_path("digits")))
-    parser.add_argument("--stage", default="all", help="run this stage alone, or all in order; a wrong name lists them")
+    parser.add_argument("--stage", default="all", help="all in order, or one alone: " + ", ".join(STAGE_NAMES))
     parser.add_argument(
         "--dry_run", action="store_true", help="check the settings and the data, say what would be done, and end"
     )

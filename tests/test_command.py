@@ -9,6 +9,8 @@ import pytest
 from robustok import check_data
 from robustok.__main__ import VERBS, main
 from robustok.core.version import __version__
+from robustok.job.registry import STAGES
+from robustok.train import STAGE_NAMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,3 +60,7 @@ def test_a_verb_gets_its_arguments_and_gives_its_exit_code(called, monkeypatch):
 def test_the_package_installs_the_command():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"robustok": "robustok.__main__:main"}
+
+
+def test_the_help_of_train_names_the_stages():
+    assert tuple(STAGES) == STAGE_NAMES

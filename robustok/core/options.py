@@ -73,9 +73,9 @@ def add_output(parser: ArgumentParser, default: str, holds: str) -> None:
 
 def add_generator_sizes(parser: ArgumentParser) -> None:
     """--num_heads and --num_tokens, for `generator_sizes`."""
-    of = "of a published generator whose file cannot say (default: as the file says)"
-    parser.add_argument("--num_heads", type=positive, help=f"attention heads {of}")
-    parser.add_argument("--num_tokens", type=positive, help=f"tokens an image {of}")
+    of = "of the generator, needed where a published file does not hold it (default: what the file says)"
+    parser.add_argument("--num_heads", type=positive, help=f"number of attention heads {of}")
+    parser.add_argument("--num_tokens", type=positive, help=f"number of tokens an image {of}")
 
 
 def generator_sizes(options: Namespace) -> dict[str, int | None]:
@@ -87,9 +87,10 @@ def add_tokenizer_sizes(parser: ArgumentParser, heads: str = "num_heads") -> Non
     """What a published file may not say of a tokenizer, for `tokenizer_sizes`: --image_size, --similarity and its
     heads, whose option a verb that opens a generator too gives another name.
     """
-    of = "of a published model whose file cannot say (default: as the file says)"
-    parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=positive, help=f"attention heads {of}")
-    parser.add_argument("--image_size", type=positive, help=f"pixels along one side {of}")
+    of = "needed where a published file does not hold it (default: what the file says)"
+    count = f"number of attention heads of the tokenizer, {of}"
+    parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=positive, help=count)
+    parser.add_argument("--image_size", type=positive, help=f"pixels along one side of the tokenizer's images, {of}")
     parser.add_argument(
         "--similarity", choices=("l2", "cosine", "dot"), help=f"how latents and codes are compared, {of}"
     )
@@ -163,17 +164,21 @@ def sampling_of(config: object) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _SAMPLING if hasattr(config, name)}
 
 
-def add_sampling(parser: ArgumentParser, *defaults: Settings, note: str = "") -> None:
-    """An option for each sampling setting in `defaults`, those of each kind of generator that may be sampled; `note`
-    says what else than they may decide.
+def add_sampling(parser: ArgumentParser, defaults: Mapping[str, Settings], first: str = "") -> None:
+    """An option for each sampling setting in `defaults`, which are those of each kind of generator that may be sampled,
+    by what it makes ("tokens", "latents"); `first` says in the help what is asked before them.
 
     An option that is not given is no attribute of what the parser returns: None is a value of its own.
     """
-    for name in dict.fromkeys(name for settings in defaults for name in settings):
+    for name in dict.fromkeys(name for settings in defaults.values() for name in settings):
         kind, meaning = _SAMPLING[name]
-        values = [settings[name] for settings in defaults if name in settings]
-        said = " or ".join("none" if value is None else str(value) for value in values)
-        parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=f"{meaning} (default {said}{note})")
+        values = {made: settings[name] for made, settings in defaults.items() if name in settings}
+        only = f"for {next(iter(values))} only; " if len(values) < len(defaults) else ""
+        said = ["none" if value is None else str(value) for value in values.values()]
+        if len(values) > 1:
+            said = [f"{value} for {made}" for made, value in zip(values, said, strict=True)]
+        default = f"(default: {first}{', '.join(said)})"
+        parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=f"{only}{meaning} {default}")
 
 
 def sampling_settings(options: Namespace, defaults: Settings) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Settings:
 
 def parsed(*argv: str):
     parser = verb_parser("test", "what it does")
-    add_sampling(parser, sampling_of(Settings()))
+    add_sampling(parser, {"tokens": sampling_of(Settings())})
     return parser.parse_args(argv)
 
 
@@ -66,7 +66,7 @@ def test_other_words_are_refused(option, capsys):
 def test_an_option_of_another_kind_of_generator_is_refused():
     """Where generators of two kinds may be sampled, what is given must belong to the one that is."""
     parser, flow = verb_parser("test", None), {"steps": 50, "guidance_scale": 1.5, "guidance_interval": None}
-    add_sampling(parser, DEFAULTS, flow)
+    add_sampling(parser, {"tokens": DEFAULTS, "latents": flow}, first="that of a preset, else ")
     given = parser.parse_args(["--steps", "7", "--guidance_interval", "0.2,0.8"])
     assert sampling_settings(given, flow) == {"steps": 7, "guidance_scale": 1.5, "guidance_interval": (0.2, 0.8)}
     with pytest.raises(
@@ -74,12 +74,14 @@ def test_an_option_of_another_kind_of_generator_is_refused():
     ):
         sampling_settings(given, DEFAULTS)
     assert sampling_settings(parser.parse_args(["--guidance_interval=none"]), flow) == flow
-    assert "(default 6.0 or 1.5)" in " ".join(parser.format_help().split())
+    said = " ".join(parser.format_help().split())
+    assert "1 is no guidance (default: that of a preset, else 6.0 for tokens, 1.5 for latents)" in said
+    assert "for tokens only; divides" in said and "(default: that of a preset, else 1.02)" in said
 
 
 def test_only_the_settings_asked_for_become_options():
     parser = verb_parser("test", None)
-    add_sampling(parser, {"guidance_scale": 1.0})
+    add_sampling(parser, {"tokens": {"guidance_scale": 1.0}})
     with pytest.raises(SystemExit):
         parser.parse_args(["--top_k", "1"])
     assert sampling_settings(parser.parse_args([]), {"guidance_scale": 1.0}) == {"guidance_scale": 1.0}
@@ -146,7 +148,10 @@ def test_verbs_of_one_option_describe_it_alike(verb, command, capsys):
         verb.main([*command, "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    for words in ("none: guidance is constant (default 1.15", "auto: a GPU where there is one (default auto)"):
+    for words in (
+        "of the run that made the generator, else 6.0 for tokens, 1.5 for latents)",
+        "auto: a GPU where there is one (default auto)",
+    ):
         assert words in said
 
 
