@@ -1,23 +1,26 @@
-"""Prints the configuration reference: every setting of a run with type, default and meaning, off the dataclasses.
+"""Prints the configuration reference: every setting of a run with what it may be, default and meaning, off the
+dataclasses.
 
     python docs/configuration.py > docs/configuration.md
 
-What a setting means is the comment beside it in robustok/config.py and robustok/model_configs.py.
+What a setting may be and means stands beside it in robustok/config.py and robustok/model_configs.py.
 """
 
 import ast
 import inspect
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from typing import get_type_hints
 
 from robustok.config import RunConfig
+from robustok.core.settings import expected
 
 HEAD = """# Configuration
 
 Every setting of `python -m robustok.train`: a line of a YAML file (`--config FILE`), or an option
 (`--perturbation.alpha 0.9`). Presets are in `configs/`; `--print_config` shows what a run would take.
 """
-TABLE = "| setting | type | default | meaning |\n|---|---|---|---|"
+TABLE = "| setting | what it may be | default | meaning |\n|---|---|---|---|"
 
 
 def main() -> None:
@@ -37,11 +40,11 @@ def page() -> Iterator[str]:
 def section(title: str, config: type, prefix: str) -> Iterator[str]:
     """Heading, docstring and table of one dataclass."""
     yield f"## {title}\n\n{inspect.cleandoc(config.__doc__)}\n\n{TABLE}"
-    said = comments(config)
+    said, hints = comments(config), get_type_hints(config)
     for f in fields(config):
         if f.default_factory is not MISSING and is_dataclass(f.default_factory):
             continue  # a section of its own
-        cells = (f"`{prefix}{f.name}`", f"`{f.type}`", f"`{f.default!r}`", said.get(f.name, ""))
+        cells = (f"`{prefix}{f.name}`", expected(f, hints[f.name]), f"`{f.default!r}`", said.get(f.name, ""))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
 

@@ -1,7 +1,8 @@
 """Every setting of a run, as frozen dataclasses. The presets are YAML files in configs/.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. The shapes of the models are in model_configs.py.
+learning rates are absolute. Each setting says what it may be (`core.settings`); how settings must fit each other is in
+job/relations.py. The shapes of the models are in model_configs.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .core.settings import NAME, PATH, WORD, setting
 from .model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
@@ -22,12 +24,14 @@ RENAMED = {  # former name of a setting -> its name; files, options and stored r
 class DataConfig:
     """Which images, and how they are split, cropped and flipped."""
 
-    root: str | None = None  # folder of images (one sub-folder a class) or tar shards; None: scikit-learn's digits
-    val: int = 200  # validation images: post-training stops by them and chooses its best step
-    test: int = 300  # test images: only the final evaluation sees them
-    split_seed: int = 0
-    crop_min: float = 1.0  # random crop from a random resize: smallest and largest share of the side kept
-    crop_max: float = 1.0
+    # folder of images (one sub-folder a class) or tar shards; None: scikit-learn's digits
+    root: str | None = setting(None, PATH)
+    val: int = setting(200, "[2, inf)")  # validation images: post-training stops by them and chooses its best step
+    test: int = setting(300, "[2, inf)")  # test images: only the final evaluation sees them
+    split_seed: int = setting(0, "[0, 2**63)")
+    # random crop from a random resize: smallest and largest share of the side kept
+    crop_min: float = setting(1.0, "(0, 1]")
+    crop_max: float = setting(1.0, "(0, 1]")
     flip: bool = False  # random horizontal flip
     token_views: Literal["none", "flip", "tencrop"] = "none"  # crops of each image that the generator trains on
 
@@ -38,20 +42,20 @@ class FamilyConfig:
     section of settings. None: the family of the model in `start`, else the ViT tokenizer and RAR.
     """
 
-    tokenizer: str | None = None
-    generator: str | None = None
+    tokenizer: str | None = setting(None, WORD)
+    generator: str | None = setting(None, WORD)
 
 
 @dataclass(frozen=True)
 class FrozenConfig:
     """Weights of pretrained networks, as files; None: the small classifier trained on the run's own data instead."""
 
-    dinov2: str | None = None  # teacher of the semantic loss, and start of encoder and decoder
-    dino: str | None = None  # ViT-S/16 backbone of the discriminator
-    lpips: str | None = None  # folder with vgg.pth (the linear layers) and torchvision's VGG-16
+    dinov2: str | None = setting(None, PATH)  # teacher of the semantic loss, and start of encoder and decoder
+    dino: str | None = setting(None, PATH)  # ViT-S/16 backbone of the discriminator
+    lpips: str | None = setting(None, PATH)  # folder with vgg.pth (the linear layers) and torchvision's VGG-16
     encoder_tuning: Literal["full", "lora", "frozen"] = "full"  # which weights of the encoder's ViT learn
     decoder_tuning: Literal["full", "lora", "frozen"] = "full"
-    lora_rank: int = 8
+    lora_rank: int = setting(8, "[1, 65536]")
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ class StartConfig:
     a tokenizer only to the stage that trains it.
     """
 
-    tokenizer: str | None = None
-    generator: str | None = None
-    num_heads: int | None = None  # attention heads of a released tokenizer whose width is no standard ViT
+    tokenizer: str | None = setting(None, PATH)
+    generator: str | None = setting(None, PATH)
+    # attention heads of a released tokenizer whose width is no standard ViT
+    num_heads: int | None = setting(None, "[1, 1024]")
 
 
 @dataclass(frozen=True)
@@ -72,61 +77,64 @@ class PerturbationConfig:
 
     # The kinds of robustok.perturb; None: neighbor where the tokenizer has codes, no perturbation where it has none.
     kind: Literal["neighbor", "uniform", "adversarial", "gaussian", "interpolate", "mask"] | None = None
-    alpha: float = 1.0  # share of an image's tokens perturbed
-    beta: float = 0.1  # share of the global batch's images perturbed
-    delta: int = 100  # size of the neighbour set, of neighbor and adversarial
-    strength: float | None = None  # largest strength of gaussian and interpolate, on the scale of the latents
+    alpha: float = setting(1.0, "[0, 1]")  # share of an image's tokens perturbed
+    beta: float = setting(0.1, "[0, 1]")  # share of the global batch's images perturbed
+    delta: int = setting(100, "[1, 2**20]")  # size of the neighbour set, of neighbor and adversarial
+    # largest strength of gaussian and interpolate, on the scale of the latents
+    strength: float | None = setting(None, "[0, inf)")
     neighbors: Literal["latent", "code"] = "latent"
-    anneal_start: float = 40.0  # epochs; the ratio r is 1 until here,
-    anneal_end: float = 120.0  # falls linearly until here,
-    anneal_end_ratio: float = 0.5  # and then stays at this; alpha, int(delta) and strength are multiplied by r
+    anneal_start: float = setting(40.0, "[0, inf)")  # epochs; the ratio r is 1 until here,
+    anneal_end: float = setting(120.0, "[0, inf)")  # falls linearly until here,
+    # and then stays at this; alpha, int(delta) and strength are multiplied by r
+    anneal_end_ratio: float = setting(0.5, "[0, 1]")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the loss terms of main training and post-training (section 2)."""
 
-    reconstruction: float = 1.0
-    perceptual: float = 1.0
-    vq: float = 1.0
-    commit: float = 0.25
-    semantic: float = 0.1
-    adversarial: float = 0.5
-    adversarial_start: float = 56.0  # epochs
+    reconstruction: float = setting(1.0, "[0, inf)")
+    perceptual: float = setting(1.0, "[0, inf)")
+    vq: float = setting(1.0, "[0, inf)")
+    commit: float = setting(0.25, "[0, inf)")
+    semantic: float = setting(0.1, "[0, inf)")
+    adversarial: float = setting(0.5, "[0, inf)")
+    adversarial_start: float = setting(56.0, "[0, inf)")  # epochs
     adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
-    blur_epochs: float = 0.0  # a blur of the discriminator's inputs fades out over so long from its start; 0: none
-    lecam: float = 0.001
+    # a blur of the discriminator's inputs fades out over so long from its start; 0: none
+    blur_epochs: float = setting(0.0, "[0, inf)")
+    lecam: float = setting(0.001, "[0, inf)")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and how fast a stage learns (AdamW, warm-up and cosine)."""
 
-    epochs: float = 200.0
-    batch_size: int = 1024  # images an optimiser step, over all processes and micro-batches
-    accumulate: int = 1  # micro-batches a step
-    lr: float = 2.4e-4
-    min_lr: float = 5e-5
-    warmup_epochs: float = 1.0
-    warmup_lr: float = 1e-5  # where the warm-up starts
+    epochs: float = setting(200.0, "(0, 1e6]")
+    batch_size: int = setting(1024, "[1, 2**20]")  # images an optimiser step, over all processes and micro-batches
+    accumulate: int = setting(1, "[1, 2**16]")  # micro-batches a step
+    lr: float = setting(2.4e-4, "(0, 1]")
+    min_lr: float = setting(5e-5, "[0, 1]")
+    warmup_epochs: float = setting(1.0, "[0, inf)")
+    warmup_lr: float = setting(1e-5, "[0, 1]")  # where the warm-up starts
     decay_after_warmup: bool = False  # the cosine starts at the end of the warm-up (RAR) instead of at 0 (tokenizer)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    clip_norm: float | None = None  # largest gradient norm; None: no clipping
-    ema: float = 0.9999
-    save_every: int = 500  # optimiser steps between checkpoints
+    betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
+    weight_decay: float = setting(0.0, "[0, 10]")
+    clip_norm: float | None = setting(None, "(0, inf)")  # largest gradient norm; None: no clipping
+    ema: float = setting(0.9999, "[0, 1)")
+    save_every: int = setting(500, "[1, inf)")  # optimiser steps between checkpoints
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Optimiser of the discriminator; its schedule counts from `losses.adversarial_start`."""
 
-    lr: float = 8e-4
-    min_lr: float = 5e-5
-    warmup_epochs: float = 4.0
-    warmup_lr: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 5e-4
+    lr: float = setting(8e-4, "(0, 1]")
+    min_lr: float = setting(5e-5, "[0, 1]")
+    warmup_epochs: float = setting(4.0, "[0, inf)")
+    warmup_lr: float = setting(1e-5, "[0, 1]")
+    betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
+    weight_decay: float = setting(5e-4, "[0, 10]")
 
 
 @dataclass(frozen=True)
@@ -135,87 +143,90 @@ class WarmupConfig(DiscriminatorConfig):
     of `post_training`.
     """
 
-    epochs: float = 1.0
-    lr: float = 2e-4
-    warmup_epochs: float = 0.1  # of the learning rate
+    epochs: float = setting(1.0, "(0, 1e6]")
+    lr: float = setting(2e-4, "(0, 1]")
+    warmup_epochs: float = setting(0.1, "[0, inf)")  # of the learning rate
 
 
 @dataclass(frozen=True)
 class StoppingConfig:
     """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
 
-    every_epochs: float = 5.0
-    patience: int = 2  # checks without a better score
+    every_epochs: float = setting(5.0, "(0, inf)")
+    patience: int = setting(2, "[1, inf)")  # checks without a better score
 
 
 @dataclass(frozen=True)
 class CodebookConfig:
     """How the codebook starts: the encoder is trained without it first, then k-means of its outputs sets the codes."""
 
-    continuous_steps: int = 0  # optimiser steps without quantisation before the codebook is set; 0: random codebook
-    usage_window: int = 65536  # tokens over which usage is counted
+    # optimiser steps without quantisation before the codebook is set; 0: random codebook
+    continuous_steps: int = setting(0, "[0, inf)")
+    usage_window: int = setting(65536, "[1, inf)")  # tokens over which usage is counted
 
 
 @dataclass(frozen=True)
 class FlowSamplingConfig:
     """How a flow generator is sampled."""
 
-    steps: int = 50
+    steps: int = setting(50, "[1, 10000]")
     solver: Literal["euler", "heun", "dopri5", "sde"] = "euler"
-    guidance_scale: float = 1.5  # 1 is no guidance
-    guidance_interval: tuple[float, float] | None = None  # times of guidance, 1 is noise and 0 data; None: all
-    batch_size: int = 50
+    guidance_scale: float = setting(1.5, "[0, inf)")  # 1 is no guidance
+    # times of guidance, 1 is noise and 0 data; None: all
+    guidance_interval: tuple[float, float] | None = setting(None, "[0, 1]")
+    batch_size: int = setting(50, "[1, 2**20]")
 
 
 @dataclass(frozen=True)
 class OrderConfig:
     """Random-to-raster annealing: sequences are permuted with probability r."""
 
-    anneal_start: float = 200.0  # epochs; r is 1 until here
-    anneal_end: float = 300.0  # and 0 from here
+    anneal_start: float = setting(200.0, "[0, inf)")  # epochs; r is 1 until here
+    anneal_end: float = setting(300.0, "[0, inf)")  # and 0 from here
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How the generator is sampled (power-cosine guidance, section 5)."""
 
-    guidance_scale: float = 6.0
-    guidance_power: float | None = 1.15  # None: constant guidance
-    temperature: float = 1.02
-    top_k: int = 0
-    top_p: float = 1.0
-    batch_size: int = 50
+    guidance_scale: float = setting(6.0, "[0, inf)")
+    guidance_power: float | None = setting(1.15, "(0, inf)")  # None: constant guidance
+    temperature: float = setting(1.02, "[0, inf)")
+    top_k: int = setting(0, "[0, inf)")
+    top_p: float = setting(1.0, "(0, 1]")
+    batch_size: int = setting(50, "[1, 2**20]")
 
 
 @dataclass(frozen=True)
 class PairsConfig:
     """Pairs for post-training (section 6): generated latents beside their real images."""
 
-    sigma: float = 0.7  # how much of the real image is kept, see generation/pairs.py: 1 all, 0 nothing
+    # how much of the real image is kept, see generation/pairs.py: 1 all, 0 nothing
+    sigma: float = setting(0.7, "[0, 1]")
     modes: tuple[Literal["reencode", "direct"], ...] = ("reencode", "direct")  # one post-trained decoder each
-    per_image: int = 1  # generated ones an image
+    per_image: int = setting(1, "[1, 10000]")  # generated ones an image
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How many images the evaluation samples and takes at a time."""
 
-    samples_per_class: int = 50
-    batch_size: int = 100
+    samples_per_class: int = setting(50, "[1, 10**6]")
+    batch_size: int = setting(100, "[1, 2**20]")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One run: from images to a post-trained and evaluated tokenizer."""
 
-    name: str = "demo"
-    runs: str = "runs"  # folder that holds runs/NAME/
-    seed: int = 0
+    name: str = setting("demo", NAME)
+    runs: str = setting("runs", PATH)  # folder that holds runs/NAME/
+    seed: int = setting(0, "[0, 2**63)")
     resume: Literal["auto", "never"] = "auto"  # never: set an existing run folder aside and start over
-    device: str = "auto"  # auto: cuda where there is one, else cpu
+    device: str = setting("auto", WORD)  # auto: cuda where there is one, else cpu
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU that computes in it
     compile: bool = False
-    log_every: int = 10  # optimiser steps
+    log_every: int = setting(10, "[1, inf)")  # optimiser steps
     data: DataConfig = field(default_factory=DataConfig)
     family: FamilyConfig = field(default_factory=FamilyConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -12,8 +12,8 @@ VERBS = ("train", "pretokenize", "sample", "evaluate", "explain", "check_data", 
 # A room may import itself and the rooms named here.
 BELOW = {
     "core": (),
-    "model_configs": (),
-    "config": ("model_configs",),
+    "model_configs": ("core",),
+    "config": ("core", "model_configs"),
     "kernels": (),  # and `_C` and `_cuda`, the compiled extensions
     "ops": ("core", "kernels", "_C", "_cuda"),
     "presets": ("core", "config"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from robustok.config import RunConfig
+from robustok.core.settings import setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,14 +54,14 @@ class SecondSettings(FirstSettings):
     lr: float = 0.5  # of the second
     # Above it,
     # in two lines.
-    kind: str | None = None  # and beside it
+    kind: float | None = setting(None, "[0, 1)")  # and beside it
 
 
-def test_meanings_are_the_comments_at_the_fields(configuration):
+def test_what_may_be_and_what_it_means_stand_at_the_fields(configuration):
     *_, lr, epochs, kind, end = configuration["section"]("Second", SecondSettings, "second.")
-    assert lr == "| `second.lr` | `float` | `0.5` | of the second |"
-    assert epochs == "| `second.epochs` | `int` | `1` |  |"
-    assert kind == "| `second.kind` | `str \\| None` | `None` | Above it, in two lines. and beside it |"
+    assert lr == "| `second.lr` | a number | `0.5` | of the second |"
+    assert epochs == "| `second.epochs` | a whole number | `1` |  |"
+    assert kind == "| `second.kind` | a number in [0, 1) or null | `None` | Above it, in two lines. and beside it |"
     assert end == ""
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 
 import yaml
 
 from ..config import RENAMED, RunConfig
 from ..core.errors import UserError
+from ..core.settings import check_config, expected, walk
 from ..presets import read_settings, say_renamed
 
 
@@ -32,7 +34,9 @@ def run_config_parser(prog: str, default_config: str | None = None):
 
 
 def parse_run_config(parser, argv: list[str]):
-    """(RunConfig, the parser's other arguments) of `argv`; an unknown key is refused with the nearest valid one."""
+    """(RunConfig, the parser's other arguments) of `argv`; an unknown key is refused with the nearest valid one, and a
+    setting that is not what its field says with what that is.
+    """
     from jsonargparse import ArgumentError
 
     argv = _read_config_files(_with_new_names(argv))
@@ -43,6 +47,7 @@ def parse_run_config(parser, argv: list[str]):
     names = {f.name for f in fields(RunConfig)}
     values = vars(parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed))
     config = RunConfig(**{name: value for name, value in values.items() if name in names})
+    check_config(config)
     return config, {name: value for name, value in values.items() if name not in names}
 
 
@@ -74,17 +79,30 @@ def _read_config_files(argv: list[str]) -> list[str]:
     for argument in argv:
         option, equals, path = argument.partition("=")
         if after_option:
-            read.append(yaml.safe_dump(read_settings(argument)))
+            read.append(_settings_text(argument))
         elif option == "--config" and equals:
-            read += ["--config", yaml.safe_dump(read_settings(path))]
+            read += ["--config", _settings_text(path)]
         else:
             read.append(argument)
         after_option = argument == "--config"
     return read
 
 
+def _settings_text(path: str) -> str:
+    """The settings of a file, completed, as YAML. Raises UserError for a section that holds no settings."""
+    settings = read_settings(path)
+    sections = {name.partition(".")[0] for name in setting_names() if "." in name}
+    for name in sections & settings.keys():
+        if not isinstance(settings[name], Mapping):
+            found = settings[name]
+            raise UserError(
+                f"{path}: {name}: found {found!r}, expected a section of settings, a line `name: value` each"
+            )
+    return yaml.safe_dump(settings)
+
+
 def _explain(message: str) -> str:
-    """jsonargparse's message, with the nearest valid setting where it complains about an unknown one."""
+    """jsonargparse's message in our words: what a setting may be, or the nearest valid one to an unknown one."""
     option = re.search(r"unrecognized arguments: --(?:no_)?([\w.]+)", message)
     group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     top = re.search(r"(?:Option|Key) ['\"]([\w.]+)['\"] is not (?:accepted|expected)", message)
@@ -95,7 +113,17 @@ def _explain(message: str) -> str:
     elif top:
         found = top[1]
     else:
-        return message
+        return _explain_value(message)
     near = difflib.get_close_matches(found, setting_names(), n=1, cutoff=0.4)
     hint = f"the nearest valid setting is '{near[0]}'" if near else "--print_config lists the valid ones"
     return f"unknown setting '{found}': {hint}"
+
+
+def _explain_value(message: str) -> str:
+    """jsonargparse's message about a value of the wrong type, as `core.settings.check_config` would say it."""
+    key = re.search(r"[Kk]ey \"([\w.]+)\"", message)
+    value = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
+    said = {name: expected(f, hint) for name, _, f, hint in walk(RunConfig)}
+    if key is None or value is None or key[1] not in said:
+        return message
+    return f"{key[1]}: found {value[1]}, expected {said[key[1]]}"
