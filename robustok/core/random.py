@@ -40,12 +40,30 @@ def philox4x32(c0, c1, c2, c3, k0, k1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Arguments are int64 tensors or ints with values in [0, 2**32), broadcast together; results are int64, same range.
     """
+    if torch.compiler.is_compiling():
+        # One node of the graph: a compiler that sees the rounds writes each out in full into every use of the last.
+        return _philox_node([torch.as_tensor(word) for word in (c0, c1, c2, c3, k0, k1)]).unbind()
+    return _philox_rounds(c0, c1, c2, c3, k0, k1)
+
+
+def _philox_rounds(c0, c1, c2, c3, k0, k1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(_MULTIPLIERS[0], c0)
         high1, low1 = _multiply(_MULTIPLIERS[1], c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (c0, c1, c2, c3))))
+
+
+@torch.library.custom_op("robustok::philox", mutates_args=())
+def _philox_node(words: list[Tensor]) -> Tensor:
+    return torch.stack(_philox_rounds(*words))
+
+
+@_philox_node.register_fake
+def _(words: list[Tensor]) -> Tensor:
+    device = next((word.device for word in words if word.ndim), words[0].device)
+    return torch.empty((4, *torch.broadcast_shapes(*(word.shape for word in words))), dtype=torch.int64, device=device)
 
 
 def keyed_words(seed, stream: int, sample_ids, position, inner=0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

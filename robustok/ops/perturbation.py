@@ -6,6 +6,7 @@ sample id, token) alone, as there: the same alpha and seed choose the same token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -19,6 +20,7 @@ from .vq.checks import (
     check_draw,
     check_images,
     check_neighbors,
+    check_range,
     make_draw,
     resolve_similarity,
 )
@@ -213,12 +215,7 @@ def _checked_strength(kind: Kind, strength: float | Tensor | None, x: Tensor) ->
     t = torch.as_tensor(strength, dtype=torch.float32, device=x.device)
     if t.shape not in ((), x.shape[:1]):
         raise ValueError(f"strength: found shape {tuple(t.shape)}, expected a number or one for each image ({len(x)},)")
-    fits = (t >= 0) & (t <= (1 if kind == "interpolate" else float("inf")))
-    expected = "expected 0 to 1" if kind == "interpolate" else "expected at least 0"
-    if t.is_cuda:
-        torch._assert_async(fits.all(), f"strength: {expected}")
-    elif not fits.all():
-        raise ValueError(f"strength: found {t.max().item() if kind == 'interpolate' else t.min().item()}, {expected}")
+    check_range("strength", t, 0, 1 if kind == "interpolate" else math.inf)
     return t.reshape(-1, 1, 1)
 
 

@@ -74,3 +74,19 @@ def test_seeds_for_libraries_of_32_bits():
     large = [philox.narrow_seed(seed) for seed in (2**32, 2**33, philox.MAX_SEED)]
     assert len(set(large)) == 3
     assert all(0 <= seed < 2**32 for seed in large)
+
+
+def test_a_compiler_sees_one_node_for_the_rounds():
+    """Ten rounds written out in full into each other made compilation run for minutes and gigabytes."""
+    nodes: list[str] = []
+
+    def count(graph, _inputs):
+        nodes.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    def draw(ids):
+        return torch.stack(keyed_words(7, 3, ids, torch.arange(4)))
+
+    ids = torch.arange(5)[:, None]
+    torch.testing.assert_close(torch.compile(draw, backend=count, fullgraph=True)(ids), draw(ids), rtol=0, atol=0)
+    assert sum("philox" in name for name in nodes) == 1 and len(nodes) < 30
