@@ -85,7 +85,7 @@ def test_a_compiler_sees_one_node_for_the_rounds():
         return graph.forward
 
     def draw(ids):
-        return torch.stack(keyed_words(7, 3, ids, torch.arange(4)))
+        return torch.stack(philox.keyed_words(7, 3, ids, torch.arange(4)))
 
     ids = torch.arange(5)[:, None]
     torch.testing.assert_close(torch.compile(draw, backend=count, fullgraph=True)(ids), draw(ids), rtol=0, atol=0)
