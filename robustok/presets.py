@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .config import RENAMED, RunConfig, with_new_names
 from .core.errors import UserError
 from .core.options import sampling_of
 from .core.text import say
+from .core.yaml_reading import read_yaml
 
 _here = Path(__file__).parent
 FOLDER = _here / "configs" if (_here / "configs").is_dir() else _here.parent / "configs"  # in a wheel, in a source tree
@@ -34,10 +33,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Settings under a former name are taken over under the present one, with a line on standard error that says so.
     Raises UserError for a file that is missing or no YAML mapping, and for a base that is no preset.
     """
-    try:
-        written = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML ({error}); the presets are in {FOLDER}") from error
+    written = read_yaml(path, f"the presets are in {FOLDER}")
     if not isinstance(written, Mapping):
         raise UserError(f"{path} holds {str(written)[:60]!r}; expected settings, a line `name: value` each")
     settings = with_new_names(written, lambda old: say_renamed(path, old))

@@ -24,9 +24,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from ..core.errors import UserError
+from ..core.yaml_reading import read_yaml
 from ..presets import FOLDER
 
 SHIPPED = FOLDER / "benchmarks"
@@ -77,13 +76,7 @@ def read_list(path: str | Path) -> BenchmarkList:
     """The list in a YAML file, or the shipped one of that name. Raises UserError naming the entry and the key."""
     shipped = SHIPPED / f"{path}.yaml"
     file = shipped if shipped.is_file() and not Path(path).exists() else Path(path)
-    try:
-        written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-        raise UserError(
-            f"{path} cannot be read as a list of tokenizers ({error}); shipped lists are {names}"
-        ) from error
+    written = read_yaml(file, f"shipped lists are {', '.join(sorted(p.stem for p in SHIPPED.glob('*.yaml')))}")
     if not isinstance(written, dict) or not isinstance(written.get("tokenizers"), list) or not written["tokenizers"]:
         raise UserError(f"{path}: found no tokenizers; expected a line `tokenizers:` and an entry for each below it")
     if unknown := written.keys() - {"tokenizers", "notes"}:

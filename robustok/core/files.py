@@ -17,7 +17,9 @@ from secrets import token_hex
 from typing import Any
 
 from .errors import UserError
+from .parsing import parsing, read_bounded
 
+MOST_JSON = 1 << 25  # bytes; the manifest of a million classes by name fits
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # what `_temporary_name` makes
 
 
@@ -55,11 +57,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError when it is missing or not valid."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    """The content of a JSON file. Raises UserError when it is missing, not valid, or larger than MOST_JSON."""
+    with parsing(path, "JSON"):
+        return json.loads(read_bounded(path, MOST_JSON))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds one object. Raises UserError, as `read_json`, and for anything else."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds {str(record)[:60]!r}; expected one JSON object, {{name: value}}")
+    return record
 
 
 def refuse_inside(option: str, output: str | Path, inputs: Mapping[str, str | Path | None]) -> None:

@@ -4,10 +4,16 @@ All of them are made for one file, so that nothing a pickle does to them lasts; 
 """
 
 import argparse
+import math
 from typing import Any
 
 import torch
 
+from ..core.errors import UserError
+
+MOST_VALUES = 5_000_000  # that an object comes to
+MOST_BITS = 1024  # of a whole number
+MOST_REPEATED = 1 << 20  # numbers of an expanded tensor, one stored number seen as many
 # Packages whose classes hold no weights. Lightning's checkpoints name some beside the weights.
 LEFT_OUT = ("pytorch_lightning", "lightning", "lightning_fabric")
 # What a pickle makes NumPy's numbers of, as a best loss beside the weights is one; weights are torch's.
@@ -51,6 +57,9 @@ def allowed_globals() -> dict[tuple[str, str], Any]:
     """(module, name) -> what takes its place."""
 
     def rebuild_tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+        count = math.prod(size)
+        if count > max(storage.numel(), MOST_REPEATED):  # a stride of 0 makes any size of one number
+            raise ValueError(f"a tensor {tuple(size)} of {storage.numel()} stored numbers")
         return storage.as_strided(size, stride, offset)  # torch checks the bounds
 
     def rebuild_parameter(data, requires_grad=False, hooks=None):
@@ -78,18 +87,45 @@ def allowed_globals() -> dict[tuple[str, str], Any]:
     return allowed
 
 
-def plain(value: Any) -> Any:
-    """`value` with plain types in place of the classes made for one file, and without what is left out."""
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if not (_is_left_out(key) or _is_left_out(item))}
-        return {plain(key): plain(item) for key, item in kept.items()}
+def plain(value: Any, where: str) -> Any:
+    """`value` with plain types in place of the classes made for one file, and without what is left out.
+
+    Raises UserError naming `where` for what holds itself, and for more than MOST_VALUES values, counted again wherever
+    one repeats: who walks over the result later need not count.
+    """
+    made, size = _plain(value, {})
+    if size > MOST_VALUES:
+        found = "a value that holds itself" if size == math.inf else f"{size:,} values, most of them the same again"
+        raise UserError(f"{where} holds {found}: no torch checkpoint does")
+    return made
+
+
+def _plain(value: Any, known: dict[int, tuple[Any, float]]) -> tuple[Any, float]:
+    """(the plain value, how many values it comes to); each container is walked once."""
+    if not isinstance(value, dict | list | tuple | argparse.Namespace):
+        return _plain_number(value), 1
+    if id(value) in known:
+        return known[id(value)]
+    known[id(value)] = None, math.inf  # what it comes to if it is met again before it is counted
+    made: Any
     if isinstance(value, argparse.Namespace):
-        return argparse.Namespace(**plain(vars(value)))
-    if isinstance(value, list):
-        return [plain(item) for item in value if not _is_left_out(item)]
-    if isinstance(value, tuple):
-        return tuple(plain(item) for item in value if not _is_left_out(item))
+        names, size = _plain(vars(value), known)
+        made = argparse.Namespace(**names) if size < math.inf else None
+    elif isinstance(value, dict):
+        kept = [pair for pair in value.items() if not any(map(_is_left_out, pair))]
+        pairs = [(_plain(key, known), _plain(item, known)) for key, item in kept]
+        made, size = {key: item for (key, _), (item, _) in pairs}, sum(a + b for (_, a), (_, b) in pairs)
+    else:
+        items = [_plain(item, known) for item in value if not _is_left_out(item)]
+        made, size = (list if isinstance(value, list) else tuple)(item for item, _ in items), sum(n for _, n in items)
+    known[id(value)] = made, 1 + size
+    return known[id(value)]
+
+
+def _plain_number(value: Any) -> Any:
     if isinstance(value, int) and type(value) is not bool:
+        if value.bit_length() > MOST_BITS:
+            raise ValueError(f"a whole number of {value.bit_length():,} bits")
         return bool(value) if type(value).__name__ == "ScalarBoolean" else int(value)
     return float(value) if isinstance(value, float) else value
 

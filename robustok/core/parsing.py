@@ -1,0 +1,71 @@
+"""Reading what somebody else wrote: bounded before it is parsed, and one message that names the file where it is bad.
+
+A file may be cut off, of another kind, or made to hurt: nested without end, or a kilobyte that stands for gigabytes.
+Who reads one bounds its size, count and depth first, and lets `parsing` turn into a UserError whatever a parser raises.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import RunError, UserError
+
+DAMAGED = "it is damaged, incomplete or another kind of file: make or fetch it again"
+# The system's reasons that lie with the path that the user gave, not with the machine.
+_OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
+_SHOWN = 300  # characters of a parser's own message
+
+
+@contextmanager
+def parsing(path: str | Path, kind: str, cure: str = DAMAGED) -> Iterator[None]:
+    """Raises UserError "PATH cannot be read as KIND (why); CURE" for whatever the body raises while it parses a file.
+
+    Our own errors pass, and so do the system's that are no fault of the path (a disk that fails).
+    """
+    try:
+        yield
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # a hostile file can make a parser raise anything
+        of_system = isinstance(error, OSError) and error.errno is not None  # decompressors raise it without
+        if of_system and error.errno not in _OF_THE_PATH:
+            raise
+        why = error.strerror if of_system else _why(error)
+        raise UserError(f"{path} cannot be read as {kind} ({why}); {cure}") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    return f"{type(error).__name__}: {str(error)[:_SHOWN]}".removesuffix(": ")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file to read its bytes. Raises UserError for what is none after following links: a pipe, a device, ..."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe waits for somebody who writes
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is no regular file; expected a file, or a link to one")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. Raises UserError for a larger one; OSError."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path} is larger than {most:,} bytes, the most that a file of its kind may have")
+    return data
+
+
+def inside(folder: Path, name: object, where: str | Path) -> Path:
+    """The file or folder that a file `where` names in `folder`. Raises UserError unless it is a plain name."""
+    if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise UserError(f"{where} names {name!r:.100}; expected the name of something in {folder}, without a path")
+    return folder / name
