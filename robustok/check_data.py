@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .core.cli import run_verb
-from .core.files import refuse_inside
+from .core.files import written_whole
 from .core.options import verb_parser
+from .core.paths import FILE, check_output
 from .core.text import say
 
 COUNTS = (  # figures shown, in this order, where there are any
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sheet", type=Path, help="PNG file to draw 16 of the images into (default: none is drawn)")
     options = parser.parse_args(argv)
     if options.sheet is not None:
-        refuse_inside("--sheet", options.sheet, {"PATH": options.path})
+        check_output("--sheet", options.sheet, {"PATH": options.path}, kind=FILE)
     found = {"path": options.path, **_survey(options.path, options.sheet)}
     if options.json:
         print(json.dumps(found, indent=1))  # ASCII, and any name comes back out of it
@@ -56,8 +57,8 @@ def _survey(path: str, sheet: Path | None) -> dict[str, Any]:
         found = survey_images(source, progress.show)
     if sheet is None:
         return found
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    thumbnail_sheet(source).save(sheet, "PNG")
+    with written_whole(sheet) as temporary:
+        thumbnail_sheet(source).save(temporary, "PNG")
     return {**found, "sheet": str(sheet)}
 
 

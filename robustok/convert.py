@@ -18,6 +18,7 @@ from .core.cli import run_verb
 from .core.errors import RunError, UserError
 from .core.files import written_whole
 from .core.options import add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
+from .core.paths import NOTHING, check_output, found_at
 from .core.text import say
 from .formats.layout import HubFolder
 from .model_configs import TokenizerConfig
@@ -41,8 +42,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--num_tokens", type=positive, help="tokens an image of a published generator, if SRC has none")
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
-    if options.target.exists():
-        raise UserError(f"{options.target} exists; choose another name or remove it")
+    if (found := found_at(options.target)) != NOTHING:
+        raise UserError(f"DST: {options.target} {found}; choose another name or remove it")
+    check_output("DST", options.target)
     given = tokenizer_sizes(options) | {"num_tokens": options.num_tokens}
     checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)

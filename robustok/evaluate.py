@@ -26,7 +26,6 @@ import torch
 from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import resolve_device
-from .core.files import refuse_inside
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -42,6 +41,7 @@ from .core.options import (
     tokenizer_sizes,
     verb_parser,
 )
+from .core.paths import FILE, FOLDER, check_output
 from .core.text import say
 
 
@@ -50,8 +50,8 @@ def main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
     read = {name: getattr(options, name, None) for name in ("images", "reference")}
-    written = "save" if hasattr(options, "save") else "output"
-    refuse_inside(f"--{written}", getattr(options, written), read)
+    written, kind = ("save", FILE) if hasattr(options, "save") else ("output", FOLDER)
+    check_output(f"--{written}", getattr(options, written), read, kind=kind)
     options.command(options)
 
 

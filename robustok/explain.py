@@ -21,7 +21,7 @@ import torch
 from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.errors import UserError
-from .core.files import read_json, refuse_inside
+from .core.files import read_json
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -36,6 +36,7 @@ from .core.options import (
     tokenizer_sizes,
     verb_parser,
 )
+from .core.paths import check_output
 
 NO_GUIDANCE = {"guidance_scale": 1.0}
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
-    refuse_inside("--output", options.output, {"--images": getattr(options, "images", None)})
+    check_output("--output", options.output, {"--images": getattr(options, "images", None)})
     results = Results(options.output, f"{options.command.__doc__.split('.')[0]}")
     options.command(options, results)
     results.save()

@@ -12,6 +12,7 @@ from typing import Any
 from .config import RENAMED, RunConfig, with_new_names
 from .core.errors import UserError
 from .core.options import sampling_of
+from .core.paths import given_path
 from .core.text import say
 from .core.yaml_reading import read_yaml
 
@@ -43,7 +44,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 def run_settings_file(checkpoint: str | Path) -> Path | None:
     """config.yaml of the run that a checkpoint, or the folder of a stage, lies in; None for one that lies in none."""
-    path = Path(checkpoint).expanduser().resolve()
+    path = Path(os.path.realpath(given_path(checkpoint)))
     for stage in (path, path.parent):
         settings = stage.parent / "config.yaml"
         if settings.is_file() and any(stage.glob("step-*")):

@@ -19,8 +19,8 @@ from pathlib import Path
 from .core.cli import run_verb
 from .core.device import check_device_name
 from .core.errors import UserError
-from .core.files import refuse_inside
 from .core.options import add_device, add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
+from .core.paths import FILE, FOLDER, check_output
 from .core.text import say
 
 
@@ -54,8 +54,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--num_classes", type=positive, help="number of classes; needed for .jsonl")
     options = parser.parse_args(argv)
     check_device_name(options.device)
-    refuse_inside("DST", options.target, {"SRC": options.source})
-    if options.source.endswith(".jsonl"):
+    imported = options.source.endswith(".jsonl")
+    one_file = options.target.suffix in (".jsonl", ".json") and not imported
+    check_output("DST", options.target, {"SRC": options.source}, kind=FILE if one_file else FOLDER)
+    if imported:
         return _import(options)
     if options.target.suffix == ".jsonl":
         return _export(options)

@@ -24,7 +24,6 @@ from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
-from .core.files import refuse_inside
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -40,6 +39,7 @@ from .core.options import (
     tokenizer_sizes,
     verb_parser,
 )
+from .core.paths import FILE, FOLDER, check_output
 from .core.text import say
 from .generation.image_writer import KINDS
 
@@ -76,7 +76,8 @@ def main(argv: list[str]) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses what cannot work before anything is loaded."""
-    refuse_inside("--output", options.output, {"--reference": options.reference})
+    drawn = options.grid and Path(options.output).suffix == ".png"
+    check_output("--output", options.output, {"--reference": options.reference}, kind=FILE if drawn else FOLDER)
     needs = [name for name in ("reference", "save", "grid") if getattr(options, name)]
     if needs and not options.tokenizer:
         raise UserError(f"--{needs[0]} needs images: give the --tokenizer that decodes the generator's tokens")

@@ -10,12 +10,11 @@ The same command again resumes; finished stages are not run again.
 import shlex
 import sys
 import warnings
-from pathlib import Path
 
 from .config import RunConfig
 from .core.cli import run_verb
 from .core.errors import UserError
-from .core.files import refuse_inside
+from .core.paths import check_output, given_path
 from .core.text import say
 from .job.command_line import parse_run_config, run_config_parser
 from .presets import preset_path
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> int:
     config, stages = with_started_families(config), _chosen(options["stage"])
     preflight.check_settings(config)
     preflight.check_stages(config, stages)
-    refuse_inside("runs", Path(config.runs).expanduser() / config.name, {"data.root": config.data.root})
+    check_output("runs", given_path(config.runs) / config.name, {"data.root": config.data.root})
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
 
@@ -60,7 +59,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
 
     distributed.start(resolve_device(config.device))
     if config.resume == "never" and distributed.is_main():
-        set_aside(Path(config.runs).expanduser() / config.name)
+        set_aside(given_path(config.runs) / config.name)
     opened = Run(config)
     try:
         pipeline = Pipeline(opened, STAGES)

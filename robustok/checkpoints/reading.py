@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import read_json, sha256
+from ..core.paths import readable_folder
 
 MANIFEST = "manifest.json"
 
@@ -56,6 +57,7 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises: UserError when there is none, with the reason for each rejected one.
     """
+    readable_folder(path, "a checkpoint folder")
     if (path / "config.json").is_file():
         return path
     stage = path / "stage.json"

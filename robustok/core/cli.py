@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from .errors import RunError, UserError
 from .text import say, write_any_text
+
+# What the system says of paths that cannot be meant, wherever they come from.
+_WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -15,6 +19,7 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
+        _refuse_empty(argv)
         return main([argument for argument in argv if argument != "--debug"]) or 0
     except KeyboardInterrupt as error:
         say(str(error) or "interrupted", sys.stderr)
@@ -23,4 +28,13 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         if debug:
             raise
         say(f"robustok: {error}", sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 2 if isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS else 1
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """An argument without text is a variable of a shell that was never set; as a path it would be this folder."""
+    for before, argument in zip(["", *argv], argv, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument or (equals and not value and option.startswith("--")):
+            where = option or before
+            raise UserError(f"{where or 'argument'}: found an empty text; give a value, or leave it out")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -21,6 +21,7 @@ from .parsing import parsing, read_bounded
 
 MOST_JSON = 1 << 25  # bytes; the manifest of a million classes by name fits
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")  # what `_temporary_name` makes
+_LONGEST = 255 - len("..0123456789abcdef.tmp")  # bytes of a name that such a one can hold
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError when it is missing, not valid, or larger than MOST_JSON."""
     with parsing(path, "JSON"):
-        return json.loads(read_bounded(path, MOST_JSON))
+        return json.loads(read_bounded(path, MOST_JSON, "a JSON file"))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -68,21 +69,6 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} holds {str(record)[:60]!r}; expected one JSON object, {{name: value}}")
     return record
-
-
-def refuse_inside(option: str, output: str | Path, inputs: Mapping[str, str | Path | None]) -> None:
-    """Raises UserError where what `option` writes would lie in a folder of data that is read, and become part of them.
-
-    inputs: the path of each option or setting that names data; what is None, no folder or not there is passed over.
-    """
-    for name, path in inputs.items():
-        if path is None or not (folder := Path(path).expanduser()).is_dir():
-            continue
-        if Path(output).expanduser().resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{option}: {output} would lie inside {name} = {path}, and be taken for data the next time; give "
-                f"another {option}, or point {name} at a folder that holds the data alone"
-            )
 
 
 def sha256(path: Path) -> str:
@@ -98,12 +84,13 @@ def remove_leftovers(folder: Path, start: str = "") -> None:
     """
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
-        if found and found[1].startswith(start):
+        if found and found[1].startswith(os.fsdecode(os.fsencode(start)[:_LONGEST])):
             _remove(path)
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{token_hex(8)}.tmp")
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    return path.with_name(f".{name}.{token_hex(8)}.tmp")
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:

@@ -5,14 +5,12 @@ Who reads one bounds its size, count and depth first, and lets `parsing` turn in
 """
 
 import errno
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import RunError, UserError
+from .paths import regular_file
 
 DAMAGED = "it is damaged, incomplete or another kind of file: make or fetch it again"
 # The system's reasons that lie with the path that the user gave, not with the machine.
@@ -46,18 +44,11 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:_SHOWN]}".removesuffix(": ")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a file to read its bytes. Raises UserError for what is none after following links: a pipe, a device, ..."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else a pipe waits for somebody who writes
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UserError(f"{path} is no regular file; expected a file, or a link to one")
-    return os.fdopen(descriptor, "rb")
-
-
-def read_bounded(path: str | Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes. Raises UserError for a larger one; OSError."""
-    with open_regular(path) as file:
+def read_bounded(path: str | Path, most: int, expected: str = "a file") -> bytes:
+    """The content of a file of at most `most` bytes. Raises UserError for a larger one, and for what is no file, saying
+    what was `expected`; OSError.
+    """
+    with regular_file(path, expected).open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise UserError(f"{path} is larger than {most:,} bytes, the most that a file of its kind may have")

@@ -21,7 +21,7 @@ def read_yaml(path: str | Path, cure: str) -> Any:
     or lead back to themselves, and for a name that is given twice.
     """
     with parsing(path, "YAML", cure):
-        loader = yaml.SafeLoader(read_bounded(path, MOST_BYTES).decode("utf-8-sig"))
+        loader = yaml.SafeLoader(read_bounded(path, MOST_BYTES, f"a YAML file; {cure}").decode("utf-8-sig"))
         try:
             node = loader.get_single_node()
             if node is None:

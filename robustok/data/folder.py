@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
+from ..core.paths import regular_file
 from .decode import BadImage, decode
 from .listing import is_image, is_junk, look_like_splits, notes_on, say_suffixes
 
@@ -55,9 +56,11 @@ class Folder:
         """The file of image `index`; raises BadImage naming its path."""
         path = self.root / self.names[index]
         try:
-            return path.read_bytes()
+            return regular_file(path, "an image").read_bytes()
         except OSError as error:
             raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+        except UserError as error:
+            raise BadImage(str(error)) from error
 
     def _list_root(self) -> tuple[list[str], list[str]]:
         """Class folders and images directly below the root, sorted."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..core.errors import UserError
+from ..core.paths import FILE, FOLDER, found_at, given_path
 from ..core.random import AUGMENT, keyed_words
 from .decode import BadImage
 from .digits import Digits
@@ -192,11 +193,11 @@ def open_images(config: DataConfig, image_size: int) -> Images:
 
 def open_source(root: str | Path) -> ImageSource:
     """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
-    root = Path(root).expanduser()
-    if not root.exists():
-        raise UserError(f"data.root: {root} does not exist; expected a folder of images or tar shards")
-    if root.is_file():
+    root = given_path(root)
+    if (found := found_at(root)) == FILE:
         return TarShards([root])
+    if found != FOLDER:
+        raise UserError(f"data.root: {root} {found}; expected a folder of images or tar shards, or a tar file")
     shards = sorted(root.glob("*.tar"))
     if packed := [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]:
         raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")

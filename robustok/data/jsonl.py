@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import UserError
 from ..core.files import remove_leftovers, sha256, written_whole
+from ..core.paths import regular_file
 from .images import bad_budget
 from .tokens import TokenSet, TokenWriter
 
@@ -24,7 +25,7 @@ def import_jsonl(
     number of tokens. Blank lines hold nothing and are passed over. The file is read twice, so that it is refused before
     anything is written: UserError if no line is valid, or more are not than `images.bad_budget` grants.
     """
-    path = Path(path)
+    path = regular_file(path, "lines of JSON")
     names = [str(label) for label in range(num_classes)]
     problems: list[str] = []
     count = sum(1 for _ in _valid_rows(path, codebook_size, num_classes, problems))

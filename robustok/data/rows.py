@@ -21,6 +21,7 @@ from torch import Tensor
 from ..config import with_new_names
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_json, written_whole
+from ..core.paths import regular_file
 from ..models.interfaces import TrainableTokenizer
 
 VERSION = 1
@@ -198,7 +199,7 @@ def _shard_name(number: int) -> str:
 
 def _map(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(regular_file(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove its shard and run the same command again") from error
 

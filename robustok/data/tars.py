@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
+from ..core.paths import regular_file
 from .decode import BadImage, decode
 from .listing import MAX_CLASSES, is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
 
@@ -207,8 +208,5 @@ def _problem(info: tarfile.TarInfo, shard_size: int) -> str | None:
 
 def _stamp(path: Path) -> tuple[int, int]:
     """(size, time of change in ns): by which a shard that was replaced is noticed."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    status = regular_file(path, "a tar shard").stat()
     return status.st_size, status.st_mtime_ns

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.paths import regular_file
 from ..data.listing import MAX_CLASSES
 
 
@@ -31,11 +32,8 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def npz_names(path: str | Path) -> list[str]:
     """Names of the arrays in an .npz file. Raises UserError where it is no such file."""
-    try:
-        with reading(path), zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    with reading(path), zipfile.ZipFile(regular_file(path, "an .npz file")) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def npz_header(path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:

@@ -12,6 +12,7 @@ from ..checkpoints.checkpoint import State
 from ..checkpoints.reading import read_safetensors
 from ..core.errors import UserError
 from ..core.files import read_json
+from ..core.paths import regular_file
 from .layout import SETTINGS, PublishedFile
 from .pickles import read_pickled
 from .tensors import some_of
@@ -64,9 +65,7 @@ def published_file(folder: Path) -> Path | None:
 
 def read_state(path: str | Path) -> State:
     """The state dict in a .safetensors or torch file. Raises UserError when there is none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a file of weights")
+    path = regular_file(path, "a file of weights")
     state = _content(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no plain state dict; expected one tensor for each name")

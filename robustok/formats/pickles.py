@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.parsing import open_regular, parsing
+from ..core.parsing import parsing
+from ..core.paths import regular_file
 from .allowed import allowed_globals, left_out, plain
 from .pickle_cost import MOST_BYTES, refuse_costly
 
@@ -42,7 +43,7 @@ def read_pickled(path: Path) -> Any:
 
     Raises: UnsafeFileError naming what is not allowed; UserError for a file that is truncated or no checkpoint.
     """
-    with parsing(path, "a torch checkpoint", DAMAGED), open_regular(path) as file:
+    with parsing(path, "a torch checkpoint", DAMAGED), regular_file(path).open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if zipfile.is_zipfile(file):
             return plain(_read_zip(path, zipfile.ZipFile(file), memory), str(path))

@@ -10,6 +10,7 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
+from ..core.paths import given_path, regular_file
 from ..formats.layout import Given, described, nearest_layout
 from ..formats.opening import open_published, published_file
 from ..formats.sources import note_licence
@@ -85,9 +86,7 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         checkpoint = read_checkpoint(folder, kind, config)
         note_licence(path, checkpoint.source)
         return checkpoint
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; expected a checkpoint folder or file")
-    file = open_published(path)
+    file = open_published(regular_file(path, "a checkpoint, a folder or a file"))
     for family in families():
         for layout in family.layouts:
             if layout.recognises(file.state):
@@ -148,7 +147,7 @@ def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any
 
     Raises: UserError when it is neither, or cannot be downloaded.
     """
-    local = Path(path).expanduser()
+    local = given_path(path)
     parts = str(path).split("/")
     if local.exists() or len(parts) < 2 or not all(parts):
         return local

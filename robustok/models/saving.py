@@ -13,6 +13,7 @@ from torch import nn
 from ..checkpoints.checkpoint import Checkpoint, State, read_checkpoint, write_checkpoint
 from ..core.errors import RunError, UserError
 from ..core.files import write_bytes
+from ..core.paths import given_path
 from .card import model_card
 
 
@@ -32,7 +33,7 @@ class Pretrained(nn.Module):
 
         Raises: UserError where the folder holds something already; RunError when the disk is full or not writable.
         """
-        folder = Path(folder).expanduser()
+        folder = given_path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} holds something already: choose another name or remove it")
         state = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}

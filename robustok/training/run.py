@@ -20,6 +20,7 @@ from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
+from ..core.paths import given_path
 from ..models.registry import sections_of
 
 
@@ -32,7 +33,7 @@ class Run:
     def __init__(self, config: RunConfig):
         self.config = config
         self.device = resolve_device(config.device)
-        self.folder = Path(config.runs).expanduser() / config.name
+        self.folder = given_path(config.runs) / config.name
         self.tensorboard = None
         self.images_fingerprint: str | None = None  # which images the run sees; its stages depend on them
         if distributed.is_main():

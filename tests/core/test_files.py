@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from robustok.core import files
 from robustok.core.errors import UserError
 from robustok.core.files import read_json, remove_leftovers, sha256, write_bytes, write_json, written_whole
 
@@ -93,9 +94,23 @@ def test_json_round_trip_and_its_one_message(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == json.loads((tmp_path / "a.json").read_text()) == {"é": [1, None]}
     (tmp_path / "b.json").write_text('{"cut')
-    for name in ("b.json", "missing.json"):
-        with pytest.raises(UserError, match=rf"{name} cannot be read as JSON"):
+    for name, said in (("b.json", "cannot be read as JSON"), ("missing.json", "does not exist; expected a file")):
+        with pytest.raises(UserError, match=f"{name} {said}"):
             read_json(tmp_path / name)
+
+
+def test_the_longest_name_can_be_written_whole_and_its_leftovers_are_found(tmp_path, monkeypatch):
+    name = "é" * 120 + "n" * 15  # 255 bytes
+    write_bytes(tmp_path / name, b"x")
+    assert names(tmp_path) == [name]
+    with monkeypatch.context() as killed:
+        killed.setattr(files, "_remove", lambda path: None)
+        with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / name) as temporary:
+            temporary.touch()
+            raise KeyboardInterrupt
+    assert len(names(tmp_path)) == 2
+    remove_leftovers(tmp_path, name)
+    assert names(tmp_path) == [name]
 
 
 def test_sha256(tmp_path):

@@ -209,7 +209,7 @@ def test_no_space_left(argv, one_process, monkeypatch, tmp_path, capsys):
         (["--temperature", "-1"], "temperature: found -1.0"),
         (["--preset", "rar-x"], "no preset 'rar-x'"),
         (["--seed", "7", "--output", "RUN"], "seed 6 there, 7 now"),
-        (["--tokenizer", ""], "--save needs images"),
+        (["--tokenizer", ""], "--tokenizer: found an empty text"),
     ],
 )
 def test_bad_input(argv, one_process, extra, message, tmp_path, capsys):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...checkpoints.reading import find_checkpoint
 from ...core.errors import UserError
 from ...core.files import sha256
+from ...core.paths import readable_folder
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier, load_classifier
 from .measuring import measuring
@@ -47,7 +48,7 @@ def open_classifier(weights: str | Path, device: torch.device) -> ClassifierFeat
 
     Raises UserError for a folder without a valid checkpoint, and for a classifier of one class.
     """
-    folder = find_checkpoint(Path(weights).resolve())
+    folder = find_checkpoint(readable_folder(weights, "the folder of a run's classifier").resolve())
     classifier = load_classifier(folder).to(device)
     if classifier.head.out_features == 1:
         raise UserError(

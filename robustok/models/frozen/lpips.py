@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
+from ...core.paths import readable_folder
 from ...formats.opening import read_state
 from ...formats.tensors import check_state
 
@@ -66,7 +67,8 @@ def load_lpips(folder: str | Path) -> LPIPS:
 
     Raises: UserError when one of the two is missing or of another network.
     """
-    paths = sorted(p for p in Path(folder).expanduser().glob("*") if p.suffix in (".pth", ".pt", ".safetensors"))
+    here = readable_folder(folder, "the folder of vgg.pth and VGG-16")
+    paths = sorted(p for p in here.iterdir() if p.suffix in (".pth", ".pt", ".safetensors"))
     merged: State = {}
     for path in paths:
         merged |= read_state(path)
