@@ -94,7 +94,7 @@ def test_json_round_trip_and_its_one_message(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == json.loads((tmp_path / "a.json").read_text()) == {"é": [1, None]}
     (tmp_path / "b.json").write_text('{"cut')
-    for name, said in (("b.json", "cannot be read as JSON"), ("missing.json", "does not exist; expected a file")):
+    for name, said in (("b.json", "cannot be read as JSON"), ("missing.json", "does not exist; expected a JSON file")):
         with pytest.raises(UserError, match=f"{name} {said}"):
             read_json(tmp_path / name)
 
