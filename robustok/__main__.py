@@ -1,8 +1,10 @@
 """The command `robustok VERB ...`, which is `python -m robustok.VERB ...`; `robustok --help` lists the verbs."""
 
 import sys
+from argparse import ArgumentParser
 from importlib import import_module
 
+from .core import completion
 from .core.cli import run_verb
 from .core.errors import UserError
 from .core.version import __version__
@@ -21,11 +23,23 @@ VERBS = {
 
 def main() -> int:
     """Runs the verb that the command line names; returns its exit code."""
+    if completion.is_asked():
+        _complete()
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in VERBS:
         sys.argv = [f"robustok {verb}", *rest]  # for a verb that repeats how it was called
         return run_verb(import_module(f"robustok.{verb}").main)
     return run_verb(_without_verb, [verb])
+
+
+def _complete() -> None:
+    """Answers the shell and ends the process: by the parser of the verb, else by one of all verbs."""
+    if (verb := completion.verb_asked_about(VERBS)) is not None:
+        import_module(f"robustok.{verb}").main([])
+    parser = ArgumentParser("robustok")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("verb", choices=VERBS)
+    completion.answer(parser)
 
 
 def _without_verb(argv: list[str]) -> None:

@@ -1,5 +1,7 @@
 """The command `robustok VERB`: the verbs, their help, and the exit codes of python -m robustok.VERB."""
 
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -64,3 +66,26 @@ def test_the_package_installs_the_command():
 
 def test_the_help_of_train_names_the_stages():
     assert tuple(STAGES) == STAGE_NAMES
+
+
+@pytest.mark.parametrize(
+    ("line", "answers"),
+    [
+        ("robustok ev", {"evaluate "}),
+        ("robustok --v", {"--version "}),
+        ("robustok sample --gui", {"--guidance_scale", "--guidance_power", "--guidance_interval"}),
+        ("robustok evaluate samples --netw", {"--network "}),
+        ("robustok train --codebook.c", {"--codebook.continuous_steps "}),
+    ],
+)
+def test_the_shell_completes_verbs_and_options(line, answers, tmp_path):
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    asked |= {
+        "COMP_TYPE": "9",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answers"),
+        "_ARGCOMPLETE_COMP_WORDBREAKS": " ",
+    }
+    run = [sys.executable, "-c", "from robustok.__main__ import main; main()"]
+    done = subprocess.run(run, env=os.environ | asked, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert set((tmp_path / "answers").read_text().split("\n")) == answers

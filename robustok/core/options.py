@@ -7,6 +7,7 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, Raw
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
+from . import completion
 from .errors import UserError
 from .random import MAX_SEED
 from .text import printable
@@ -14,6 +15,10 @@ from .text import printable
 
 class VerbParser(ArgumentParser):
     """A parser that says in one line what was wrong, without all options before it, and exits with 2."""
+
+    def parse_args(self, args=None, namespace=None):
+        completion.answer(self)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, printable(f"robustok: {message} ({self.prog} --help describes the options)\n"))
