@@ -2,10 +2,13 @@
 
 import os
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -69,6 +72,15 @@ def from_main(value: Tensor) -> Tensor:
     value = value.detach().clone()
     dist.broadcast(value, 0)
     return value
+
+
+def gathered(value: T) -> list[T]:
+    """The `value` of every process, in the order of their ranks: small objects, or tensors on the CPU."""
+    values: list[Any] = [value]
+    if world() > 1:
+        values *= world()
+        dist.all_gather_object(values, value)
+    return values
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

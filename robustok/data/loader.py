@@ -73,15 +73,19 @@ def batches(
     if batch_size % world:
         raise UserError(f"batch_size = {batch_size} cannot be dealt to {world} processes; use a multiple of {world}")
     order = permutation(len(dataset), derive_seed(seed, "order", epoch))
-    augment_seed = derive_seed(seed, "augment", epoch) if augment else None
     share = batch_size // world
 
     def load(number: int) -> Batch:
         first = number * batch_size + rank * share
-        rows = order[first : first + share]
-        return Batch(dataset.load(rows, seed=augment_seed), dataset.labels[rows], dataset.ids[rows], rows)
+        return load_batch(dataset, order[first : first + share], seed=seed, epoch=epoch, augment=augment)
 
     return prefetch(load, range(start, len(dataset) // batch_size), threads)
+
+
+def load_batch(dataset: Dataset, rows: Tensor, *, seed: int, epoch: int, augment: bool = True) -> Batch:
+    """The entries at positions `rows` as `batches` of this seed and epoch gives them."""
+    augment_seed = derive_seed(seed, "augment", epoch) if augment else None
+    return Batch(dataset.load(rows, seed=augment_seed), dataset.labels[rows], dataset.ids[rows], rows)
 
 
 def in_order(dataset: Dataset, batch_size: int = 128) -> Iterator[Tensor]:

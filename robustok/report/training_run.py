@@ -202,7 +202,7 @@ def _curves(log: list[dict], stage: str) -> Figure:
     """Everything that the stage logged: losses, and what else its family and its losses name."""
     from matplotlib.figure import Figure
 
-    records = [record for record in log if record["stage"] == stage]
+    records = [record for record in log if record["stage"] == stage and "event" not in record]
     drawn = [name for name in dict.fromkeys(chain(*records)) if name not in NOT_DRAWN]
     figure = Figure(figsize=(7, 1.9 * -(-len(drawn) // 2) + 0.3), layout="constrained")
     for i, name in enumerate(drawn):

@@ -6,6 +6,7 @@ the bit on one kind of machine, and the only generator state a checkpoint needs 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,13 +16,14 @@ import torch
 
 from ..checkpoints.reading import steps
 from ..core import distributed
+from ..core.errors import RunError
 from ..core.progress import Progress
 from ..core.random import derive_seed
-from ..data.loader import Batch, batches
+from ..data.loader import Batch, batches, load_batch
 from ..models.interfaces import Terms
-from . import resuming
+from . import replay, resuming
 from .ema import EMA
-from .guard import FiniteGuard, InterruptGuard
+from .guard import IN_A_ROW, FiniteGuard, InterruptGuard, WatchedStep
 from .optimizers import TrainedModule
 from .parallel import without_averaging
 from .run import Run
@@ -35,8 +37,8 @@ SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy
 def fit(stage: Stage, run: Run) -> Path:
     """Trains the stage from its newest checkpoint to its end and returns the checkpoint to use from now on.
 
-    Raises RunError on a non-finite loss or gradient (before any checkpoint is written) and KeyboardInterrupt after
-    Ctrl-C (with the state saved).
+    A step whose loss or gradient is not finite is left out. Raises RunError after three of them in a row, and before a
+    checkpoint that would hold such a value; KeyboardInterrupt after Ctrl-C (with the state saved).
     """
     return Fit(stage, run).run_to_end()
 
@@ -49,7 +51,8 @@ class Fit:
         self.steps_per_epoch, self.total = step_counts(stage.training, len(stage.dataset))
         self.ema = EMA(stage.model, stage.training.ema)
         self.state = resuming.resume(stage, self.ema, run)
-        self.guard = FiniteGuard(stage.name)
+        self.guard = FiniteGuard()
+        self._order_seed = derive_seed(run.config.seed, stage.name, "order")
         self.last_time = time.monotonic()
         run.forget_log_after(stage.name, self.state.step)
         run.write_config()
@@ -62,7 +65,7 @@ class Fit:
         with InterruptGuard() as interrupt, progress:
             for batch in self._batches():
                 terms = self._take_step(batch)
-                self.guard.watch(terms, state.step)
+                self.guard.watch(terms, state.step, batch)
                 state.step += 1
                 last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
                 if last or at_interval:
@@ -84,7 +87,7 @@ class Fit:
             for batch in batches(
                 self.stage.dataset,
                 batch_size=self.stage.training.batch_size,
-                seed=derive_seed(self.run.config.seed, self.stage.name, "order"),
+                seed=self._order_seed,
                 epoch=epoch,
                 start=start,
                 rank=distributed.rank(),
@@ -97,21 +100,21 @@ class Fit:
 
     def _take_step(self, batch: Batch) -> Terms:
         """One optimiser step of every active module; returns the terms, averaged over micro-batches."""
-        stage, step = self.stage, self.state.step
-        torch.manual_seed(derive_seed(self.run.config.seed, stage.name, step, distributed.rank()))
-        micro_batches = self._micro_batches(batch)
+        stage, micro_batches = self.stage, self._begin(batch)
         position = micro_batches[0][1]
-        stage.model.train()
         self.ema.restart(stage.model, stage.begin_step(position))
         terms: Terms = {}
         for trained in stage.active(position):
             trained.optimizer.zero_grad(set_to_none=True)
             self._accumulate(trained, micro_batches, terms)
-            terms[f"{trained.name}_grad_norm"] = trained.step(step)
+            terms[f"{trained.name}_grad_norm"] = trained.step(position.step)
         self.ema.update()
         return terms
 
-    def _micro_batches(self, batch: Batch) -> list[tuple[Batch, StepPosition]]:
+    def _begin(self, batch: Batch) -> list[tuple[Batch, StepPosition]]:
+        """The step's micro-batches, with the model and torch's generator set for it."""
+        torch.manual_seed(derive_seed(self.run.config.seed, self.stage.name, self.state.step, distributed.rank()))
+        self.stage.model.train()
         step, count = self.state.step, self.stage.training.accumulate
         size = len(batch.ids) // count
         first = distributed.rank() * len(batch.ids)
@@ -132,15 +135,43 @@ class Fit:
             with without_averaging(trained.module) if m + 1 < count else nullcontext():
                 with self.run.autocast():
                     objective, found = self.stage.objective(trained, batch, position)
-                (objective / count).backward()
+                objective = objective / count
+                # a loss that is not finite makes all gradients so, and with them their norm, on every process
+                objective.backward(torch.where(objective.isfinite(), torch.ones_like(objective), torch.nan))
             for name, value in found.items():
                 terms[name] = terms.get(name, 0.0) + value.detach().float() / count
 
+    def _check_finite(self) -> None:
+        """Says which steps were left out. Raises RunError, beside a folder that tells of them, after three in a row."""
+        bad = self.guard.check()
+        self.state.skipped += sum(step.skipped for step in bad)
+        for step in bad:
+            done = "left out" if step.skipped else "taken"
+            said = f"step {step.number} {done}: {', '.join(step.bad)} not finite ({self.state.skipped} left out so far)"
+            self.run.event(self.stage.name, step.number + 1, "not_finite", said)
+        if len(self.guard.streak) == IN_A_ROW:
+            raise RunError(replay.write_bundle(self.stage, self.run, self.guard.streak, self._compute_again))
+
+    def _compute_again(self, watched: WatchedStep) -> None:
+        """A step's gradients, as they were computed for it; no step is taken, and the stage cannot go on afterwards."""
+        epoch = watched.number // self.steps_per_epoch
+        batch = load_batch(
+            self.stage.dataset, watched.rows, seed=self._order_seed, epoch=epoch, augment=self.stage.augment
+        )
+        self.state.step = watched.number
+        micro_batches = self._begin(batch)
+        for trained in self.stage.active(micro_batches[0][1]):
+            trained.optimizer.zero_grad(set_to_none=True)
+            self._accumulate(trained, micro_batches, {})
+
     def _log(self, terms: Terms, progress: Progress) -> None:
-        self.guard.check()
+        self._check_finite()
         values = distributed.mean(torch.stack([value.double() for value in terms.values()])).tolist()
-        record = dict(zip(terms, values, strict=True))
-        record |= self.stage.statistics(record)
+        record = {name: value for name, value in zip(terms, values, strict=True) if math.isfinite(value)}
+        if len(record) == len(terms):
+            record |= self.stage.statistics(record)
+        if self.state.skipped:
+            record["skipped_steps"] = self.state.skipped
         record["lr"] = self.stage.trained[0].optimizer.param_groups[0]["lr"]
         record["epoch"] = self.state.step / self.steps_per_epoch
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
@@ -166,7 +197,7 @@ class Fit:
         return better
 
     def _save(self) -> None:
-        self.guard.check()
+        self._check_finite()
         self._count_seconds()
         resuming.save(self.stage, self.ema, self.state, self.run)
 

@@ -69,7 +69,8 @@ class LeCAM:
     """LeCAM regularisation: keeps the discriminator's logits near the running mean of the other side.
 
     mean relu(real - ema_fake)^2 + mean relu(ema_real - fake)^2, after the averages (decay 0.999, start 0) took in the
-    global batch. The two averages are `state`, a float64 (2,) tensor (real, fake) that belongs in the checkpoint.
+    global batch. The two averages are `state`, a float64 (2,) tensor (real, fake) that belongs in the checkpoint; they
+    stay as they are where logits are not finite.
     """
 
     def __init__(self, device: torch.device, decay: float = 0.999):
@@ -78,6 +79,7 @@ class LeCAM:
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
         now = distributed.mean(torch.stack([real.detach().double().mean(), fake.detach().double().mean()]))
-        self.state.mul_(self.decay).add_(now, alpha=1.0 - self.decay)
+        updated = self.state.mul(self.decay).add_(now, alpha=1.0 - self.decay)
+        self.state.copy_(torch.where(updated.isfinite(), updated, self.state))
         ema_real, ema_fake = self.state.to(real.dtype)
         return F.relu(real - ema_fake).square().mean() + F.relu(ema_real - fake).square().mean()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, TrainingConfig
 from ..models.parameters import decayed_parameters
-from .parallel import parallelize
+from .parallel import parallelize, whole
 from .run import Run
 from .schedules import cosine_rate
 
@@ -64,11 +64,20 @@ class TrainedModule:
         return cls(name, network, module, parameters, optimizer, learning_rate, clip_norm)
 
     def step(self, number: int) -> Tensor:
-        """Takes an optimiser step at the rate of step `number`; returns the norm of the gradients before clipping."""
+        """Takes an optimiser step at the rate of step `number`; returns the norm of the gradients before clipping.
+
+        Where that is not finite, parameters and optimiser state stay as they are. A fused optimiser is told so on the
+        device, by the flag that loss scaling uses; nothing waits for it.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(number)
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm or float("inf"))
-        self.optimizer.step()
+        norm = whole(norm)
+        if self.optimizer.defaults["fused"]:
+            self.optimizer.found_inf = (~norm.isfinite()).float()
+            self.optimizer.step()
+        elif norm.isfinite():
+            self.optimizer.step()
         return norm
 
 

@@ -11,6 +11,7 @@ from ..core import distributed
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers
 from .ema import EMA
+from .guard import refuse_not_finite
 from .optimizers import load_optimizer_state, optimizer_state
 from .parallel import whole
 from .run import Run
@@ -26,12 +27,14 @@ class StageState:
     best: str | None = None  # the checkpoint with the best score, where a stage has scores
     score: float | None = None
     stopped: bool = False  # early
+    skipped: int = 0  # steps that changed nothing, because something was not finite
 
 
 def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     """Writes the checkpoint step-N of the stage; keeps the newest two and the best one.
 
-    All processes must call this: each gathers what may be sharded, the main one writes.
+    All processes must call this: each gathers what may be sharded, the main one writes. Raises RunError where a tensor
+    is not finite.
     """
     training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
     for trained in stage.trained:
@@ -39,6 +42,7 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     tensors = {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training}
     tensors |= {trained.name: trained.network.state_dict() for trained in stage.trained[1:]}
     tensors = {stem: {name: whole(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
+    refuse_not_finite(tensors, run.folder / stage.name)
     documents = {
         "config": {"kind": stage.kind, "config": stage.model_config()},
         "state": {**asdict(state), "settings": run.settings(stage.sections)},

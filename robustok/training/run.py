@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
 from ..core.paths import given_path
+from ..core.text import say
 from ..models.registry import sections_of
 
 
@@ -111,6 +113,12 @@ class Run:
             self.tensorboard = SummaryWriter(self.folder / "tensorboard")
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{stage}/{name}", value, step)
+
+    def event(self, stage: str, step: int, name: str, text: str) -> None:
+        """Something that a person should know: a line on standard error and a line of log.jsonl (main process only)."""
+        if distributed.is_main():
+            say(f"{stage}, step {step}: {text}", sys.stderr)
+            self._log.write(json.dumps({"stage": stage, "step": step, "event": name, "text": text}) + "\n")
 
     def forget_log_after(self, stage: str, step: int) -> None:
         """Drops the stage's lines after `step`: those steps are about to be taken again."""

@@ -1,0 +1,58 @@
+"""A main training of a tokenizer small enough to be taken step by step in a test."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustok.config import (
+    CodebookConfig,
+    DataConfig,
+    FrozenConfig,
+    LossConfig,
+    PerturbationConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from robustok.data.images import open_images
+from robustok.model_configs import TokenizerConfig
+from robustok.models.frozen.classifier import Classifier
+from robustok.models.frozen.networks import open_networks
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+from robustok.training.run import Run
+from robustok.training.stages.tokenizer import TokenizerStage
+
+CONFIG = RunConfig(
+    name="x",
+    device="cpu",
+    log_every=1,
+    data=DataConfig(val=20, test=1700),  # leaves 77 digits to train on
+    tokenizer=TokenizerConfig(
+        image_size=16, patch_size=8, width=64, depth=1, heads=2, codebook_size=16, code_width=4, drop_path=0.0
+    ),
+    codebook=CodebookConfig(usage_window=64),
+    perturbation=PerturbationConfig(delta=4, beta=0.5),
+    losses=LossConfig(adversarial_start=0.0),
+    tokenizer_training=TrainingConfig(
+        epochs=1, batch_size=8, lr=1e-3, warmup_epochs=0.0, ema=0.9, save_every=1, weight_decay=0.1
+    ),
+)
+
+
+@pytest.fixture
+def tokenizer_stage(tmp_path):
+    """tokenizer_stage(**settings) -> a TokenizerStage with every loss on, of the run `x` in a temporary folder."""
+    opened = []
+
+    def make(config: RunConfig = CONFIG, **sections) -> TokenizerStage:
+        config = replace(config, runs=str(tmp_path), **sections)
+        torch.manual_seed(0)
+        images = open_images(config.data, config.tokenizer.image_size)
+        classifier = Classifier(images.num_classes, config.tokenizer.image_size)
+        frozen = open_networks(FrozenConfig(), config.tokenizer, lambda: classifier, torch.device("cpu"))
+        opened.append(Run(config))
+        return TokenizerStage(opened[-1], images, frozen, ViTTokenizer(config.tokenizer))
+
+    yield make
+    for run in opened:
+        run.close()
