@@ -18,6 +18,7 @@ RENAMED = {  # former name of a setting -> its name; files, options and stored r
     "data.stop": "data.val",
     "data.judge": "data.test",
 }
+HOUSEKEEPING = ("save_every", "keep")  # settings of TrainingConfig on which no result depends
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class TrainingConfig:
     clip_norm: float | None = setting(None, "(0, inf)")  # largest gradient norm; None: no clipping
     ema: float = setting(0.9999, "[0, 1)")
     save_every: int = setting(500, "[1, inf)")  # optimiser steps between checkpoints
+    keep: int = setting(2, "[1, inf)")  # newest checkpoints that are kept, beside the best one
 
 
 @dataclass(frozen=True)
@@ -267,3 +269,15 @@ def with_new_names(settings: Mapping[str, Any], note: Callable[[str], None] = la
             settings[section].setdefault(new_name, value)
             note(old)
     return settings
+
+
+def what_results_depend_on(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as `with_new_names` takes and gives them, without those of `HOUSEKEEPING`: what stored results are
+    compared by.
+    """
+    return {
+        section: {name: value for name, value in values.items() if name not in HOUSEKEEPING}
+        if isinstance(values, Mapping)
+        else values
+        for section, values in with_new_names(settings).items()
+    }

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from ..checkpoints.writing import write_safetensors
 from ..core.files import read_json, write_json, written_whole
 from ..core.locks import claim, hold
 from ..core.progress import Progress
@@ -71,7 +72,7 @@ class Work:
                 self._keep(task, found)
                 return
             with written_whole(path) as temporary:
-                save_file({name: moments.state().cpu() for name, moments in found.items()}, temporary)
+                write_safetensors(temporary, {name: moments.state().cpu() for name, moments in found.items()})
 
     def _conclude(self, task: Task) -> None:
         if task.conclude is None:

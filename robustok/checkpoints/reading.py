@@ -1,5 +1,6 @@
 """Finding, checking and reading our own checkpoint folders; `writing` says what is in one."""
 
+import sys
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.files import read_json, sha256
 from ..core.paths import readable_folder
+from ..core.text import say
 
 MANIFEST = "manifest.json"
 
@@ -31,6 +33,48 @@ def verify(folder: Path, names: list[str] | None = None) -> None:
             raise UserError(f"{path} is damaged: found {found} bytes, expected {size}")
         if (names is None or name in names) and sha256(path) != digest:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def damage(folder: Path, names: list[str] | None = None) -> str | None:
+    """What `verify` says against the checkpoint, None where it is whole."""
+    try:
+        verify(folder, names)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def newest_whole(stage_folder: Path) -> Path | None:
+    """The newest checkpoint of a stage that `verify` accepts, None where there is no checkpoint at all.
+
+    Newer ones that are damaged are set aside, each with a line that says what is wrong with it. Raises UserError, and
+    renames nothing, where all of them are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for checkpoint in reversed(steps(stage_folder)):
+        if (reason := damage(checkpoint)) is not None:
+            damaged[checkpoint] = reason
+            continue
+        for other, reason in damaged.items():
+            set_aside(other, f"{reason}; going on from {checkpoint.name}")
+        return checkpoint
+    if damaged:
+        reasons = "\n  ".join(damaged.values())
+        raise UserError(
+            f"{stage_folder} holds no checkpoint that is whole:\n  {reasons}\nput one back from a copy, remove "
+            f"{stage_folder} to begin this stage again, or start over with --resume never"
+        )
+    return None
+
+
+def set_aside(checkpoint: Path, reason: str) -> None:
+    """Renames a checkpoint that is damaged to the next free NAME.damaged, NAME.damaged.2, ..., and says why."""
+    number, target = 1, checkpoint.with_name(f"{checkpoint.name}.damaged")
+    while target.exists():
+        number += 1
+        target = checkpoint.with_name(f"{checkpoint.name}.damaged.{number}")
+    checkpoint.rename(target)
+    say(f"{reason} (set aside as {target})", sys.stderr)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -66,11 +110,9 @@ def find_checkpoint(path: Path) -> Path:
         return path / best
     rejected = []
     for step in reversed(steps(path)):
-        try:
-            verify(step)
+        if (reason := damage(step)) is None:
             return step
-        except UserError as error:
-            rejected.append(str(error))
+        rejected.append(reason)
     inside = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
-    reason = "; ".join(rejected) or f"expected config.json or step-N folders, found {inside}"
-    raise UserError(f"{path} holds no valid checkpoint: {reason}")
+    reasons = "; ".join(rejected) or f"expected config.json or step-N folders, found {inside}"
+    raise UserError(f"{path} holds no valid checkpoint: {reasons}")

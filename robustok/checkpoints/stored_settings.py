@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import with_new_names
+from ..config import what_results_depend_on
 from ..core.errors import UserError
 
 SHOWN = 10  # differences named
@@ -15,7 +15,7 @@ def refuse_other_settings(stored: Mapping[str, Any], now: Mapping[str, Any], whe
 
     Both are settings by name, in sections or not; former names in `stored` are known.
     """
-    found, expected = _by_dotted_name(with_new_names(stored)), _by_dotted_name(now)
+    found, expected = _by_dotted_name(what_results_depend_on(stored)), _by_dotted_name(now)
     different = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
     if not different:
         return

@@ -16,17 +16,18 @@ A checkpoint is written to a temporary name beside its place, synced and renamed
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..core.errors import RunError
-from ..core.files import sha256, written_whole
-from .reading import MANIFEST, steps
+from ..core.files import remove_whole, sha256, written_whole
+from .reading import MANIFEST, damage, steps
 
 
 def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
@@ -34,25 +35,42 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
 
     Raises RunError when the disk is full or not writable; what was there before stays, the temporary folder goes.
     """
+    size = sum(value.nbytes for named in tensors.values() for value in named.values())
     try:
-        with written_whole(folder) as temporary:
+        with written_whole(folder, size=size) as temporary:
             temporary.mkdir()
             for stem, named in tensors.items():
                 # clone: safetensors refuses tensors that share memory
                 copies = {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}
-                save_file(copies, temporary / f"{stem}.safetensors")
+                write_safetensors(temporary / f"{stem}.safetensors", copies)
             for stem, value in documents.items():
                 (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
             files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
             (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
-    except OSError as error:
+    except (OSError, RunError) as error:
         raise RunError(
             f"could not write the checkpoint {folder}: {error}; earlier checkpoints are untouched"
         ) from error
 
 
-def keep_newest(stage_folder: Path, count: int, also: str | None = None) -> None:
-    """Deletes all but the newest `count` checkpoints (and the one named `also`, the best)."""
-    for path in steps(stage_folder)[:-count]:
-        if path.name != also:
-            shutil.rmtree(path)
+def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors that share no memory as a safetensors file. OSError where the disk fails, as of Python."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error), str(path)) from error
+
+
+def keep_newest(stage_folder: Path, count: int, also: Collection[str | None] = ()) -> None:
+    """Deletes all but the newest `count` checkpoints and those named in `also`, the best ones.
+
+    Nothing is deleted while none of the newest ones has all its files at their sizes.
+    """
+    found = steps(stage_folder)
+    if any(damage(path, []) is None for path in reversed(found[-count:])):
+        for path in found[:-count]:
+            if path.name not in also:
+                remove_whole(path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from .errors import RunError, UserError
 from .text import say, write_any_text
@@ -14,13 +17,17 @@ _WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C. --debug shows tracebacks."""
+    """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C or SIGTERM.
+
+    --debug shows tracebacks.
+    """
     write_any_text()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        _refuse_empty(argv)
-        return main([argument for argument in argv if argument != "--debug"]) or 0
+        with _stopped_by_sigterm(), _threads_in_a_line():
+            _refuse_empty(argv)
+            return main([argument for argument in argv if argument != "--debug"]) or 0
     except KeyboardInterrupt as error:
         say(str(error) or "interrupted", sys.stderr)
         return 130
@@ -38,3 +45,31 @@ def _refuse_empty(argv: Sequence[str]) -> None:
         if not argument or (equals and not value and option.startswith("--")):
             where = option or before
             raise UserError(f"{where or 'argument'}: found an empty text; give a value, or leave it out")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, by which schedulers and containers stop a process, ends the body as Ctrl-C does."""
+
+    def stop(*_) -> None:
+        raise KeyboardInterrupt("stopped by SIGTERM; what is written is whole, the same command goes on from there")
+
+    if threading.current_thread() is not threading.main_thread():  # which alone can catch signals
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+@contextmanager
+def _threads_in_a_line() -> Iterator[None]:
+    """A thread of a library that fails, as TensorBoard's on a full disk, says so in a line without a traceback."""
+    previous = threading.excepthook
+    threading.excepthook = lambda failed: say(f"robustok: {failed.exc_value}", sys.stderr)
+    try:
+        yield
+    finally:
+        threading.excepthook = previous

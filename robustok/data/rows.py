@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import with_new_names
+from ..config import what_results_depend_on
 from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers, write_json, written_whole
 from ..core.paths import regular_file
@@ -207,7 +207,7 @@ def _map(path: Path) -> np.ndarray:
 def _refuse_other(begun: Path, about: dict[str, Any]) -> None:
     found = read_json(begun)
     if "settings" in found:
-        found["settings"] = with_new_names(found["settings"])
+        found["settings"] = what_results_depend_on(found["settings"])
     if other := [key for key in sorted(found.keys() | about.keys()) if found.get(key) != about.get(key)]:
         values = "; ".join(f"{key} {found.get(key)!r:.60} there, {about.get(key)!r:.60} now" for key in other)
         raise UserError(f"{begun.parent}: was begun with other settings ({values}); choose another folder or remove it")

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import save_file
-
 from ..checkpoints.checkpoint import Checkpoint, State
+from ..checkpoints.writing import write_safetensors
 
 HUB_WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a hub's folder
 
@@ -52,7 +51,8 @@ class HubFolder:
     def save(self, folder: Path) -> None:
         """Writes both into a new folder."""
         folder.mkdir()
-        save_file({name: tensor.contiguous().clone() for name, tensor in self.state.items()}, folder / self.weights)
+        tensors = {name: tensor.contiguous().clone() for name, tensor in self.state.items()}
+        write_safetensors(folder / self.weights, tensors)
         (folder / SETTINGS).write_text(json.dumps(self.settings, indent=1))
 
 

@@ -7,7 +7,6 @@ was killed meanwhile. A killed process loses the shards it had not finished.
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
 from collections.abc import Callable
@@ -158,14 +157,9 @@ class ShardedRun:
                 if self.tokenizer is not None:
                     self._write_images(number, tokens, ids, classes)
                 self.writer.write(number, tokens, classes, ids)  # last: a shard with tokens is done
-            except OSError as error:
+            except (OSError, RunError):  # a disk that fails, or is full
                 self._remove_partial(number)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise RunError(
-                    f"{self.folder}: no space left. What was written of shard {number} is removed, the other shards"
-                    " stay: free some space and run the same command again"
-                ) from None
+                raise
 
     def _remove_partial(self, number: int) -> None:
         for folder in self.folder.iterdir():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core import distributed
 from ..core.device import peak_memory_bytes
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
@@ -24,18 +25,36 @@ from ..models.interfaces import LoadedTokenizer
 from ..report.results import print_table
 from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
 from ..training.run import read_log
+from ..training.stages.post_training import PostTrainingStage
 from .pipeline import Pipeline
 
+FOLDER, METRICS, REPORT = "evaluation", "evaluation/metrics.json", "report.html"  # of a run
 PICTURED = 20  # images of a strip
 PICTURED_CLASSES, PICTURED_PER_CLASS = 10, 12  # of generated images
 
 
 def evaluate_run(job: Pipeline) -> None:
-    """Evaluates a run on the main process; what that needs and is not there yet, all processes make together."""
+    """Evaluates a run on the main process; what that needs and is not there yet, all processes make together.
+
+    Figures of the same models under the same settings are not measured again.
+    """
+    depends_on = {"settings": job.run.settings(PostTrainingStage.sections), "results": _results(job)}
+    record, written = job.run.stage_record(FOLDER), [job.run.folder / name for name in (METRICS, REPORT)]
+    if all(record.get(name) == value for name, value in depends_on.items()) and all(map(Path.is_file, written)):
+        if distributed.is_main():
+            _show(job, read_json(job.run.folder / METRICS))
+            say(f"Everything was done before; to evaluate again, remove {job.run.folder / FOLDER}")
+        return
     _ = job.features  # trains the classifier on first use
     job.training_tokens()
     if distributed.is_main():
         _evaluate(job)
+        job.run.update_stage(FOLDER, **depends_on)
+
+
+def _results(job: Pipeline) -> dict[str, str]:
+    """Folder of each model that is evaluated -> the checkpoint in use."""
+    return {folder: str(job.result(folder)) for folder in ("tokenizer", "generator", *job.post_folders().values())}
 
 
 def _evaluate(job: Pipeline) -> None:
@@ -44,15 +63,17 @@ def _evaluate(job: Pipeline) -> None:
     folder = job.run.folder
     metrics, pictures = measure(job)
     metrics |= _costs(job, time.monotonic() - start)
-    (folder / "evaluation").mkdir(exist_ok=True)
-    write_json(folder / "evaluation" / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     posts, log = list(job.post_folders().values()), read_log(folder / "log.jsonl")
-    run = FinishedRun(job.config, job.images.class_names, posts, metrics, pictures, log)
-    write_report(folder / "report.html", run)
+    write_report(folder / REPORT, FinishedRun(job.config, job.images.class_names, posts, metrics, pictures, log))
+    _show(job, metrics)
+
+
+def _show(job: Pipeline, metrics: dict) -> None:
+    """The table of the terminal, what it means, and where the report is."""
     title = f"{job.config.name} ({metrics['distance']} is not FID)"
     print_table(summary_rows(metrics), ("", "value", "what it is"), title)
-    notes = [*verdicts(metrics), f"Pictures: {folder / 'report.html'}"]
-    say("\n".join(notes))
+    say("\n".join([*verdicts(metrics), f"Pictures: {job.run.folder / REPORT}"]))
 
 
 @torch.inference_mode()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from ..checkpoints import reading, writing
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..core import distributed
-from ..core.errors import UserError
 from ..core.files import read_json, remove_leftovers
 from .ema import EMA
 from .guard import refuse_not_finite
@@ -31,7 +32,7 @@ class StageState:
 
 
 def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
-    """Writes the checkpoint step-N of the stage; keeps the newest two and the best one.
+    """Writes the checkpoint step-N of the stage; keeps the newest ones, and those that they call the best.
 
     All processes must call this: each gathers what may be sharded, the main one writes. Raises RunError where a tensor
     is not finite.
@@ -52,24 +53,24 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     if distributed.is_main():
         folder = run.folder / stage.name
         writing.save(folder / f"step-{state.step}", tensors, documents)
-        writing.keep_newest(folder, 2, also=state.best)
+        keep = stage.training.keep
+        writing.keep_newest(folder, keep, also=[_best_of(path) for path in reading.steps(folder)[-keep:]])
     distributed.barrier()
 
 
 def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
-    """Loads the stage's newest checkpoint into model, average, optimisers and extra state, if there is one.
+    """Loads the stage's newest whole checkpoint into model, average, optimisers and extra state, if there is one.
 
-    Raises UserError for a damaged checkpoint and for one of another config.
+    A damaged one is set aside and named. Raises UserError where all are damaged, and for one of another config.
     """
-    if distributed.is_main():
-        remove_leftovers(run.folder / stage.name, "step-")
-    found = reading.steps(run.folder / stage.name)
-    if not found:
+    folder = run.folder / stage.name
+    newest = _newest_whole(folder)
+    if newest is None:
         return StageState()
-    newest = found[-1]
-    _verify(newest)
-    state = read_json(newest / "state.json")
-    refuse_other_settings(state.pop("settings"), run.settings(stage.sections), newest)
+    refuse_other_settings(read_json(newest / "state.json")["settings"], run.settings(stage.sections), newest)
+    state = _state(newest)
+    if state.best is not None and not (folder / state.best).exists():
+        state.best = state.score = None
     model, average, training = reading.load(newest, "model", "ema", "training")
     stage.model.load_state_dict(model)
     ema.load(average)
@@ -79,13 +80,33 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
         trained.network.load_state_dict(reading.load(newest, trained.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
-    return StageState(**state)
+    return state
 
 
-def _verify(checkpoint: Path) -> None:
-    try:
-        reading.verify(checkpoint)
-    except UserError as error:
-        raise UserError(
-            f"{error}; delete {checkpoint} to go on from the checkpoint before it, or start over with --resume never"
-        ) from error
+def _newest_whole(folder: Path) -> Path | None:
+    """The checkpoint to go on from, found by the main process for all; what killed processes left is cleared first.
+
+    The one that it calls the best is set aside where it is damaged.
+    """
+    step = -1
+    if distributed.is_main():
+        remove_leftovers(folder, "step-")
+        newest = reading.newest_whole(folder)
+        if newest is not None:
+            state = _state(newest)
+            step, best = state.step, folder / (state.best or newest.name)
+            if best.exists() and (said := reading.damage(best)):
+                reading.set_aside(best, f"{said}; the best one is chosen anew from step {step} on")
+    step = int(distributed.from_main(torch.tensor(step)))
+    return None if step < 0 else folder / f"step-{step}"
+
+
+def _state(checkpoint: Path) -> StageState:
+    """How far the stage was at a checkpoint of it."""
+    stored = read_json(checkpoint / "state.json")
+    return StageState(**{name: value for name, value in stored.items() if name != "settings"})
+
+
+def _best_of(checkpoint: Path) -> str | None:
+    """The checkpoint that this one calls the best, where it can say so."""
+    return None if reading.damage(checkpoint, ["state.json"]) else _state(checkpoint).best

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,11 +18,11 @@ import torch
 import yaml
 
 from ..checkpoints.stored_settings import refuse_other_settings
-from ..config import RunConfig
+from ..config import RunConfig, what_results_depend_on
 from ..core import distributed
 from ..core.device import resolve_device
 from ..core.errors import UserError
-from ..core.files import read_json, remove_leftovers, write_bytes, write_json
+from ..core.files import explained_full_disk, read_json, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
 from ..core.paths import given_path
 from ..core.text import say
@@ -41,14 +44,18 @@ class Run:
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _claim(self.folder)
-            self._log = (self.folder / "log.jsonl").open("a", buffering=1)
+            self._log = self._open_log()
         distributed.barrier()
 
     def close(self) -> None:
-        if distributed.is_main():
-            self._log.close()
+        if not distributed.is_main():
+            return
+        self._log.close()
+        try:
             if self.tensorboard is not None:
-                self.tensorboard.close()
+                with explained_full_disk(self.folder / "tensorboard"):
+                    self.tensorboard.close()
+        finally:
             self._lock.close()
 
     def autocast(self):
@@ -65,7 +72,7 @@ class Run:
         """
         names = sections_of(self.config, sections)
         values = {name: _plain(value) for name, value in asdict(self.config).items() if name in names}
-        return {**values, "images": self.images_fingerprint}
+        return {**what_results_depend_on(values), "images": self.images_fingerprint}
 
     def write_config(self) -> None:
         """config.yaml, the resolved settings: once a stage has accepted them."""
@@ -103,22 +110,32 @@ class Run:
         distributed.barrier()
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of log.jsonl and one point a value in TensorBoard (main process only)."""
+        """One line of log.jsonl and one point a value in TensorBoard (main process only).
+
+        Raises RunError where the disk is full.
+        """
         if not distributed.is_main():
             return
-        self._log.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
-        if self.tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter
+        self._write_line({"stage": stage, "step": step, **values})
+        with explained_full_disk(self.folder / "tensorboard"):
+            if self.tensorboard is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(self.folder / "tensorboard")
-        for name, value in values.items():
-            self.tensorboard.add_scalar(f"{stage}/{name}", value, step)
+                self.tensorboard = SummaryWriter(self.folder / "tensorboard")
+            for name, value in values.items():
+                self.tensorboard.add_scalar(f"{stage}/{name}", value, step)
 
     def event(self, stage: str, step: int, name: str, text: str) -> None:
         """Something that a person should know: a line on standard error and a line of log.jsonl (main process only)."""
         if distributed.is_main():
             say(f"{stage}, step {step}: {text}", sys.stderr)
-            self._log.write(json.dumps({"stage": stage, "step": step, "event": name, "text": text}) + "\n")
+            self._write_line({"stage": stage, "step": step, "event": name, "text": text})
+
+    def _write_line(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record).encode() + b"\n"
+        with explained_full_disk(self.folder / "log.jsonl", len(line)):
+            if self._log.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def forget_log_after(self, stage: str, step: int) -> None:
         """Drops the stage's lines after `step`: those steps are about to be taken again."""
@@ -129,7 +146,11 @@ class Run:
         self._log.close()
         remove_leftovers(path.parent, path.name)
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._log = path.open("a", buffering=1)
+        self._log = self._open_log()
+
+    def _open_log(self) -> FileIO:
+        """log.jsonl at its end; a line is one write to the system, so no line waits in memory."""
+        return (self.folder / "log.jsonl").open("ab", buffering=0)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustok.checkpoints import writing as checkpoints
-from robustok.checkpoints.reading import load, steps, verify
+from robustok.checkpoints.reading import damage, load, newest_whole, steps, verify
 from robustok.core.errors import RunError, UserError
 from robustok.core.files import read_json
 
@@ -54,8 +54,53 @@ def test_full_disk_keeps_the_old_checkpoint_and_leaves_no_rubbish(tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
 
 
+def saved(folder, *numbers):
+    """Checkpoints step-N of these numbers."""
+    for number in numbers:
+        checkpoints.save(folder / f"step-{number}", TENSORS, {})
+    return [folder / f"step-{number}" for number in numbers]
+
+
+def break_a_byte(checkpoint):
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+
+
 def test_newest_checkpoints_and_the_best_are_kept(tmp_path):
-    for name in ("step-5", "step-10", "step-15", "step-100", "step-5-of-mine"):  # the last is none of ours
-        (tmp_path / name).mkdir()
-    checkpoints.keep_newest(tmp_path, 2, also="step-5")
+    saved(tmp_path, 5, 10, 15, 100)
+    (tmp_path / "step-5-of-mine").mkdir()  # none of ours
+    checkpoints.keep_newest(tmp_path, 2, also=["step-5", None])
     assert [path.name for path in steps(tmp_path)] == ["step-5", "step-15", "step-100"]
+    checkpoints.keep_newest(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-100", "step-5-of-mine"]
+
+
+def test_nothing_is_deleted_while_no_newer_one_is_whole(tmp_path):
+    _, middle, newest = saved(tmp_path, 1, 2, 3)
+    (newest / "model.safetensors").unlink()
+    (middle / "manifest.json").unlink()
+    checkpoints.keep_newest(tmp_path, 2)
+    assert len(steps(tmp_path)) == 3
+
+
+def test_the_newest_whole_one_is_taken_and_damaged_ones_are_named_and_set_aside(tmp_path, capsys):
+    first, second, third = saved(tmp_path, 5, 10, 15)
+    break_a_byte(second)
+    (third / "manifest.json").write_text("[]")
+    assert newest_whole(tmp_path) == first
+    said = capsys.readouterr().err
+    assert f"{second / 'model.safetensors'} is damaged: its SHA-256" in said and "going on from step-5" in said
+    assert f"{third / 'manifest.json'} holds no sizes and hashes" in said and str(tmp_path / "step-15.damaged") in said
+    assert [path.name for path in steps(tmp_path)] == ["step-5"] and damage(tmp_path / "step-10.damaged")
+    (again,) = saved(tmp_path, 10)
+    break_a_byte(again)
+    assert newest_whole(tmp_path) == first and (tmp_path / "step-10.damaged.2").is_dir()
+
+
+def test_where_all_are_damaged_none_is_taken_and_none_renamed(tmp_path):
+    assert newest_whole(tmp_path) is None
+    for checkpoint in saved(tmp_path, 1, 2):
+        break_a_byte(checkpoint)
+    with pytest.raises(UserError, match=r"no checkpoint that is whole(.|\n)*step-2(.|\n)*step-1(.|\n)*begin"):
+        newest_whole(tmp_path)
+    assert [path.name for path in steps(tmp_path)] == ["step-1", "step-2"]

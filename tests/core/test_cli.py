@@ -1,5 +1,9 @@
 """How every verb ends: exit codes and one message."""
 
+import os
+import signal
+import threading
+
 import pytest
 
 from robustok.core.cli import run_verb
@@ -46,3 +50,36 @@ def test_debug_shows_the_traceback_and_is_no_argument_of_the_verb():
 def test_a_bug_is_no_message():
     with pytest.raises(ZeroDivisionError):
         run_verb(verb(ZeroDivisionError()), [])
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does(capsys):
+    cleaned = []
+
+    def main(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_verb(main, []) == 130
+    assert cleaned and "stopped by SIGTERM" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_thread_that_fails_is_a_line(capsys):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    def main(argv):
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    assert run_verb(main, []) == 0
+    assert capsys.readouterr().err == "robustok: [Errno 28] No space left on device\n"
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run_verb(verb(UserError("x")), [])))  # catches no signals
+    thread.start()
+    thread.join()
+    assert codes == [2]

@@ -1,16 +1,28 @@
 """Files and folders are written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 from robustok.core import files
-from robustok.core.errors import UserError
-from robustok.core.files import read_json, remove_leftovers, sha256, write_bytes, write_json, written_whole
+from robustok.core.errors import RunError, UserError
+from robustok.core.files import (
+    free_bytes,
+    read_json,
+    remove_leftovers,
+    remove_whole,
+    sha256,
+    write_bytes,
+    write_json,
+    written_whole,
+)
 
 
 def names(folder) -> list[str]:
@@ -88,6 +100,69 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path, "shard-00001")
     assert names(tmp_path) == [".hidden.tmp", ".shard-00001.tmp", "shard-00001.tmp"]
     remove_leftovers(tmp_path / "nowhere")
+
+
+def _replace_until_killed(folder):
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+        Path.rename = lambda self, target: (
+            os.kill(os.getpid(), signal.SIGKILL) if self == temporary else _rename(self, target)
+        )
+
+
+_rename = Path.rename
+
+
+def test_a_folder_moved_out_of_the_way_by_a_killed_process_is_put_back(tmp_path):
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "step-1" / "old").touch()
+    process = multiprocessing.get_context("fork").Process(target=_replace_until_killed, args=(tmp_path / "step-1",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(names(tmp_path)) == 2 and "step-1" not in names(tmp_path)
+    remove_leftovers(tmp_path, "step-")
+    assert names(tmp_path) == ["step-1"] and names(tmp_path / "step-1") == ["old"]
+
+
+def test_a_folder_is_put_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "folder" / "old").mkdir(parents=True)
+
+    def fail(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return _rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"), written_whole(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["old"]
+
+
+def test_a_removed_folder_is_gone_or_whole(tmp_path, monkeypatch):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: None)  # a kill before the first file went
+    remove_whole(tmp_path / "folder")
+    monkeypatch.undo()
+    assert "folder" not in names(tmp_path) and len(names(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_explained(tmp_path, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    write_bytes(tmp_path / "file", b"old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunError, match=r"file: no space left \(.*\): [\d,]+ bytes free on its disk, 1,234 needed"):
+        write_bytes(tmp_path / "file", b"n" * 1234)
+    assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
+
+
+def test_free_bytes_are_of_the_nearest_folder_there_is(tmp_path):
+    assert abs(free_bytes(tmp_path / "not" / "yet") / shutil.disk_usage(tmp_path).free - 1) < 0.1
 
 
 def test_json_round_trip_and_its_one_message(tmp_path):

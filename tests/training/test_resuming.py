@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustok.config import RunConfig
+from robustok.config import RunConfig, TrainingConfig
 from robustok.training import resuming
 from robustok.training.ema import EMA
 from robustok.training.optimizers import TrainedModule
@@ -32,6 +32,7 @@ def save_after_a_step(folder, shard) -> None:
         name="toy",
         kind="toy",
         sections=(),
+        training=TrainingConfig(),
         model=network,
         trained=[trained, trained],  # the second has a file of its own
         extra_state=dict,
