@@ -9,13 +9,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .core.settings import setting
+from .core.sizes import Size
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class OfImages:
+    """What the configs of all tokenizers share: `image_size`, in pixels, is a number (both sides of a square) or a pair
+    (height, width); a pair of equal sides becomes the number, so that each size has one spelling.
+    """
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if isinstance(size, tuple) and len(size) == 2 and size[0] == size[1]:
+            object.__setattr__(self, "image_size", size[0])
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(OfImages):
     """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
 
-    image_size: int = setting(32, "[1, 2**14]")
+    image_size: Size = setting(32, "[1, 2**14]")  # pixels: a number, or [height, width]
     patch_size: int = setting(8, "[1, 2**14]")
     width: int = setting(128, "[1, 2**16]")
     depth: int = setting(4, "[1, 1024]")
@@ -39,11 +52,11 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class ConvTokenizerConfig:
+class ConvTokenizerConfig(OfImages):
     """Shape of a convolutional tokenizer (VQGAN and its successors), and how its latents are compared with codes."""
 
-    # pixels along one side that it is used at; the network takes any multiple of a latent's side
-    image_size: int = setting(256, "[1, 2**14]")
+    # that it is used at; the network takes any multiple of a latent's side
+    image_size: Size = setting(256, "[1, 2**14]")
     style: Literal["vqgan", "maskgit"] = "vqgan"  # of the network, see models/tokenizers/conv_layers.py
     # channels of each level, the highest resolution first
     widths: tuple[int, ...] = setting((128, 128, 256, 256, 512), "[1, 2**16]")
@@ -65,10 +78,10 @@ class ConvTokenizerConfig:
 
 
 @dataclass(frozen=True)
-class GigaTokConfig:
+class GigaTokConfig(OfImages):
     """Shape of a tokenizer of convolutions and transformers whose tokens are a sequence (GigaTok): B-L as it stands."""
 
-    image_size: int = setting(256, "[1, 2**14]")
+    image_size: Size = setting(256, "[1, 2**14]")
     # of the convolutions, see ConvTokenizerConfig
     widths: tuple[int, ...] = setting((128, 128, 256, 256, 512), "[1, 2**16]")
     decoder_widths: tuple[int, ...] | None = setting(None, "[1, 2**16]")
@@ -92,10 +105,10 @@ class GigaTokConfig:
 
 
 @dataclass(frozen=True)
-class MAETokConfig:
+class MAETokConfig(OfImages):
     """Shape of a continuous tokenizer whose latents are a sequence (MAETok, SoftVQ), and its masked training."""
 
-    image_size: int = setting(256, "[1, 2**14]")
+    image_size: Size = setting(256, "[1, 2**14]")
     patch_size: int = setting(16, "[1, 2**14]")
     width: int = setting(768, "[1, 2**16]")
     depth: int = setting(12, "[1, 1024]")
@@ -136,14 +149,14 @@ class MAETokConfig:
 
 
 @dataclass(frozen=True)
-class TiTokConfig:
+class TiTokConfig(OfImages):
     """Shape of a tokenizer whose tokens are a sequence (TiTok), and how its latents are compared with codes.
 
     As it stands here: the published SL-256. With `pixel_widths` it is two-stage: its decoder predicts codes of a
     convolutional tokenizer.
     """
 
-    image_size: int = setting(256, "[1, 2**14]")
+    image_size: Size = setting(256, "[1, 2**14]")
     patch_size: int = setting(16, "[1, 2**14]")
     width: int = setting(512, "[1, 2**16]")
     depth: int = setting(8, "[1, 1024]")
@@ -166,10 +179,10 @@ class TiTokConfig:
 
 
 @dataclass(frozen=True)
-class ConvVAEConfig:
+class ConvVAEConfig(OfImages):
     """Shape of a convolutional variational autoencoder (diffusers' AutoencoderKL)."""
 
-    image_size: int = setting(256, "[1, 2**14]")
+    image_size: Size = setting(256, "[1, 2**14]")
     # channels of each level, the highest resolution first
     widths: tuple[int, ...] = setting((128, 256, 512, 512), "[1, 2**16]")
     blocks: int = setting(2, "[1, 1024]")  # residual blocks a level of the encoder; the decoder has one more
@@ -221,6 +234,7 @@ class LlamaGenConfig:
     kv_heads: int | None = setting(None, "[1, 1024]")
     mlp_width: int = setting(2048, "[1, 2**16]")
     positions: Literal["grid", "line"] = "grid"  # rotary, of each token's row and column, or of its number alone
+    rows: int | None = setting(None, "[1, 2**14]")  # of the grid; None: a square
     dropout: float = setting(0.1, "[0, 1]")  # of what attention and MLP add
     token_dropout: float = setting(0.1, "[0, 1]")  # of the embedded sequence
     class_dropout: float = setting(0.1, "[0, 1]")
@@ -237,7 +251,8 @@ class SiTConfig:
     depth: int = setting(12, "[1, 1024]")
     heads: int = setting(12, "[1, 1024]")
     mlp_ratio: float = setting(4.0, "(0, 1024]")
-    grid: bool = False  # the latents are a square grid, read row by row and taken in patches; else a sequence
+    grid: bool = False  # the latents are a grid, read row by row and taken in patches; else a sequence
+    rows: int | None = setting(None, "[1, 2**14]")  # of the grid; None: a square
     patch_size: int = setting(1, "[1, 2**14]")  # latents along one side of a patch of the grid
     qk_norm: bool = False
     norm: Literal["layer", "rms"] = "layer"

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..core.errors import UserError
+from ..core.sizes import Size
 from ..core.yaml_reading import read_yaml
 from ..presets import FOLDER
 
@@ -50,7 +51,7 @@ class Entry:
     file: str
     codebook_size: int | None = None
     num_heads: int | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
     similarity: str | None = None
     generator: GeneratorEntry | None = None
     published: dict[str, float] = field(default_factory=dict)

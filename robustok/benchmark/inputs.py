@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import UserError
 from ..core.files import sha256
+from ..core.sizes import Size
 from ..evaluation.metrics.moments import FeatureStatistics
 from ..evaluation.statistics import load_reference
 from ..evaluation.streams import NpzImages, StoredImages, open_stream
@@ -71,19 +72,19 @@ class Inputs:
         features = {"protocol": self.network.protocol, "weights": getattr(self.network, "sha256", None)}
         return {"tokenizer": self._tokenizer(entry)[1], "features": features, "seed": self.seed}
 
-    def reference_facts(self, size: int) -> Facts:
+    def reference_facts(self, size: Size) -> Facts:
         """Which reference it is: statistics by their bytes, images as those that are given back."""
         if self.reference.endswith(".npz"):
             return {"name": self.reference, "sha256": sha256(Path(self.reference))}
         return _described(open_stream(self.reference, size))
 
-    def _open_stream(self, size: int) -> StoredImages | NpzImages:
+    def _open_stream(self, size: Size) -> StoredImages | NpzImages:
         return open_stream(self.images, size)
 
-    def _describe_stream(self, size: int) -> Facts:
+    def _describe_stream(self, size: Size) -> Facts:
         return _described(self.stream(size))
 
-    def _load_reference(self, size: int) -> FeatureStatistics:
+    def _load_reference(self, size: Size) -> FeatureStatistics:
         return load_reference(self.reference, self.network, size).pool
 
     def _load_tokenizer(self, entry: Entry) -> tuple[LoadedTokenizer, str]:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from . import completion
 from .errors import UserError
 from .random import MAX_SEED
+from .sizes import Size, as_size
 from .text import printable
 
 
@@ -95,7 +96,8 @@ def add_tokenizer_sizes(parser: ArgumentParser, heads: str = "num_heads") -> Non
     of = "needed where a published file does not hold it (default: what the file says)"
     count = f"number of attention heads of the tokenizer, {of}"
     parser.add_argument(f"--{heads}", dest="tokenizer_heads", metavar="N", type=positive, help=count)
-    parser.add_argument("--image_size", type=positive, help=f"pixels along one side of the tokenizer's images, {of}")
+    at = "pixels of the tokenizer's images, as 512 or [384,256] (height, width) (default: what the file says)"
+    parser.add_argument("--image_size", type=image_size, metavar="SIZE", help=at)
     parser.add_argument(
         "--similarity", choices=("l2", "cosine", "dot"), help=f"how latents and codes are compared, {of}"
     )
@@ -126,6 +128,14 @@ def add_network(parser: ArgumentParser, networks: Collection[str], weights: str)
         help="how inception is computed: exact, for published figures, or fast, to be compared with fast figures only"
         " (default exact)",
     )
+
+
+def image_size(text: str) -> Size:
+    """Type of an option: "512", or "[384,256]" (height, width), as settings of a run are written."""
+    inside = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text, text]
+    if len(inside) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in inside):
+        raise ArgumentTypeError(f"found {text!r}, expected pixels as 512, or as [384,256] (height, width)")
+    return as_size(*map(int, inside))
 
 
 def _number_or_none(text: str) -> float | None:

@@ -17,6 +17,7 @@ from ..config import DataConfig
 from ..core.errors import UserError
 from ..core.paths import FILE, FOLDER, found_at, given_path
 from ..core.random import AUGMENT, keyed_words
+from ..core.sizes import Size
 from .decode import BadImage
 from .digits import Digits
 from .folder import Folder
@@ -52,7 +53,7 @@ class Images:
     images) and `.test`, and `.all`, every image in the order of the source.
     """
 
-    def __init__(self, source: ImageSource, config: DataConfig, image_size: int) -> None:
+    def __init__(self, source: ImageSource, config: DataConfig, image_size: Size) -> None:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
@@ -67,7 +68,7 @@ class ImageSplit:
     """A part of a source in a fixed order. `.ids` (N,) int64: numbers in the source; `.labels` (N,) int64."""
 
     def __init__(
-        self, source: ImageSource, ids: Tensor, config: DataConfig, image_size: int, bad: "_BadImages"
+        self, source: ImageSource, ids: Tensor, config: DataConfig, image_size: Size, bad: "_BadImages"
     ) -> None:
         self.source = source
         self.ids = ids
@@ -85,7 +86,7 @@ class ImageSplit:
         return hashlib.sha256(names.encode(errors="surrogateescape") + self.labels.numpy().tobytes()).hexdigest()
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
-        """The images at positions `rows` (n,) of this split, uint8 (n, 3, S, S).
+        """The images at positions `rows` (n,) of this split, uint8 (n, 3, H, W).
 
         seed None: the transform of evaluation (resize and centre crop). seed int: training augmentation, drawn by
         (seed, image id), so that it depends on neither the batch nor the order nor the number of processes.
@@ -101,11 +102,11 @@ class ImageSplit:
         return self._load(rows, lambda image, i: [random_crop(image, self.image_size, words=words[i], **shares)])[:, 0]
 
     def load_views(self, rows: Tensor, augment: str) -> Tensor:
-        """The images at `rows` (n,) in the V fixed views of `transforms.fixed_views`, uint8 (n, V, 3, S, S)."""
+        """The images at `rows` (n,) in the V fixed views of `transforms.fixed_views`, uint8 (n, V, 3, H, W)."""
         return self._load(rows, lambda image, _: fixed_views(image, self.image_size, augment))
 
     def _load(self, rows: Tensor, cut: Callable[[Image.Image, int], list[Image.Image]]) -> Tensor:
-        """uint8 (n, V, 3, S, S): cut(image, i) for the image at each rows[i]."""
+        """uint8 (n, V, 3, H, W): cut(image, i) for the image at each rows[i]."""
         views = [np.stack([to_array(view) for view in cut(self._read(row), i)]) for i, row in enumerate(rows.tolist())]
         return torch.from_numpy(np.stack(views))
 
@@ -171,8 +172,8 @@ def bad_budget(count: int) -> int:
     return max(BAD_FLOOR, math.floor(BAD_SHARE * count))
 
 
-def open_images(config: DataConfig, image_size: int) -> Images:
-    """The images of `config.root` (None: the digits), split and ready to load at `image_size` pixels.
+def open_images(config: DataConfig, image_size: Size) -> Images:
+    """The images of `config.root` (None: the digits), split and ready to load at `image_size`.
 
     The splits are drawn by `config.split_seed` (`splits.split_order`): first `config.val` validation images, then
     `config.test` test images, the rest to train. Raises UserError for a path, a layout or numbers that cannot work.

@@ -36,7 +36,7 @@ class Dataset(Protocol):
 class Batch(NamedTuple):
     """A process's part of a batch, or a micro-batch of it."""
 
-    inputs: Tensor  # (B, ...) from the data set's `load`: uint8 images (B, 3, S, S), or tokens (B, L)
+    inputs: Tensor  # (B, ...) from the data set's `load`: uint8 images (B, 3, H, W), or tokens (B, L)
     labels: Tensor  # (B,) int64
     ids: Tensor  # (B,) int64, numbers in the source
     rows: Tensor  # (B,) int64, positions in the data set

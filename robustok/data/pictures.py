@@ -5,11 +5,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core.sizes import Size
 from .transforms import fixed_views, to_array
 
 
-def sample_pictures(size: int) -> Tensor:
-    """Both, resized and centre-cropped as for evaluation, and mirrored: uint8 (4, 3, size, size)."""
+def sample_pictures(size: Size) -> Tensor:
+    """Both, resized and centre-cropped as for evaluation, and mirrored: uint8 (4, 3, H, W) of that size."""
     from sklearn.datasets import load_sample_images  # takes a second to import
 
     pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]

@@ -40,7 +40,7 @@ class PairDataset:
         return len(self.ids)
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
-        """The images (n, 3, S, S) uint8 of the pairs `rows`, as evaluation sees them."""
+        """The images (n, 3, H, W) uint8 of the pairs `rows`, as evaluation sees them."""
         return self.images.load(rows % len(self.images))
 
     def generated(self, rows: Tensor) -> Tensor:

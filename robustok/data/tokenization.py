@@ -24,7 +24,7 @@ from .transforms import VIEWS, from_uint8
 
 @torch.no_grad()
 def encode_rows(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """Images (n, 3, S, S) in [-1, 1] -> tokens (n, T) or (n, T, Q) of a discrete tokenizer, latents (n, L, D) of a
+    """Images (n, 3, H, W) in [-1, 1] -> tokens (n, T) or (n, T, Q) of a discrete tokenizer, latents (n, L, D) of a
     continuous one.
     """
     return tokenizer.tokenize(images) if is_discrete(tokenizer) else tokenizer.encode(images)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.files import sha256, written_whole
 from ..core.progress import Progress
+from ..core.sizes import Size
 from .metrics.moments import FeatureStatistics
 from .npz import npz_header, npz_names, reading
 from .streams import ImageStream, NpzImages, open_stream
@@ -160,7 +161,7 @@ class RowBuffer:
         return self.matrix[: self.count]
 
 
-def load_reference(path: str | Path, network: Callable, size: int | None = None) -> ImageStatistics:
+def load_reference(path: str | Path, network: Callable, size: Size | None = None) -> ImageStatistics:
     """What to compare with: images (see `open_stream`; cut to `size`), or statistics from an .npz, saved ones or ADM's.
 
     ADM's files hold both: statistics are taken as they are, and features for precision, recall and KID from the images.
@@ -169,7 +170,7 @@ def load_reference(path: str | Path, network: Callable, size: int | None = None)
     return open_reference(path, network, size)()
 
 
-def open_reference(path: str | Path, network: Callable, size: int | None = None) -> Callable[[], ImageStatistics]:
+def open_reference(path: str | Path, network: Callable, size: Size | None = None) -> Callable[[], ImageStatistics]:
     """Opens what `load_reference` loads and refuses what it would, before any work; the result loads it when called."""
     if Path(path).suffix != ".npz":
         stream = open_stream(path, size)

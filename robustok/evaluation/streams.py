@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import sha256
+from ..core.sizes import Size, say_size, sides
 from ..data.decode import BadImage
 from ..data.digits import Digits, means_digits
 from ..data.images import ImageSource, open_source, say_what_was_found
@@ -49,15 +50,15 @@ class ImageStream(Protocol):
 class StoredImages:
     """The images of a folder, a tar file or a folder of tar shards, in the order of their names.
 
-    size None: as stored, all of one size. size int: resized and centre-cropped as for training's evaluation. What
+    size None: as stored, all of one size. Else resized and centre-cropped to it as for training's evaluation. What
     cannot be read (an image, a part of a shard) is named in a warning and left out; UserError beyond 0.1 % of the
     images, or where sizes differ.
     """
 
-    def __init__(self, source: ImageSource, name: str, size: int | None = None):
+    def __init__(self, source: ImageSource, name: str, size: Size | None = None):
         self.source, self.name, self.size = source, name, size
         self.labels: np.ndarray | None = source.labels if len(source.class_names) > 1 else None
-        self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {size} (Pillow)"
+        self.transform = "as stored" if size is None else f"halving box + bicubic, centre crop {_said(size)} (Pillow)"
         self.bad: set[int] = set()
         say_what_was_found(source)
         self._check_budget(source.problems[-1:])
@@ -121,14 +122,15 @@ class NpzImages:
 
     transform = "as stored"
 
-    def __init__(self, path: str | Path, size: int | None = None):
+    def __init__(self, path: str | Path, size: Size | None = None):
         self.path, self.name = Path(path), str(path)
         self.shape, dtype = npz_header(path, "arr_0")
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3:
             hint = " (floating-point images: scale to 0..255 and round first)" if dtype.kind == "f" else ""
             raise UserError(f"{path}: arr_0 is {dtype} {self.shape}, expected uint8 (N, H, W, 3) in 0..255{hint}")
-        if size is not None and self.shape[1:3] != (size, size):
-            raise UserError(f"{path}: images of {self.shape[1]} x {self.shape[2]} pixels, expected {size} x {size}")
+        if size is not None and self.shape[1:3] != sides(size):
+            found = say_size(self.shape[1:3])
+            raise UserError(f"{path}: images of {found} pixels, expected {say_size(size)}")
         self.labels: np.ndarray | None = None
         if "arr_1" in npz_names(path):
             self.labels = npz_labels(path, "arr_1", len(self))
@@ -158,7 +160,12 @@ class NpzImages:
                 yield torch.frombuffer(data, dtype=torch.uint8).view(count, *self.shape[1:]).permute(0, 3, 1, 2)
 
 
-def open_stream(path: str | Path, size: int | None = None) -> ImageStream:
+def _said(size: Size) -> str:
+    """As figures are stored with it: a square by one number."""
+    return str(size) if isinstance(size, int) else say_size(size)
+
+
+def open_stream(path: str | Path, size: Size | None = None) -> ImageStream:
     """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's.
 
     Raises UserError for what is none of these, and for "digits" where something in the current folder is called so.

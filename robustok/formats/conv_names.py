@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checkpoints.checkpoint import State
 from ..core.errors import UserError
+from ..core.sizes import sides
 from ..model_configs import ConvTokenizerConfig
 from .layout import Given
 from .tensors import require
@@ -71,7 +72,7 @@ class ConvNames:
         rest |= {name: value for name, value in said.items() if value is not None}
         config = ConvTokenizerConfig(**self.sizes(state, where, layout), **rest)
         cell = 2 ** (len(config.widths) - 1)
-        if config.image_size < cell or config.image_size % cell:
+        if any(side < cell or side % cell for side in sides(config.image_size)):
             raise UserError(f"{where}: image_size must be a multiple of {cell}, found {config.image_size}")
         if config.similarity not in ("l2", "cosine", "dot"):
             raise UserError(f'{where}: similarity must be "l2", "cosine" or "dot", found {config.similarity!r}')

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..checkpoints.checkpoint import Checkpoint, State
 from ..core.errors import UserError
+from ..core.sizes import sides
 from ..model_configs import ConvVAEConfig
 from .layout import Given, HubFolder, PublishedFile, described, under_both_names
 from .sources import Source
@@ -84,12 +85,12 @@ class DiffusersVAE:
             shift_factor=float(settings.get("shift_factor") or 0.0),
         )
         cell = 2 ** (levels - 1)
-        if config.image_size % cell:
+        if any(side % cell for side in sides(config.image_size)):
             raise UserError(f"{where}: image_size must be a multiple of {cell}, found {config.image_size}")
         return config
 
     def holds(self, config: ConvVAEConfig) -> bool:
-        return True
+        return isinstance(config.image_size, int)
 
     def write(self, checkpoint: Checkpoint) -> HubFolder:
         """A folder that their `from_pretrained` opens."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..checkpoints.checkpoint import Checkpoint, State
 from ..checkpoints.writing import write_safetensors
+from ..core.sizes import Size
 
 HUB_WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a hub's folder
 
@@ -21,7 +22,7 @@ class Given:
     num_heads: int | None = None  # attention heads
     num_tokens: int | None = None  # tokens an image
     tokenizer_tokens: int | None = None  # those of the tokenizer that a generator is used with
-    image_size: int | None = None  # pixels along one side, of a network that takes several sizes
+    image_size: Size | None = None  # of a network that takes several sizes
     similarity: str | None = None  # how latents are compared with codes: "l2", "cosine" or "dot"
 
 

@@ -43,7 +43,7 @@ class LlamaGenGPT:
         return Checkpoint(file.path, described(self), config, under_both_names(file.weights))
 
     def holds(self, config: LlamaGenConfig) -> bool:
-        return config.positions == "grid"
+        return config.positions == "grid" and config.rows is None
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The averaged weights as `model`."""

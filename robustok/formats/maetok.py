@@ -117,7 +117,7 @@ class MAETokRelease:
         )
 
     def holds(self, config: MAETokConfig) -> bool:
-        return True
+        return isinstance(config.image_size, int)
 
     def write(self, checkpoint: Checkpoint) -> HubFolder:
         """A folder that their `from_pretrained` opens; auxiliary decoders are left out."""

@@ -64,7 +64,7 @@ def to_released(state: State, config: TokenizerConfig, teacher: State) -> State:
     for key, tensor in state.items():
         name = xqgan_release.theirs(_renamed(key, back), config)
         released[name] = tensor[..., None, None] if key in CONVOLUTIONS else tensor
-    patches = (config.image_size // config.patch_size) ** 2
+    patches = state["encoder.vit.pos_embed"].shape[1] - 1
     latents = released["encoder.latent_tokens"].shape[1] // config.codebooks
     released["encoder.lvl1LC"] = _levels(patches + 1, *[latents] * config.codebooks)
     released["decoder.lvl1LC"] = _levels(patches + 1, latents + 1)
@@ -151,7 +151,7 @@ class RobusTokRelease:
         )
 
     def holds(self, config: TokenizerConfig) -> bool:
-        return True
+        return isinstance(config.image_size, int)
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Raises: UserError for a tokenizer without teacher: the authors' code refuses a file without its weights."""

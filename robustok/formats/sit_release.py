@@ -52,7 +52,7 @@ class SiTRelease:
 
     def holds(self, config: SiTConfig) -> bool:
         plain = config.norm == "layer" and config.mlp == "gelu" and not config.rope
-        return plain and config.grid == self.grid
+        return plain and config.grid == self.grid and config.rows is None
 
     def write(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """A training checkpoint; the state of its optimiser is left empty."""

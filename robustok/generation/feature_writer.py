@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.files import written_whole
+from ..core.sizes import Size, sides
 from ..data.rows import Rows
 from ..evaluation.statistics import GENERATED, ImageStatistics, StatisticsCollector
 
@@ -31,12 +32,12 @@ class FeatureWriter:
             np.savez(file, **arrays)
 
     def collect(
-        self, shards: int, network, generated: Rows, classes: Tensor, name: str, size: int | None = None
+        self, shards: int, network, generated: Rows, classes: Tensor, name: str, size: Size | None = None
     ) -> ImageStatistics:
         """The statistics of all shards. They are added in order, so the figures do not depend on who wrote which shard.
 
         Features and logits are kept of at most 50,000 images, evenly spaced. Duplicates are counted among `generated`,
-        rows of tokens or latents (N, ...): images of the same row are the same. `size`: pixels along one side.
+        rows of tokens or latents (N, ...): images of the same row are the same. `size`: of the images in pixels.
         """
         collector = StatisticsCollector(len(classes))
         for number in range(shards):
@@ -46,7 +47,7 @@ class FeatureWriter:
             network,
             name=name,
             transform=GENERATED,
-            size=size and (size, size),
+            size=None if size is None else sides(size),
             duplicates=len(generated) - len({row.tobytes() for part in generated.parts for row in part}),
             class_counts=classes.bincount().tolist(),
         )

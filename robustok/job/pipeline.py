@@ -31,7 +31,7 @@ from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
 from ..models.load import build, check_fits, load_tokenizer, locate, open_checkpoint, take_statistics
 from ..models.registry import sampler_settings, trained_family
-from ..models.starting import open_generator, refuse_other_family, tokenizer_shape
+from ..models.starting import given_of, open_generator, refuse_other_family, tokenizer_shape
 from ..training.run import Run
 
 
@@ -92,12 +92,12 @@ class Pipeline:
 
     def load_tokenizer(self, folder: str) -> LoadedTokenizer:
         """The tokenizer that a stage left in this folder of the run, on the run's device."""
-        tokenizer = load_tokenizer(self.result(folder), num_heads=self.config.start.num_heads)
+        tokenizer = load_tokenizer(self.result(folder), **given_of(self.config))
         return tokenizer.to(self.run.device).eval()
 
     def tokenizer_checkpoint(self) -> Checkpoint:
         """All that the file of the run's tokenizer holds beside the model."""
-        return open_checkpoint(self.result("tokenizer"), "tokenizer", num_heads=self.config.start.num_heads)
+        return open_checkpoint(self.result("tokenizer"), "tokenizer", **given_of(self.config))
 
     def training_tokens(self) -> TokenSet | LatentSet:
         """The tokens of the training images, or their latents of a continuous tokenizer; made on first use."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import RunConfig, TrainingConfig
 from ..core.errors import UserError
+from ..core.sizes import sides
 from ..models.registry import Role, trained_family
 
 ROLES: tuple[Role, ...] = ("tokenizer", "generator")
@@ -48,7 +49,8 @@ def _check_model(config: Any, section: str) -> None:
     for name, divisor in DIVIDED:
         value, by = _of(config, name), _of(config, divisor)
         if value is not None and by is not None:
-            expect(value % by == 0, f"{section}.{name}", value, f"a multiple of {section}.{divisor} = {by}")
+            multiple = all(side % by == 0 for side in sides(value))
+            expect(multiple, f"{section}.{name}", value, f"a multiple of {section}.{divisor} = {by}")
     _check_rising_pair(f"{section}.hidden", getattr(config, "hidden", None))
     if getattr(config, "codebooks", 0):
         codes = config.codebook_size
@@ -60,7 +62,7 @@ def _check_rising_pair(name: str, pair: tuple[float, float] | None) -> None:
         expect(pair[0] <= pair[1], name, pair, "two numbers, the smaller first")
 
 
-def _of(config: Any, name: str) -> int | None:
+def _of(config: Any, name: str) -> Any:
     """The value of a field; a decoder's that is None is that of the encoder."""
     value = getattr(config, name, None)
     return getattr(config, name.removeprefix("decoder_"), None) if value is None else value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.sizes import Size, sides
 from ..ops.grid import from_grid, to_grid
 from .interfaces import LoadedTokenizer, is_discrete
 from .registry import family_of
@@ -19,7 +20,7 @@ class AutoencoderConfig:
     """What users of an autoencoder read off its `config`; generators work on (latent - shift) * scaling."""
 
     latent_channels: int
-    sample_size: int  # pixels along one side
+    sample_size: Size  # pixels along one side, or (height, width)
     scaling_factor: float
     shift_factor: float
     in_channels: int = 3
@@ -49,7 +50,7 @@ class AutoencoderLatents(NamedTuple):
 class AutoencoderImages(NamedTuple):
     """What `decode` gives."""
 
-    sample: Tensor  # (B, 3, S, S), not clamped
+    sample: Tensor  # (B, 3, H, W), not clamped
 
 
 class GridAutoencoder(nn.Module):
@@ -71,11 +72,11 @@ class GridAutoencoder(nn.Module):
         return next(self.parameters()).dtype
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderLatents | tuple[Any]:
-        """Images x (B, 3, S, S) in [-1, 1] -> latents (B, C, H, W), float32, before any codebook; differentiable.
+        """Images x (B, 3, H, W) in [-1, 1] -> latents (B, C, H, W), float32, before any codebook; differentiable.
 
         return_dict False: a tuple of the latents of a tokenizer with codes, else of their distribution.
         """
-        z = to_grid(self.tokenizer.encode(x))
+        z = to_grid(self.tokenizer.encode(x), sides(self.grid)[0])
         if not return_dict:
             return (z if is_discrete(self.tokenizer) else PointDistribution(z),)
         return AutoencoderLatents(PointDistribution(z), z)
@@ -83,12 +84,12 @@ class GridAutoencoder(nn.Module):
     def decode(
         self, z: Tensor, return_dict: bool = True, force_not_quantize: bool = False
     ) -> AutoencoderImages | tuple:
-        """Latents z (B, C, H, W) -> images (B, 3, S, S), not clamped.
+        """Latents z (B, C, H, W) -> images (B, 3, H, W), not clamped.
 
         A tokenizer with codes takes the code of each latent first, through which no gradient passes, unless
         force_not_quantize says that they are codes already. Raises: ValueError for latents of another shape.
         """
-        shape = (self.config.latent_channels, self.grid, self.grid)
+        shape = (self.config.latent_channels, *sides(self.grid))
         if z.ndim != 4 or z.shape[1:] != shape:
             raise ValueError(f"z must be (B, {', '.join(map(str, shape))}), found {tuple(z.shape)}")
         rows = from_grid(z)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..core.sizes import Size
 from ..ops import Indices, Similarity
 
 Terms = dict[str, Tensor]  # loss terms and figures of a step by name, 0-d
@@ -27,7 +28,7 @@ Perturbable = Literal["codes", "itself", "none"]
 class Tokenizer(Protocol):
     """Images <-> latents z (B, L, D)."""
 
-    image_size: int  # pixels along one side
+    image_size: Size  # pixels along one side, or (height, width)
     num_latents: int  # L
 
     @property
@@ -156,7 +157,7 @@ class LoadedTokenizer(torch.nn.Module, DiscreteTokenizer, TrainableTokenizer):
     """The type of what `load_tokenizer` returns: a torch module that is a tokenizer. Only for annotations."""
 
     config: Any  # its config dataclass
-    grid: int  # latents along one side
+    grid: Size  # latents along one side, or (rows, columns) of them
 
     def reconstruct(
         self,

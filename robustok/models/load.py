@@ -11,6 +11,7 @@ from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
 from ..core.paths import given_path, regular_file
+from ..core.sizes import Size, say_size, sides
 from ..formats.layout import Given, described, nearest_layout
 from ..formats.opening import open_published, published_file
 from ..formats.sources import note_licence
@@ -31,7 +32,7 @@ def load_tokenizer(
     path: str | Path,
     weights: str = "ema",
     num_heads: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     similarity: str | None = None,
 ) -> LoadedTokenizer:
     """Load a tokenizer, on the CPU, in float32 and evaluation mode.
@@ -43,8 +44,8 @@ def load_tokenizer(
             downloaded here).
         weights: "ema", the moving average, or "model".
         num_heads: attention heads, only for a published file whose width is no standard ViT: the file cannot say.
-        image_size: pixels along one side, only for a published convolutional tokenizer that is to be used at another
-            size than 256.
+        image_size: pixels of both sides, or (height, width), where it is to be used at another size than its file
+            says: a convolutional tokenizer takes any that its cells divide, a ViT tokenizer's positions are resampled.
         similarity: "l2", "cosine" or "dot", only for a published file that cannot say how latents and codes compare.
 
     Raises: UserError for a path or file that is missing, damaged, of no known layout or another kind of model, and
@@ -85,7 +86,7 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         _expect(role, FAMILIES[kind].role, folder, f"{kind} checkpoint of this package")
         checkpoint = read_checkpoint(folder, kind, config)
         note_licence(path, checkpoint.source)
-        return checkpoint
+        return _at_size(checkpoint, given.get("image_size"))
     file = open_published(regular_file(path, "a checkpoint, a folder or a file"))
     for family in families():
         for layout in family.layouts:
@@ -94,9 +95,23 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
                 checkpoint = layout.read(file, Given(**given))
                 checkpoint.source = checkpoint.source or getattr(layout, "source", None)
                 note_licence(path, checkpoint.source)
-                return checkpoint
+                return _at_size(checkpoint, given.get("image_size"))
     known = nearest_layout((layout for family in families() for layout in family.layouts), file.state)
     raise UserError(f"{path}: no known layout: found {some_of(file.state)}; {known}")
+
+
+def _at_size(checkpoint: Checkpoint, image_size: Size | None) -> Checkpoint:
+    """The model at the image size asked for. Raises UserError where it is another than the only one that it has."""
+    config = checkpoint.config
+    if image_size is None or sides(image_size) == sides(config.image_size):
+        return checkpoint
+    family, where = family_of(config), f"{checkpoint.path}: image_size: found {say_size(image_size)}"
+    if family.resized is None:
+        raise UserError(f"{where}, but a {family.kind} is of one size, {say_size(config.image_size)} pixels")
+    try:
+        return family.resized(checkpoint, image_size)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _expect(expected: Role | None, found: Role, path: Path, layout: str) -> None:

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..checkpoints.checkpoint import Checkpoint
 from ..config import PerturbationConfig, RunConfig
 from ..core.errors import UserError
+from ..core.sizes import Size
 from ..formats.diffusers_vae import DIFFUSERS_VAE
 from ..formats.gigatok import GIGATOK
 from ..formats.layout import Layout
@@ -45,6 +47,7 @@ from .tokenizers.conv_tokenizer import ConvTokenizer
 from .tokenizers.conv_vae import ConvVAE
 from .tokenizers.gigatok import GigaTok
 from .tokenizers.maetok import MAETok
+from .tokenizers.resizing import resize_config, resize_vit
 from .tokenizers.titok import TiTok
 from .tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -73,6 +76,19 @@ def sizes_of_tokens(
     return {"codebook_size": codes, "num_classes": num_classes, "num_tokens": tokenizer.num_tokens}
 
 
+def sizes_of_grid_tokens(
+    tokenizer: DiscreteTokenizer, num_classes: int, statistics: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The same for a generator that knows where its tokens lie: the rows of a grid that is no square, too."""
+    return sizes_of_tokens(tokenizer, num_classes, statistics) | rows_of(tokenizer)
+
+
+def rows_of(tokenizer: Tokenizer) -> dict[str, int]:
+    """{"rows": ...} of a tokenizer whose latents are a grid and no square, else {}."""
+    grid = getattr(tokenizer, "grid", None)
+    return {} if grid is None or isinstance(grid, int) else {"rows": grid[0]}
+
+
 def sizes_of_latents(
     tokenizer: Tokenizer, num_classes: int, statistics: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -82,6 +98,7 @@ def sizes_of_latents(
     """
     length, width = tokenizer.latent_shape
     decided = {"num_latents": length, "latent_width": width, "num_classes": num_classes}
+    decided |= rows_of(tokenizer)
     if statistics is not None:
         decided |= {f"latent_{name}": tuple(statistics[name]) for name in ("mean", "std")}
     return decided
@@ -131,6 +148,8 @@ class Family:
     # follows from (tokenizer, number of classes, statistics of the latents)
     sampling: str = "sampling"  # of a generator: field of RunConfig with the settings of its sampler
     about: Callable[[Any, RunConfig], str] = size_of  # for people: what a run with this config and settings trains
+    resized: Callable[[Checkpoint, Size], Checkpoint] | None = None  # of a tokenizer: the same for another image size;
+    # None: it is of one size
 
 
 CONVOLUTIONAL = (LLAMAGEN_VQ, VQGAN_RELEASE, MASKGIT_VQGAN)
@@ -145,14 +164,23 @@ FAMILIES = {
             (ROBUSTOK_RELEASE,),
             section="tokenizer",
             about=codes_of,
+            resized=resize_vit,
         ),
-        Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL),
+        Family("conv_tokenizer", "tokenizer", ConvTokenizerConfig, ConvTokenizer, CONVOLUTIONAL, resized=resize_config),
         Family("gigatok", "tokenizer", GigaTokConfig, GigaTok, (GIGATOK,)),
         Family("maetok", "tokenizer", MAETokConfig, MAETok, (MAETOK_RELEASE,), section="maetok", about=latents_of),
         Family("titok", "tokenizer", TiTokConfig, TiTok, (TITOK_RELEASE,)),
-        Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,)),
+        Family("conv_vae", "tokenizer", ConvVAEConfig, ConvVAE, (DIFFUSERS_VAE,), resized=resize_config),
         Family("rar", "generator", RARConfig, RAR, (RAR_RELEASE,), order_schedule, "generator", ("order",)),
-        Family("llamagen", "generator", LlamaGenConfig, LlamaGen, (LLAMAGEN_GPT,), section="llamagen"),
+        Family(
+            "llamagen",
+            "generator",
+            LlamaGenConfig,
+            LlamaGen,
+            (LLAMAGEN_GPT,),
+            section="llamagen",
+            decided=sizes_of_grid_tokens,
+        ),
         Family(
             "sit",
             "generator",

@@ -11,6 +11,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig
 from ..core.errors import UserError
+from ..core.sizes import area
 from ..model_configs import MAETokConfig, TokenizerConfig
 from .interfaces import LoadedGenerator, LoadedTokenizer, Tokenizer, is_discrete
 from .load import build, check_fits, load_tokenizer, locate, meta_model, open_checkpoint, take_statistics
@@ -18,6 +19,7 @@ from .registry import Family, Role, family_of, trained_config, trained_family
 from .tokenizers import maetok
 from .tokenizers.tuning import start_from_dinov2, tune
 from .tokenizers.vit_tokenizer import ViTTokenizer
+from .vit import patch_grid
 
 
 def with_started_families(run: RunConfig) -> RunConfig:
@@ -43,7 +45,12 @@ def tokenizer_shape(run: RunConfig) -> Any:
     """The config of the tokenizer that a run starts from; without one, that which the settings describe."""
     if not run.start.tokenizer:
         return trained_config(run, "tokenizer")
-    return open_checkpoint(locate(run.start.tokenizer), "tokenizer", num_heads=run.start.num_heads).config
+    return open_checkpoint(locate(run.start.tokenizer), "tokenizer", **given_of(run)).config
+
+
+def given_of(run: RunConfig) -> dict[str, Any]:
+    """What the settings say of the tokenizer that a run starts from, as `load_tokenizer` takes it."""
+    return {"num_heads": run.start.num_heads, "image_size": run.start.image_size}
 
 
 def open_generator(path: str | Path, tokenizer: Tokenizer) -> Checkpoint:
@@ -67,7 +74,7 @@ def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
     """
     family, config = trained_family(run, "tokenizer"), trained_config(run, "tokenizer")
     if run.start.tokenizer:
-        model = _stored_tokenizer(run.start.tokenizer, run.start.num_heads, family, config)
+        model = _stored_tokenizer(run, family, config)
     else:
         model = family.build(config)
         if run.frozen.dinov2 and isinstance(model, ViTTokenizer):
@@ -77,9 +84,10 @@ def tokenizer_to_train(run: RunConfig) -> LoadedTokenizer:
     return model
 
 
-def _stored_tokenizer(path: str, num_heads: int | None, family: Family, config: Any) -> LoadedTokenizer:
+def _stored_tokenizer(run: RunConfig, family: Family, config: Any) -> LoadedTokenizer:
     """A stored tokenizer with the settings `config`: those that change no tensor's shape (drop_path) may be others."""
-    stored = load_tokenizer(path, "model", num_heads)
+    path = run.start.tokenizer
+    stored = load_tokenizer(path, "model", **given_of(run))
     refuse_other_family(stored, family, path)
     found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))
     refuse_other_settings(found, expected, Path(path))
@@ -108,7 +116,7 @@ def shape_settings(config: Any) -> dict[str, Any]:
     shape = asdict(config) | {"drop_path": None, "layer_scale": config.layer_scale is not None}
     for name in ("width", "depth", "heads"):
         shape[f"decoder_{name}"] = shape[f"decoder_{name}"] or shape[name]
-    shape["num_latents"] = config.num_latents or (config.image_size // config.patch_size) ** 2
+    shape["num_latents"] = config.num_latents or area(patch_grid(config.image_size, config.patch_size))
     return shape
 
 

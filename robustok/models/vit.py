@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.sizes import Size, area, as_size, say_size, sides
 from .compiling import CompiledBlock
 
 NORM_EPS = 1e-6
@@ -107,13 +108,13 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-def join_patches(tokens: Tensor, grid: int) -> Tensor:
+def join_patches(tokens: Tensor, grid: Size) -> Tensor:
     """The pixels of patches, each ordered (row, column, channel), as images.
 
-    Tokens (B, grid**2, 3 * p * p), row-major -> (B, 3, grid * p, grid * p).
+    Tokens (B, rows * columns, 3 * p * p) of a grid, row-major -> (B, 3, rows * p, columns * p).
     """
     size = round((tokens.shape[-1] / 3) ** 0.5)
-    x = tokens.unflatten(2, (size, size, 3)).unflatten(1, (grid, grid))
+    x = tokens.unflatten(2, (size, size, 3)).unflatten(1, sides(grid))
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # patch row, row in it, patch column, column in it
 
 
@@ -121,7 +122,8 @@ class ViT(nn.Module):
     """Vision transformer with one class token and a learned position table.
 
     Args:
-        grid: patches along one side; the position table has 1 + grid**2 rows, the class token's first.
+        grid: patches along one side, or (rows, columns) of them; the position table has a row for the class token,
+            then one for each patch.
         patch_size: pixels along one side of a patch; None builds no patch embedding (tokens are given instead).
         final_norm: LayerNorm after the last block (the DINO read-outs of the discriminator have none).
         gelu: "none" for the exact GELU, "tanh" for its approximation.
@@ -130,7 +132,7 @@ class ViT(nn.Module):
     def __init__(
         self,
         *,
-        grid: int,
+        grid: Size,
         patch_size: int | None,
         width: int,
         depth: int,
@@ -144,7 +146,7 @@ class ViT(nn.Module):
         super().__init__()
         self.grid, self.width = grid, width
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + area(grid), width))
         if patch_size is not None:
             self.patch_embed = PatchEmbed(patch_size, width)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # rises linearly with depth
@@ -155,7 +157,7 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Put the class token before tokens (B, grid**2, width) and add the position table."""
+        """Put the class token before tokens (B, P, width) and add the position table."""
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
 
@@ -166,7 +168,7 @@ class ViT(nn.Module):
         return self.norm(x)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised as the weights expect -> (B, 1 + grid**2, width), class token first."""
+        """Images (B, 3, H, W), normalised as the weights expect -> (B, 1 + P, width), class token first."""
         return self.transform(self.embed(self.patch_embed(images)))
 
 
@@ -180,29 +182,44 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.proj.bias)
 
 
-def resample_positions(pos_embed: Tensor, grid: int, prefix: int = 1) -> Tensor:
+def resample_positions(pos_embed: Tensor, grid: Size, prefix: int = 1, old: Size | None = None) -> Tensor:
     """Resample a position table to another grid, as timm does: bicubic with antialiasing, in float32.
 
     Args:
-        pos_embed: (1, prefix + g * g, width) for some g; the first `prefix` rows (class token) are kept as they are.
-        grid: the new number of patches along one side.
+        pos_embed: (1, prefix + P, width) for P places of a grid, row-major; the first `prefix` rows (class token) are
+            kept as they are.
+        grid: the new number of patches along one side, or (rows, columns) of them.
+        old: the grid of the table; None: a square.
 
-    Returns: (1, prefix + grid * grid, width), differentiable.
-    Raises: ValueError when the table holds no square grid.
+    Returns: (1, prefix + rows * columns, width), differentiable.
+    Raises: ValueError when the table does not hold the grid `old`.
     """
     first, table = pos_embed[:, :prefix], pos_embed[:, prefix:]
-    old = round(table.shape[1] ** 0.5)
-    if old * old != table.shape[1]:
-        raise ValueError(f"pos_embed must hold a square grid after {prefix} row(s), found {table.shape[1]} rows")
-    if old == grid:
+    old = round(table.shape[1] ** 0.5) if old is None else old
+    if area(old) != table.shape[1]:
+        found = f"found {table.shape[1]} rows"
+        raise ValueError(f"pos_embed must hold a grid of {say_size(old)} after {prefix} row(s), {found}")
+    if sides(old) == sides(grid):
         return pos_embed
-    maps = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    maps = F.interpolate(maps, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    maps = table.float().unflatten(1, sides(old)).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=sides(grid), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, maps.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
-def check_patches(image_size: int, **sizes: int) -> None:
-    """Raises ValueError, with the name of a size, where an image is no whole number of patches of it."""
-    for name, patch in sizes.items():
-        if image_size % patch:
-            raise ValueError(f"image_size must be a multiple of {name}, found {image_size} and {patch}")
+def patch_grid(image_size: Size, patch_size: int, name: str = "patch_size") -> Size:
+    """Patches along one side of an image, or (rows, columns) of them.
+
+    Raises: ValueError, with the name of the patch's size, where an image is no whole number of patches.
+    """
+    height, width = sides(image_size)
+    if height % patch_size or width % patch_size:
+        found = f"{image_size} and {patch_size}"
+        raise ValueError(f"image_size must be a multiple of {name}, found {found}")
+    return as_size(height // patch_size, width // patch_size)
+
+
+def only_squares(image_size: Size, what: str) -> int:
+    """The side of a square image. Raises: ValueError, which names the model as `what`, for another shape."""
+    if not isinstance(image_size, int):
+        raise ValueError(f"image_size: found {say_size(image_size)}, but {what} takes square images alone")
+    return image_size

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..core.sizes import say_size
 from ..data.pictures import sample_pictures
 from ..data.transforms import from_uint8
 from ..evaluation.explaining import code_counts
@@ -62,7 +63,7 @@ def describe_tokenizer(found: dict[str, Any]) -> str:
     latents, codes, source = found["latents"], found["codes"], found["source"]
     lines = [
         f"{found['file']}: {found['layout']}",
-        f"family {found['family']}: images of {found['image_size']} x {found['image_size']} pixels in "
+        f"family {found['family']}: images of {say_size(found['image_size'])} pixels in "
         f"{described(found['value_range'])}, {latents[0]} latents of D = {latents[1]}",
     ]
     if codes is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import RunConfig
+from ..core.sizes import say_size
 from ..models.registry import trained_config, trained_family
 from .decoders import compared_rows, side_by_side
 from .page import Page
@@ -218,14 +219,14 @@ def _curves(log: list[dict], stage: str) -> Figure:
 
 def _what_was_run(run: FinishedRun) -> str:
     c, counts = run.config, run.metrics["images"]
-    size = run.pictures["originals"].shape[-1]
+    size = say_size(run.pictures["originals"].shape[2:])
     models = []
     for role in ("tokenizer", "generator"):
         family, start = trained_family(c, role), getattr(c.start, role)
         models.append(f"{role.capitalize()} ({family.kind}): {start or family.about(trained_config(c, role), c)}")
     source = c.data.root or "scikit-learn's handwritten digits"
     return (
-        f"{source}, {size} x {size} pixels, {len(run.class_names)} classes: "
+        f"{source}, {size} pixels, {len(run.class_names)} classes: "
         f"{counts['train']} images to train on, {counts['val']} for validation (early stopping), "
         f"{counts['test']} to test.\n"
         f"{'; '.join(models)}. Post-training on pairs with sigma {c.pairs.sigma}. Seed {c.seed}."

@@ -11,7 +11,7 @@ from robustok.data.transforms import (
     fixed_views,
     from_uint8,
     random_crop,
-    resize_shorter,
+    resize_to_cover,
     to_array,
     to_uint8,
 )
@@ -56,8 +56,8 @@ def test_extreme_shapes_keep_their_middle_and_stay_small():
     strip = np.zeros((10_000, 1, 3), np.uint8)
     strip[5_000] = 200  # bicubic gives a pixel's own value at its centre
     image = Image.fromarray(strip)
-    assert resize_shorter(image, 256).size == (256, 8 * 256)
-    assert resize_shorter(image.transpose(Image.Transpose.ROTATE_90), 256).size == (8 * 256, 256)
+    assert resize_to_cover(image, 256).size == (256, 8 * 256)
+    assert resize_to_cover(image.transpose(Image.Transpose.ROTATE_90), 256).size == (8 * 256, 256)
     found = np.asarray(center_crop(image, 256))
     assert found.shape == (256, 256, 3)
     assert found.max() > 190

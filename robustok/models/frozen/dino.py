@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
+from ...core.sizes import Size
 from ...formats.dino import resample_patches, to_vit
 from ...formats.opening import read_state
 from ...formats.tensors import block_count, check_state
 from ...model_configs import TokenizerConfig
-from ..vit import ViT, resample_positions
+from ..vit import ViT, patch_grid, resample_positions
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -61,11 +62,11 @@ class DINOTeacher(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] -> (B, width)."""
+        """Images (B, 3, H, W) in [-1, 1] -> (B, width)."""
         return self.vit(self.normalize(images))[:, 0]
 
-    def patches(self, images: Tensor, grid: int) -> Tensor:
-        """Features of the patches (B, grid**2, width), row-major; `grid` must be the network's own."""
+    def patches(self, images: Tensor, grid: Size) -> Tensor:
+        """Features of the patches (B, P, width), row-major; `grid` must be the network's own."""
         if grid != self.vit.grid:
             raise ValueError(f"the teacher has a grid of {self.vit.grid} patches, asked for {grid}")
         return self.vit(self.normalize(images))[:, 1:]
@@ -145,7 +146,7 @@ def read_dinov2(path: str | Path, config: TokenizerConfig) -> State:
     width = state["pos_embed"].shape[-1]
     if width != config.width:
         raise UserError(f"{path}: DINOv2 weights of width {width}; expected {config.width}, as the tokenizer's encoder")
-    grid = config.image_size // config.patch_size
+    grid = patch_grid(config.image_size, config.patch_size)
     state["pos_embed"] = resample_positions(state["pos_embed"], grid)
     state["patch_embed.proj.weight"] = resample_patches(state["patch_embed.proj.weight"], config.patch_size)
     return state
@@ -159,7 +160,7 @@ def load_teacher(path: str | Path, config: TokenizerConfig) -> DINOTeacher:
 def build_teacher(state: State, config: TokenizerConfig, where: str) -> DINOTeacher:
     """The teacher of weights under our ViT's keys, on the tokenizer's patches and grid; its depth is its own."""
     vit = ViT(
-        grid=config.image_size // config.patch_size,
+        grid=patch_grid(config.image_size, config.patch_size),
         patch_size=config.patch_size,
         width=config.width,
         depth=block_count(state),

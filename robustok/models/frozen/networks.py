@@ -1,7 +1,7 @@
 """The frozen networks that losses look through: pretrained ones from files, else the run's own classifier.
 
 teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      semantic loss
-teacher.patches(images, grid)          -> (B, grid**2, teacher.width)           target of masked training
+teacher.patches(images, grid)          -> (B, P, teacher.width)                 target of masked training
 perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
 backbone(images)     images in [-1, 1] -> list of (B, C, T); backbone.channels  discriminator
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config import FrozenConfig
+from ...core.sizes import Size
 from ...model_configs import TokenizerConfig
 from .classifier import Classifier
 from .dino import load_backbone, load_teacher
@@ -30,8 +31,8 @@ class ClassifierTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return F.layer_norm(self.classifier.features(images), (self.width,))
 
-    def patches(self, images: Tensor, grid: int) -> Tensor:
-        """The last feature map, averaged over each place of a grid: (B, grid**2, width), row-major."""
+    def patches(self, images: Tensor, grid: Size) -> Tensor:
+        """The last feature map, averaged over each place of a grid: (B, P, width), row-major."""
         maps = F.adaptive_avg_pool2d(self.classifier.taps(images)[-1], grid)
         return F.layer_norm(maps.flatten(2).mT, (self.width,))
 

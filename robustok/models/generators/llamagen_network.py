@@ -23,7 +23,8 @@ class LlamaGenNetwork(nn.Module):
     """Teacher-forced logits of L tokens out of K codes for C classes; class C is the null class.
 
     config: LlamaGenConfig with codebook_size, num_classes and num_tokens given. Raises ValueError where one is missing,
-    for a number of heads that does not divide, and for tokens that form no square unless config.positions is "line".
+    for a number of heads that does not divide, and for tokens that form no square unless config.rows says their grid,
+    or config.positions is "line".
     """
 
     def __init__(self, config: LlamaGenConfig):
@@ -72,8 +73,8 @@ class LlamaGenNetwork(nn.Module):
         index = torch.arange(self.num_tokens - 1, device=self.output.weight.device)
         rows = columns = index
         if config.positions == "grid":
-            side = math.isqrt(self.num_tokens)
-            rows, columns = index // side, index % side
+            width = self.num_tokens // (config.rows or math.isqrt(self.num_tokens))
+            rows, columns = index // width, index % width
         angles = grid_angles(rows, columns, config.width // config.heads)
         cos, sin = F.pad(torch.stack([angles.cos(), angles.sin()]).float(), (0, 0, PREFIX, 0))[:, :, None]
         return cos, sin
@@ -86,8 +87,12 @@ def _check(config: LlamaGenConfig) -> None:
         raise ValueError(f"width / heads must be a multiple of 4, for the pairs of both directions, found {found}")
     if config.kv_heads is not None and (config.kv_heads < 1 or config.heads % config.kv_heads):
         raise ValueError(f"kv_heads must divide heads, found kv_heads {config.kv_heads} and heads {config.heads}")
-    if config.positions == "grid" and math.isqrt(config.num_tokens) ** 2 != config.num_tokens:
+    if config.positions == "line":
+        return
+    if config.rows is None and math.isqrt(config.num_tokens) ** 2 != config.num_tokens:
         raise ValueError(
-            f"num_tokens: found {config.num_tokens}, expected a square number of tokens, which form a grid; for tokens "
-            "without one: positions 'line'"
+            f"num_tokens: found {config.num_tokens}, expected a square number of tokens, which form a grid (or rows of "
+            "another grid); for tokens without one: positions 'line'"
         )
+    if config.rows is not None and (config.rows < 1 or config.num_tokens % config.rows):
+        raise ValueError(f"rows: found {config.rows}, expected a number that divides num_tokens = {config.num_tokens}")

@@ -15,6 +15,7 @@ from .sit_layers import (
     TimeEmbedding,
     VelocityHead,
     grid_positions,
+    latent_grid,
     rotations,
     sequence_positions,
 )
@@ -32,12 +33,12 @@ class SiT(FlowGenerator):
     def __init__(self, config: SiTConfig):
         super().__init__(config)
         _check(config)
-        width, side = config.width, math.isqrt(config.num_latents)
-        self.side = side if config.grid else None  # of the grid of latents
-        if config.grid:
+        width = config.width
+        self.grid = latent_grid(config) if config.grid else None  # rows and columns of latents
+        if self.grid is not None:
             self.x_embedder: nn.Module = GridPatches(config)
-            self.latent_shapes = (self.latent_shape, (config.latent_width, side, side))
-            positions = grid_positions(side // config.patch_size, width)
+            self.latent_shapes = (self.latent_shape, (config.latent_width, *self.grid))
+            positions = grid_positions(*(side // config.patch_size for side in self.grid), width)
         else:
             self.x_embedder = nn.Linear(config.latent_width, width)
             positions = sequence_positions(config.num_latents, width)
@@ -53,7 +54,7 @@ class SiT(FlowGenerator):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        if self.side is not None:
+        if self.grid is not None:
             nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.width, -1))
             nn.init.zeros_(self.x_embedder.proj.bias)
         for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.y_embedder.embedding_table):
@@ -75,16 +76,17 @@ class SiT(FlowGenerator):
         return self.velocity(z_t, t, classes)
 
     def _as_input(self, z: Tensor) -> Tensor:
-        if self.side is None or z.ndim == 4:
+        if self.grid is None or z.ndim == 4:
             return z
-        return z.mT.unflatten(2, (self.side, self.side))
+        return z.mT.unflatten(2, self.grid)
 
     def _as_output(self, x: Tensor, like: Tensor) -> Tensor:
         """(B, N, outputs) -> velocities shaped as `like`. A patch's outputs are in the order row, column, channel."""
-        if self.side is None:
+        if self.grid is None:
             return x
-        size, patches = self.config.patch_size, self.side // self.config.patch_size
-        grid = x.unflatten(2, (size, size, -1)).unflatten(1, (patches, patches))  # (B, h, w, row, column, D)
+        size = self.config.patch_size
+        patches = [side // size for side in self.grid]
+        grid = x.unflatten(2, (size, size, -1)).unflatten(1, patches)  # (B, h, w, row, column, D)
         if like.ndim == 3:
             return grid.transpose(2, 3).reshape(like.shape)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(like.shape)
@@ -98,11 +100,14 @@ def _check(config: SiTConfig) -> None:
     turned = 4 if config.grid else 2
     if config.rope and config.width // config.heads % turned:
         raise ValueError(f"rope turns pairs of channels: expected heads of a multiple of {turned} channels")
-    side = math.isqrt(config.num_latents)
-    if config.grid and (side**2 != config.num_latents or side % config.patch_size):
+    grid = latent_grid(config)
+    if config.grid and (math.prod(grid) != config.num_latents or any(side % config.patch_size for side in grid)):
+        shape = "a square grid" if config.rows is None else f"a grid of {config.rows} rows"
         raise ValueError(
-            f"num_latents: found {config.num_latents}, expected a square grid whose side patch_size = "
-            f"{config.patch_size} divides"
+            f"num_latents: found {config.num_latents}, expected {shape} whose sides patch_size = {config.patch_size} "
+            "divides"
         )
+    if not config.grid and config.rows is not None:
+        raise ValueError(f"rows: found {config.rows}, expected none for a sequence of latents (grid: false)")
     if not config.grid and config.patch_size != 1:
         raise ValueError(f"patch_size: found {config.patch_size}, expected 1 for a sequence of latents (grid: false)")

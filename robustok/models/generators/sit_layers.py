@@ -138,9 +138,9 @@ def sequence_positions(length: int, width: int) -> Tensor:
     return torch.stack(_waves(torch.arange(length), width), -1).flatten(1)[None].float()
 
 
-def grid_positions(side: int, width: int) -> Tensor:
-    """(1, side * side, width), row by row: the first half of the channels tells the column, the second the row."""
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+def grid_positions(rows: int, columns: int, width: int) -> Tensor:
+    """(1, rows * columns, width), row by row: the first half of the channels tells the column, the second the row."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     parts = [*_waves(column.flatten(), width // 2), *_waves(row.flatten(), width // 2)]
     return torch.cat(parts, 1)[None].float()
 
@@ -148,6 +148,12 @@ def grid_positions(side: int, width: int) -> Tensor:
 def _waves(places: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     angles = falling_angles(places, channels)
     return angles.sin(), angles.cos()
+
+
+def latent_grid(config: SiTConfig) -> tuple[int, int]:
+    """Rows and columns of latents, of which a model of a grid makes patches."""
+    rows = config.rows or math.isqrt(config.num_latents)
+    return rows, config.num_latents // rows
 
 
 def rotations(config: SiTConfig) -> Tensor:
@@ -159,7 +165,7 @@ def rotations(config: SiTConfig) -> Tensor:
     if not config.grid:
         angles = falling_angles(torch.arange(config.num_latents), width)
     else:
-        side = math.isqrt(config.num_latents) // config.patch_size
-        row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        patches = (torch.arange(side // config.patch_size) for side in latent_grid(config))
+        row, column = torch.meshgrid(*patches, indexing="ij")
         angles = grid_angles(row.flatten(), column.flatten(), width)
     return torch.stack([angles.cos(), angles.sin()]).float()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.sizes import Size, as_size, sides
 from ..compiling import CompiledBlock
 
 Style = Literal["vqgan", "maskgit", "gigatok"]
@@ -236,7 +237,12 @@ def check_levels(widths: tuple[int, ...], decoder_widths: tuple[int, ...] | None
         raise ValueError(f"encoder and decoder must have as many levels as each other, found {found}")
 
 
-def check_cells(image_size: int, cell: int, what: str) -> None:
-    """Raises ValueError where an image is no whole number of cells, which are `what`."""
-    if image_size < cell or image_size % cell:
+def cell_grid(image_size: Size, cell: int, what: str) -> Size:
+    """Cells along one side of an image, or (rows, columns) of them; they are `what`.
+
+    Raises: ValueError where an image is no whole number of cells.
+    """
+    height, width = sides(image_size)
+    if min(height, width) < cell or height % cell or width % cell:
         raise ValueError(f"image_size must be a multiple of {cell}{what}, found {image_size}")
+    return as_size(height // cell, width // cell)

@@ -2,17 +2,19 @@
 
 from torch import Tensor, nn
 
+from ...core.sizes import area, sides
 from ...model_configs import ConvVAEConfig
 from ...ops.grid import from_grid, to_grid
 from .continuous import ContinuousBase
-from .conv_layers import ConvDecoder, ConvEncoder, check_cells
+from .conv_layers import ConvDecoder, ConvEncoder, cell_grid
 
 
 class ConvVAE(ContinuousBase):
-    """Images <-> a square grid of latents, row-major. Images are float (B, 3, S, S) in [-1, 1]; S = `image_size`.
+    """Images <-> a grid of latents, row-major. Images are float (B, 3, H, W) in [-1, 1], of `image_size`.
 
     A latent is the mean that the encoder gives; its spread, which training would draw from, is left out.
-    Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; latent_shape (L, D).
+    Attributes: config; image_size; grid (latents along one side, or rows and columns of them); num_latents L of the
+    grid; latent_shape (L, D).
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -21,9 +23,9 @@ class ConvVAE(ContinuousBase):
     def __init__(self, config: ConvVAEConfig):
         super().__init__()
         cell, D = 2 ** (len(config.widths) - 1), config.latent_width
-        check_cells(config.image_size, cell, " (a latent)")
-        self.config, self.image_size, self.grid = config, config.image_size, config.image_size // cell
-        self.num_latents = self.grid**2
+        self.config, self.image_size = config, config.image_size
+        self.grid = cell_grid(config.image_size, cell, " (a latent)")
+        self.num_latents = area(self.grid)
         shape = dict(widths=config.widths, attention=(), middle_blocks=2, middle_attention=config.middle_attention)
         shape |= dict(style="vqgan")
         self.encoder = ConvEncoder(stem_width=config.widths[0], blocks=config.blocks, out_channels=2 * D, **shape)
@@ -42,14 +44,14 @@ class ConvVAE(ContinuousBase):
         return self.decoder.conv_out.weight
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> means z (B, L, D), float32, on the scale that the decoder takes."""
+        """Images (B, 3, H, W) -> means z (B, L, D), float32, on the scale that the decoder takes."""
         moments = self.quant_conv(self.encoder(self.checked_images(images))).float()
         return from_grid(moments[:, : self.config.latent_width])
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
+        """Latents z (B, L, D) -> images (B, 3, H, W), not clamped."""
         # Rows of latents are a map with channels last, whose group normalisation rounds several times worse on a CPU.
-        return self.decoder(self.post_quant_conv(to_grid(self.checked_latents(z, "z"), self.grid)))
+        return self.decoder(self.post_quant_conv(to_grid(self.checked_latents(z, "z"), sides(self.grid)[0])))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.quant_conv

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ...model_configs import GigaTokConfig
 from ..precision import in_float32
-from .conv_layers import ConvDecoder, ConvEncoder, check_cells, check_levels
+from ..vit import only_squares
+from .conv_layers import ConvDecoder, ConvEncoder, cell_grid, check_levels
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
 from .query_transformer import QueryTransformer, averaged_counts, nested_averages
@@ -147,7 +148,7 @@ def _head(config: GigaTokConfig) -> nn.Sequential:
 
 def _check(config: GigaTokConfig, cell: int) -> None:
     check_levels(config.widths, config.decoder_widths)
-    check_cells(config.image_size, cell, ", a place of the grid")
+    cell_grid(only_squares(config.image_size, "a gigatok"), cell, ", a place of the grid")
     counts = averaged_counts(config.image_size // cell)
     if config.num_latents not in counts:
         raise ValueError(f"num_latents must be one of {counts} for this grid, found {config.num_latents}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.sizes import Size, area, sides
 from ..compiling import CompiledBlock
 from ..rotary import rotate
 from ..vit import MLP, NORM_EPS, Attention, DropPath, LayerScale
@@ -97,7 +98,7 @@ class ModulatedBlock(CompiledBlock):
 
 
 class LatentTransformer(nn.Module):
-    """Image tokens (B, grid**2, width), row-major, and latent tokens (B, L, width) -> the same, after all blocks.
+    """Image tokens (B, P, width), row-major over `grid`, and latent tokens (B, L, width) -> the same, after all blocks.
 
     Args:
         table: a learned table of positions is added to class token and image tokens.
@@ -112,7 +113,7 @@ class LatentTransformer(nn.Module):
     def __init__(
         self,
         *,
-        grid: int,
+        grid: Size,
         width: int,
         depth: int,
         heads: int,
@@ -131,9 +132,10 @@ class LatentTransformer(nn.Module):
             raise ValueError("a table of positions has an entry for the class token: it cannot be left out")
         if rotary and (width % heads or width // heads % 2):
             raise ValueError(f"rotary positions need an even width of each head, found width {width}, {heads} heads")
-        self.grid, self.heads, self.modulated = grid, heads, modulated_by is not None
+        self.grid, self.places = grid, area(grid)
+        self.heads, self.modulated = heads, modulated_by is not None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width)) if table else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + area(grid), width)) if table else None
         self.frequencies = nn.Parameter(initial_frequencies(depth, heads, width)) if rotary else None
         self.first_norm = nn.LayerNorm(width, eps=norm_eps) if first_norm else nn.Identity()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # rises linearly with depth
@@ -156,21 +158,22 @@ class LatentTransformer(nn.Module):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        first = x.shape[1] - self.grid**2  # of the image tokens
+        first = x.shape[1] - self.places  # of the image tokens
         x = self.first_norm(torch.cat([x, latent_tokens], 1))
         for i, block in enumerate(self.blocks):
             x = block(x, self._angles(i, first, x.shape[1]), latents)
         x = self.norm(x, latents) if self.modulated else self.norm(x)
-        return x[:, first : first + self.grid**2], x[:, first + self.grid**2 :]
+        return x[:, first : first + self.places], x[:, first + self.places :]
 
     def _angles(self, block: int, first: int, length: int) -> Tensor | None:
         """(heads, T, pairs) of one block; zero for tokens that are no image tokens."""
         if self.frequencies is None:
             return None
         along_x, along_y = self.frequencies[:, block].float().view(2, self.heads, 1, -1)
-        place = torch.arange(self.grid**2, device=along_x.device)[:, None]
-        angles = (place % self.grid) * along_x + (place // self.grid) * along_y
-        return F.pad(angles, (0, 0, first, length - first - self.grid**2))
+        place = torch.arange(self.places, device=along_x.device)[:, None]
+        columns = sides(self.grid)[1]
+        angles = (place % columns) * along_x + (place // columns) * along_y
+        return F.pad(angles, (0, 0, first, length - first - self.places))
 
 
 def initial_frequencies(depth: int, heads: int, width: int) -> Tensor:

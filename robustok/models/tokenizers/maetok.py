@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...model_configs import MAETokConfig
 from ..precision import in_float32
-from ..vit import check_patches, join_patches
+from ..vit import join_patches, patch_grid
 from .continuous import ContinuousBase
 from .masked_features import MaskedFeatures
 from .perturbation import Perturbation
@@ -25,15 +25,16 @@ from .soft_quantizer import SoftQuantizer
 class MAEOutput(NamedTuple):
     """What one training forward gives; `images` are decoded from perturbed latents, and not clamped."""
 
-    images: Tensor  # (B, 3, S, S)
+    images: Tensor  # (B, 3, H, W)
     z: Tensor  # (B, L, D) before perturbation
     predictions: dict[str, Tensor]  # of the auxiliary decoders, by target: (B, P, F)
 
 
 class MAETok(ContinuousBase):
-    """Images <-> L latents of D channels. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
+    """Images <-> L latents of D channels. Images are float, (B, 3, H, W), in [-1, 1], of `image_size`.
 
-    Attributes: config; image_size; num_latents L; latent_shape (L, D); patch_grid, patches along one side.
+    Attributes: config; image_size; num_latents L; latent_shape (L, D); patch_grid, patches along one side, or rows and
+    columns of them.
     Raises: ValueError for sizes that do not fit together.
     """
 
@@ -42,9 +43,9 @@ class MAETok(ContinuousBase):
     def __init__(self, config: MAETokConfig):
         super().__init__()
         decoder_patch = config.decoder_patch_size or config.patch_size
-        _check(config, decoder_patch)
+        _check(config)
         self.config, self.image_size, self.num_latents = config, config.image_size, config.num_latents
-        self.patch_grid = config.image_size // config.patch_size
+        self.patch_grid = patch_grid(config.image_size, config.patch_size)
         self.encoder = SequenceEncoder(
             config.num_latents,
             patch_size=config.patch_size,
@@ -72,7 +73,7 @@ class MAETok(ContinuousBase):
         self.decoder = SequenceDecoder(
             self.latent_shape,
             3 * decoder_patch**2,
-            grid=config.image_size // decoder_patch,
+            grid=patch_grid(config.image_size, decoder_patch, "decoder_patch_size"),
             width=config.decoder_width or config.width,
             depth=config.decoder_depth or config.depth,
             heads=config.decoder_heads or config.heads,
@@ -112,7 +113,7 @@ class MAETok(ContinuousBase):
         return self.decoder.output.weight
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> z (B, L, D), float32; of SoftVQ averages of codes."""
+        """Images (B, 3, H, W) -> z (B, L, D), float32; of SoftVQ averages of codes."""
         return self._encode(images)
 
     def _encode(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -121,7 +122,7 @@ class MAETok(ContinuousBase):
         return in_float32(self.quantizer, in_float32(self.quant_conv, features))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents z (B, L, D) -> images (B, 3, S, S), not clamped."""
+        """Latents z (B, L, D) -> images (B, 3, H, W), not clamped."""
         return join_patches(self.decoder(self.checked_latents(z, "z")), self.decoder.transformer.grid)
 
     def forward(
@@ -152,8 +153,7 @@ def shape_settings(config: MAETokConfig) -> dict[str, Any]:
     return shape | {f"decoder_{name}": value for name, value in decoder.items()}
 
 
-def _check(config: MAETokConfig, decoder_patch: int) -> None:
-    check_patches(config.image_size, patch_size=config.patch_size, decoder_patch_size=decoder_patch)
+def _check(config: MAETokConfig) -> None:
     low, high = config.hidden
     if not 0 <= low <= high < 1:
         raise ValueError(f"hidden must be two shares, the smaller first, below 1; found {config.hidden}")

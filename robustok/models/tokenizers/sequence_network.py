@@ -16,7 +16,7 @@ from .latent_transformer import LatentTransformer
 
 
 class SequenceEncoder(nn.Module):
-    """Images (B, 3, S, S) -> outputs at the latent tokens (B, L, width). `shape` is that of its LatentTransformer."""
+    """Images (B, 3, H, W) -> outputs at the latent tokens (B, L, width). `shape` is that of its LatentTransformer."""
 
     def __init__(self, num_latents: int, *, patch_size: int, width: int, **shape: Any):
         super().__init__()
@@ -39,7 +39,7 @@ class SequenceEncoder(nn.Module):
 
 
 class SequenceDecoder(nn.Module):
-    """Latents (B, L, D) -> outputs (B, grid**2, out) at mask tokens, one a place, row-major."""
+    """Latents (B, L, D) -> outputs (B, P, out) at mask tokens, one a place, row-major."""
 
     def __init__(self, latents: tuple[int, int], out: int, *, width: int, modulated: bool = False, **shape: Any):
         super().__init__()
@@ -56,5 +56,5 @@ class SequenceDecoder(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        masks = self.mask_token.expand(z.shape[0], self.transformer.grid**2, -1)
+        masks = self.mask_token.expand(z.shape[0], self.transformer.places, -1)
         return self.output(self.transformer(masks, self.project(z) + self.latent_positions, z)[0])

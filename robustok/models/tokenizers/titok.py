@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...model_configs import TiTokConfig
 from ..precision import in_float32
-from ..vit import check_patches, join_patches
+from ..vit import join_patches, only_squares, patch_grid
 from .conv_layers import ConvDecoder
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer
@@ -145,7 +145,9 @@ class TiTok(QuantizedTokenizer):
 
 
 def _check(config: TiTokConfig, decoder_patch: int) -> None:
-    check_patches(config.image_size, patch_size=config.patch_size, decoder_patch_size=decoder_patch)
+    size = only_squares(config.image_size, "a titok")
+    patch_grid(size, config.patch_size)
+    patch_grid(size, decoder_patch, "decoder_patch_size")
     if config.pixel_widths is not None and 2 ** (len(config.pixel_widths) - 1) != decoder_patch:
         expected = f"as many levels as make {decoder_patch} pixels of a place"
         raise ValueError(f"pixel_widths must have {expected}, found {len(config.pixel_widths)}")

@@ -6,13 +6,14 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from ...core.sizes import Size, sides
 from ..saving import Pretrained
 
 
 class TwoSidedTokenizer(Pretrained):
     """A family defines `encode`, `decode`, `latent_shape`, `last_layer`, `encoder_side` and `decoder_side`."""
 
-    image_size: int  # pixels along one side
+    image_size: Size  # in pixels
     latent_shape: tuple[int, int]  # (L, D) of `encode`'s result
     _encoder_frozen = False
 
@@ -34,10 +35,10 @@ class TwoSidedTokenizer(Pretrained):
 
     def checked_images(self, images: Tensor) -> Tensor:
         """Images in the dtype of the weights; ValueError unless they are what a tokenizer of one size encodes."""
-        size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not images.is_floating_point():
+        height, width = sides(self.image_size)
+        if images.ndim != 4 or images.shape[1:] != (3, height, width) or not images.is_floating_point():
             found = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"images must be floating point (B, 3, {size}, {size}) in [-1, 1], found {found}")
+            raise ValueError(f"images must be floating point (B, 3, {height}, {width}) in [-1, 1], found {found}")
         return images.to(self.dtype)
 
     def checked_latents(self, z: Tensor, name: str) -> Tensor:

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from ...core.sizes import Size, area, as_size, sides
 from ...model_configs import TokenizerConfig
 from ..precision import in_float32
-from ..vit import ViT, check_patches, join_patches, resample_positions
+from ..vit import ViT, join_patches, patch_grid, resample_positions
 from .quantized import QuantizedTokenizer
 from .quantizer import CodeQuantizer, ProductQuantizer
 from .residual import ResidualQuantizer
@@ -14,7 +15,7 @@ from .residual import ResidualQuantizer
 class LatentViT(nn.Module):
     """A ViT over image tokens and groups of latent tokens, told apart by a level embedding."""
 
-    def __init__(self, vit: ViT, latent_grid: int, groups: int = 1):
+    def __init__(self, vit: ViT, latent_grid: Size, groups: int = 1):
         super().__init__()
         self.vit = vit
         self.latent_grid = latent_grid
@@ -23,7 +24,7 @@ class LatentViT(nn.Module):
 
     def latent_positions(self) -> Tensor:
         """(1, 1 + L, width): the ViT's own position table on the latents' grid, class row first."""
-        return resample_positions(self.vit.pos_embed, self.latent_grid)
+        return resample_positions(self.vit.pos_embed, self.latent_grid, old=self.vit.grid)
 
     def transform(self, image_tokens: Tensor, latent_tokens: Tensor) -> Tensor:
         """Add levels, join along the sequence, run all blocks and the final norm."""
@@ -32,12 +33,12 @@ class LatentViT(nn.Module):
 
 
 class Encoder(LatentViT):
-    """Images (B, 3, S, S) -> latent features (B, L, Q, width): outputs at the appended latent tokens, Q groups of L."""
+    """Images (B, 3, H, W) -> latent features (B, L, Q, width): outputs at the appended latent tokens, Q groups of L."""
 
-    def __init__(self, vit: ViT, latent_grid: int, groups: int):
+    def __init__(self, vit: ViT, latent_grid: Size, groups: int):
         super().__init__(vit, latent_grid, groups)
         self.groups = groups
-        self.latent_tokens = nn.Parameter(torch.zeros(1, groups * latent_grid**2, vit.width))
+        self.latent_tokens = nn.Parameter(torch.zeros(1, groups * area(latent_grid), vit.width))
         nn.init.trunc_normal_(self.latent_tokens, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,9 +50,9 @@ class Encoder(LatentViT):
 
 
 class Decoder(LatentViT):
-    """Latent features (B, L, width) -> images (B, 3, S, S) from the outputs at mask tokens, one a patch."""
+    """Latent features (B, L, width) -> images (B, 3, H, W) from the outputs at mask tokens, one a patch."""
 
-    def __init__(self, vit: ViT, latent_grid: int, patch_size: int):
+    def __init__(self, vit: ViT, latent_grid: Size, patch_size: int):
         super().__init__(vit, latent_grid)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, vit.width))
         self.to_pixel = nn.Linear(vit.width, 3 * patch_size**2)
@@ -61,17 +62,19 @@ class Decoder(LatentViT):
 
     def forward(self, latents: Tensor) -> Tensor:
         vit = self.vit
-        masks = vit.embed(self.mask_token.expand(latents.shape[0], vit.grid**2, -1))
+        patches = area(vit.grid)
+        masks = vit.embed(self.mask_token.expand(latents.shape[0], patches, -1))
         cls_token = vit.cls_token.expand(latents.shape[0], -1, -1)  # the latent group has a class token of its own
         latents = torch.cat([cls_token, latents], dim=1) + self.latent_positions()
-        return join_patches(self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + vit.grid**2]), vit.grid)
+        return join_patches(self.to_pixel(self.transform(masks, latents)[:, 1 : 1 + patches]), vit.grid)
 
 
 class ViTTokenizer(QuantizedTokenizer):
-    """Images <-> T discrete tokens. Images are float, (B, 3, S, S), in [-1, 1]; S = `image_size`.
+    """Images <-> T discrete tokens. Images are float, (B, 3, H, W), in [-1, 1]; H and W are of `image_size`.
 
-    Attributes: config; image_size; grid (latents along one side); num_latents L = grid**2; num_tokens T = L; codebook
-    (K, D) as stored; normalize (whether l2-normalised vectors are compared); perturbable (see models/interfaces.py).
+    Attributes: config; image_size (H, W, or one number where they are equal); grid (rows and columns of latents, in the
+    same way); num_latents L, their product; num_tokens T = L; codebook (K, D) as stored; normalize (whether
+    l2-normalised vectors are compared); perturbable (see models/interfaces.py).
     With Q > 1 codebooks a latent has Q * D coordinates in place of D, its token is Q indices, codebook is (Q, K, D);
     with `scales` T is the sum of scale**2.
     Raises: ValueError for sizes that do not fit together.
@@ -81,10 +84,10 @@ class ViTTokenizer(QuantizedTokenizer):
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
-        patches, latents = _grids(config)
+        patches, latents = grids(config)
         self.config, self.image_size, self.grid = config, config.image_size, latents
-        self.num_latents = latents**2
-        self.num_tokens = sum(scale**2 for scale in config.scales or (latents,))
+        self.num_latents = area(latents)
+        self.num_tokens = sum(map(area, config.scales or (latents,)))
         shape = dict(grid=patches, mlp_ratio=config.mlp_ratio, layer_scale=config.layer_scale)
         shape |= dict(drop_path=config.drop_path)
         width = config.decoder_width or config.width
@@ -113,7 +116,7 @@ class ViTTokenizer(QuantizedTokenizer):
         return self.decoder.to_pixel.weight
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
+        """Images (B, 3, H, W) -> z (B, L, D), float32, not yet normalised, as it goes into the vq ops."""
         images = self.checked_images(images)
         return self.project(self.encoder(images)).flatten(2)
 
@@ -122,7 +125,7 @@ class ViTTokenizer(QuantizedTokenizer):
         return in_float32(self.quant_conv, features)
 
     def decode(self, z_q: Tensor) -> Tensor:
-        """z_q (B, L, D), on the scale of the codes -> images (B, 3, S, S), not clamped."""
+        """z_q (B, L, D), on the scale of the codes -> images (B, 3, H, W), not clamped."""
         return self.decoder(self.post_quant_conv(self.checked_latents(z_q, "z_q")))
 
     def encoder_side(self) -> tuple[nn.Module, ...]:
@@ -133,7 +136,7 @@ class ViTTokenizer(QuantizedTokenizer):
         return self.post_quant_conv, self.decoder
 
 
-def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
+def _quantizer(config: TokenizerConfig, grid: Size) -> nn.Module:
     if config.scales is not None and config.scales[-1] != grid:
         raise ValueError(f"the last of scales must be the latents' grid, {grid}, found {config.scales}")
 
@@ -145,12 +148,13 @@ def _quantizer(config: TokenizerConfig, grid: int) -> nn.Module:
     return part() if config.codebooks == 1 else ProductQuantizer(part() for _ in range(config.codebooks))
 
 
-def _grids(config: TokenizerConfig) -> tuple[int, int]:
-    """Patches and latents along one side."""
-    check_patches(config.image_size, patch_size=config.patch_size)
-    patches = config.image_size // config.patch_size
-    count = patches**2 if config.num_latents is None else config.num_latents
-    latents = round(count**0.5)
-    if latents < 1 or latents**2 != count:
-        raise ValueError(f"num_latents must be a square number (a grid of latents), found {count}")
-    return patches, latents
+def grids(config: TokenizerConfig) -> tuple[Size, Size]:
+    """Rows and columns of the patches, and of the latents. Raises: ValueError for sizes that do not fit together."""
+    patches = patch_grid(config.image_size, config.patch_size)
+    rows, columns = sides(patches)
+    count = area(patches) if config.num_latents is None else config.num_latents
+    latents = tuple(round(side * (count / area(patches)) ** 0.5) for side in (rows, columns))
+    if min(latents) < 1 or area(latents) != count or latents[0] * columns != latents[1] * rows:
+        shape = "a square number" if rows == columns else f"a grid of the shape of the patches, {rows} x {columns}"
+        raise ValueError(f"num_latents must be {shape} (a grid of latents), found {count}")
+    return patches, as_size(*latents)

@@ -8,6 +8,7 @@ are built that a run has: HOG, and the patch features of its teacher. CLIP's and
 from torch import Tensor
 
 from ...core.random import derive_seed
+from ...core.sizes import area
 from ...data.images import Images
 from ...data.loader import Batch
 from ...data.transforms import from_uint8
@@ -52,7 +53,7 @@ class MaskedTokenizerStage(MainTrainingStage):
         if c.hidden[1] == 0 or (c.hidden_until is not None and position.epoch >= c.hidden_until):
             return None
         seed = derive_seed(self.run.config.seed, "hidden", position.step)
-        return hidden_patches(batch.ids, self.model.patch_grid**2, c.hidden, seed)
+        return hidden_patches(batch.ids, area(self.model.patch_grid), c.hidden, seed)
 
     def _target(self, name: str, images: Tensor) -> Tensor:
         """(b, P, F) without gradient."""
