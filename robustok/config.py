@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .core.settings import NAME, PATH, WORD, setting
-from .core.sizes import Size
 from .model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
@@ -72,7 +71,7 @@ class StartConfig:
     # attention heads of a released tokenizer whose width is no standard ViT
     num_heads: int | None = setting(None, "[1, 1024]")
     # at which the tokenizer is used; a ViT's positions are resampled. None: its own
-    image_size: Size | None = setting(None, "[1, 2**14]")
+    image_size: int | tuple[int, int] | None = setting(None, "[1, 2**14]")
 
 
 @dataclass(frozen=True)
