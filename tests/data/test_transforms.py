@@ -1,5 +1,7 @@
 """Pixel values against formulas worked out by hand or in float64."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,68 @@ def test_fixed_views_are_corners_middle_and_mirrors():
     plain, mirrored = fixed_views(image, 22, "flip")
     assert np.array_equal(np.asarray(plain), pixels)
     assert np.array_equal(np.asarray(mirrored), pixels[:, ::-1])
+
+
+SIZES = [16, (24, 16), (16, 24), (10, 40)]  # (height, width)
+SHAPES = [(50, 61), (61, 50), (200, 70), (70, 200), (24, 16), (9, 7), (300, 20)]  # of the images
+
+
+def covered(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Pillow by hand: halved by averages of four pixels while enough is left, then one bicubic step."""
+    w, h = image.size
+    while w >= 2 * width and h >= 2 * height:
+        w, h = w // 2, h // 2
+        image = image.resize((w, h), resample=Image.Resampling.BOX)
+    if width * h >= height * w:  # the width decides
+        w, h = width, round(h * (width / w))
+    else:
+        w, h = round(w * (height / h)), height
+    return image.resize((w, h), resample=Image.Resampling.BICUBIC)
+
+
+def shortened(image: Image.Image) -> Image.Image:
+    """The middle of an image that is longer than 8 : 1."""
+    w, h = image.size
+    w, h = min(w, 8 * h), min(h, 8 * w)
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    return image.crop((left, top, left + w, top + h))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crops_are_those_of_pillow_by_hand(shape, size):
+    """To the bit, for squares and others, of images larger and smaller than they."""
+    height, width = (size, size) if isinstance(size, int) else size
+    _, image = picture(*shape)
+    whole = np.asarray(covered(shortened(image), height, width))
+    top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
+    centre = whole[top : top + height, left : left + width]
+    assert np.array_equal(np.asarray(center_crop(image, size)), centre)
+
+    plain, mirrored = fixed_views(image, size, "flip")
+    assert np.array_equal(np.asarray(plain), centre) and np.array_equal(np.asarray(mirrored), centre[:, ::-1])
+
+    draw = np.random.default_rng(1)
+    for flip in (0, 1):
+        words = tuple(int(word) for word in draw.integers(0, 2**32, 3))
+        share = (0.8, 0.95)
+        low, high = (int(np.ceil(min(height, width) / s)) for s in reversed(share))
+        side = low + words[0] * (high - low + 1) // 2**32
+        larger = [int(np.ceil(Fraction(x * side, min(height, width)))) for x in (height, width)]
+        whole = np.asarray(covered(shortened(image), *larger))
+        left = words[1] * (whole.shape[1] - width + 1) // 2**32
+        top = words[2] * (whole.shape[0] - height + 1) // 2**32
+        expected = whole[top : top + height, left : left + width]
+        settings = {"words": (*words, flip << 31), "crop_min": share[0], "crop_max": share[1], "flip": True}
+        found = np.asarray(random_crop(image, size, **settings))
+        assert np.array_equal(found, expected[:, ::-1] if flip else expected)
+
+
+def test_ten_crops_of_a_tall_size():
+    pixels, image = picture(22, 11)
+    views = [np.asarray(view) for view in fixed_views(image, (20, 10), "tencrop")]
+    places = [(0, 0), (0, 1), (2, 0), (2, 1), (1, 0)]  # top, left
+    assert all(np.array_equal(v, pixels[y : y + 20, x : x + 10]) for v, (y, x) in zip(views, places, strict=False))
 
 
 def test_to_array_is_channels_first():
