@@ -127,16 +127,14 @@ def _tokenize(options: argparse.Namespace) -> int:
         raise UserError("--tokenizer is missing: images need one, a checkpoint folder of ours or a published file")
     device = resolve_device(options.device)
     distributed.start(device)
-    try:
-        tokenizer = load_tokenizer(options.tokenizer, options.weights, **tokenizer_sizes(options))
-        root = None if means_digits(options.source) else options.source
-        images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
-        work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
-        opened = work.run_on_all_processes(options.batch_size)
-        if opened is not None:
-            say(f"{options.target}: {_size(opened)}")
-    finally:
-        distributed.stop()
+    tokenizer = load_tokenizer(options.tokenizer, options.weights, **tokenizer_sizes(options))
+    root = None if means_digits(options.source) else options.source
+    images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
+    work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
+    opened = work.run_on_all_processes(options.batch_size)
+    if opened is not None:
+        say(f"{options.target}: {_size(opened)}")
+    distributed.stop()
     return 0
 
 

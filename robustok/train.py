@@ -73,7 +73,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None
     finally:
         opened.close()
-        distributed.stop()
+    distributed.stop()
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,13 +31,32 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
             _refuse_empty(argv)
             return main([argument for argument in argv if argument != "--debug"]) or 0
     except KeyboardInterrupt as error:
-        say(str(error) or "interrupted", sys.stderr)
-        return 130
+        return _fail(str(error) or "interrupted", 130, error)
     except (UserError, RunError, OSError) as error:
         if debug:
             raise
-        say(f"robustok: {error}", sys.stderr)
-        return 2 if isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS else 1
+        wrong = isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS
+        return _fail(f"robustok: {error}", 2 if wrong else 1, error)
+    except Exception as error:
+        if not _one_of_several():
+            raise
+        return _fail(traceback.format_exc(), 1, error)
+
+
+def _fail(message: str, code: int, error: BaseException) -> int:
+    """Says it and gives the exit code back. Of several processes the first that fails says it, and all of them end."""
+    if not _one_of_several():
+        say(message, sys.stderr)
+        return code
+    from . import distributed
+
+    with distributed.last_words(code, error):
+        say(message, sys.stderr)
+    return code
+
+
+def _one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _refuse_empty(argv: Sequence[str]) -> None:

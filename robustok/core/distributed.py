@@ -1,6 +1,8 @@
 """The processes of one run: started by torchrun, or this one alone. Every function works for both."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -8,22 +10,70 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import RunError
+from .peers import SILENCE, Peers
+
 T = TypeVar("T")
+
+# How long processes wait to find each other, and for what all compute together. Who is gone is noticed much sooner, and
+# what one process does alone the others wait for in `barrier`, which has no such limit.
+PATIENCE = timedelta(minutes=20)
+
+_peers: Peers | None = None
+_starts = 0  # of this process, each with names of its own in the store
 
 
 def start(device: torch.device) -> None:
     """Joins the process group that torchrun's environment describes; does nothing for a single process.
 
     device: where this process computes, as `core.device.resolve_device` chose it and made it the current one.
+
+    From here to `stop` the processes look after each other (core/peers.py). Raises RunError where they do not meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    global _peers, _starts
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        _starts += 1
+        _peers = Peers(_connect, rank(), world())
+    except dist.DistError as error:
+        raise RunError(
+            f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']} did not meet the others at "
+            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}); start "
+            "all of them with the same WORLD_SIZE, MASTER_ADDR and MASTER_PORT, each with a RANK of its own"
+        ) from error
 
 
 def stop() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one. For work that is done: after a failure, `last_words` ends it."""
+    global _peers
+    if _peers is not None:
+        _peers.leave()
+        _peers = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def last_words(code: int, error: BaseException) -> Iterator[None]:
+    """In the body a process says why it fails. One of several ends all of them, with this exit code.
+
+    The body is not entered where another process has failed before: one message is enough, and it is the first one.
+    """
+    if _peers is not None:
+        _peers.claim_last_words(code, error)
+    yield
+    if _peers is not None:
+        _peers.end_all(code)
+
+
+def _connect() -> dist.Store:
+    """A new connection to the store at which the processes met, for names of this start alone."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
+    attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
+    return dist.PrefixStore("/".join(("robustok", *attempt, str(_starts))), store)
 
 
 def rank() -> int:
@@ -42,8 +92,10 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Waits until every process has come here."""
-    if world() > 1:
+    """Waits until every process has come here, however long one of them works alone before."""
+    if _peers is not None:
+        _peers.barrier()
+    elif world() > 1:  # a group that is not ours
         dist.barrier()
 
 

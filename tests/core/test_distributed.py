@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
+import pytest
 import torch
 
 from robustok.core import distributed
+from robustok.core.errors import RunError
 
 SCRIPT = """
 import torch
@@ -37,11 +40,14 @@ print("agreed")
 """
 
 
-def test_two_processes():
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        return str(free.getsockname()[1])
+
+
+def test_two_processes():
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT], env=os.environ | group | {"RANK": rank}, stdout=subprocess.PIPE, text=True
@@ -49,6 +55,15 @@ def test_two_processes():
         for rank in ("0", "1")
     ]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["agreed\n", "agreed\n"]
+
+
+def test_processes_that_do_not_meet_are_told_where(monkeypatch):
+    port = free_port()
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=1))
+    with pytest.raises(RunError, match=rf"process 0 of 2 did not meet the others at 127\.0\.0\.1:{port} \(.*1/2"):
+        distributed.start(torch.device("cpu"))
 
 
 def test_one_process_alone(monkeypatch):

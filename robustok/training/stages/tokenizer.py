@@ -3,7 +3,6 @@
 from collections import deque
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...core import distributed
@@ -104,7 +103,6 @@ def set_codebook_by_kmeans(model: ViTTokenizer, split: ImageSplit, run: Run, tok
         seed = narrow_seed(run.config.seed)
         centres = KMeans(len(codes), n_init=1, random_state=seed, max_iter=50).fit(latents).cluster_centers_
         codes.copy_(torch.from_numpy(centres))
-    if distributed.world() > 1:
-        dist.broadcast(codes, 0)
-    model.quantizer.set_codebook(codes)
+    distributed.barrier()  # k-means may take longer than a collective waits
+    model.quantizer.set_codebook(distributed.from_main(codes))
     model.train()

@@ -1,0 +1,58 @@
+"""Where one process of several ends, all do, soon, and one message says which it was and why."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("peers_scenarios.py")
+HOST = re.escape(socket.gethostname())
+REFUSED = [[2, 2, 2], "robustok: x: found 1, expected 2"]
+
+
+@pytest.fixture(scope="module")
+def ended() -> dict[str, tuple[list[int], str]]:
+    """By scenario: the exit codes of its processes, and all that they printed."""
+    result = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("others", ["compute", "wait"])
+@pytest.mark.parametrize("who", ["killed", "main killed"])
+def test_a_killed_process_is_named_and_ends_the_others(ended, who, others):
+    killed = 0 if who == "main killed" else 1
+    codes, printed = ended[f"{who}, others {others}"]
+    assert codes == [-signal.SIGKILL if rank == killed else 1 for rank in range(3)], printed
+    expected = rf"robustok: process {killed} \(host {HOST}, pid \d+\) was killed by SIGKILL; .*"
+    assert re.fullmatch(expected, printed)
+    assert "The same command goes on from what was saved last" in printed
+
+
+def test_a_process_that_gives_no_sign_of_life_is_named(ended):
+    codes, printed = ended["hangs"]
+    assert codes == [1, -signal.SIGKILL, 1]
+    assert re.fullmatch(
+        rf"robustok: process 1 \(host {HOST}, pid \d+\) gave no sign of life for 8 seconds: .*", printed
+    )
+
+
+@pytest.mark.parametrize("who", ["main refuses", "one refuses", "all refuse"])
+def test_an_error_is_said_once(ended, who):
+    assert ended[who] == REFUSED
+
+
+def test_a_bug_is_shown_with_its_traceback_and_no_other(ended):
+    codes, printed = ended["has a bug"]
+    assert codes == [1, 1]
+    assert printed.startswith("Traceback") and printed.rstrip().endswith("KeyError: 'no such key'")
+    assert printed.count("Traceback") == 1
+
+
+def test_work_of_one_process_alone_is_waited_for(ended):
+    assert ended["works alone"] == [[0, 0, 0], ""]
