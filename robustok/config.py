@@ -231,6 +231,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU that computes in it
     compile: bool = False
     log_every: int = setting(10, "[1, inf)")  # optimiser steps
+    tracker: Literal["none", "wandb"] = "none"  # beside log.jsonl and TensorBoard; wandb: `robustok[wandb]`
     data: DataConfig = field(default_factory=DataConfig)
     family: FamilyConfig = field(default_factory=FamilyConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

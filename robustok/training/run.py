@@ -27,6 +27,7 @@ from ..core.locks import claim, holder
 from ..core.paths import given_path
 from ..core.text import say
 from ..models.registry import sections_of
+from .trackers import Trackers
 
 
 class Run:
@@ -39,12 +40,12 @@ class Run:
         self.config = config
         self.device = resolve_device(config.device)
         self.folder = given_path(config.runs) / config.name
-        self.tensorboard = None
         self.images_fingerprint: str | None = None  # which images the run sees; its stages depend on them
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _claim(self.folder)
             self._log = self._open_log()
+            self._trackers = Trackers(self.folder, _plain(asdict(config)))
         distributed.barrier()
 
     def close(self) -> None:
@@ -52,9 +53,7 @@ class Run:
             return
         self._log.close()
         try:
-            if self.tensorboard is not None:
-                with explained_full_disk(self.folder / "tensorboard"):
-                    self.tensorboard.close()
+            self._trackers.close()
         finally:
             self._lock.close()
 
@@ -110,26 +109,20 @@ class Run:
         distributed.barrier()
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of log.jsonl and one point a value in TensorBoard (main process only).
+        """One line of log.jsonl and one point a value in every tracker (main process only).
 
         Raises RunError where the disk is full.
         """
-        if not distributed.is_main():
-            return
-        self._write_line({"stage": stage, "step": step, **values})
-        with explained_full_disk(self.folder / "tensorboard"):
-            if self.tensorboard is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.tensorboard = SummaryWriter(self.folder / "tensorboard")
-            for name, value in values.items():
-                self.tensorboard.add_scalar(f"{stage}/{name}", value, step)
+        if distributed.is_main():
+            self._write_line({"stage": stage, "step": step, **values})
+            self._trackers.log(stage, step, values)
 
     def event(self, stage: str, step: int, name: str, text: str) -> None:
-        """Something that a person should know: a line on standard error and a line of log.jsonl (main process only)."""
+        """What a person should know: on standard error, in log.jsonl and in every tracker (main process only)."""
         if distributed.is_main():
             say(f"{stage}, step {step}: {text}", sys.stderr)
             self._write_line({"stage": stage, "step": step, "event": name, "text": text})
+            self._trackers.note(stage, step, text)
 
     def _write_line(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
