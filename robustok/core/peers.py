@@ -87,13 +87,16 @@ class Peers:
 
     def claim_last_words(self, code: int, error: BaseException) -> None:
         """To be called by a process that fails before it says why. Does not return where another one failed first."""
-        for other in self._watched:  # a launcher may stop this process because that one ended
-            if how := self._gone(other):
-                self._end(f"{other} {how}")
-        if _of_connections(error):  # another one is gone: the watch ends this process as soon as it sees which
-            time.sleep(SILENCE + 3 * BEAT)
-        if not self._claim(self._store, str(self._me), code):
-            self._end_quietly()
+        try:
+            for other in self._watched:  # a launcher may stop this process because that one ended
+                if how := self._gone(other):
+                    self._end(f"{other} {how}")
+            if _of_connections(error):  # another one is gone: the watch ends this process as soon as it sees which
+                time.sleep(SILENCE + 3 * BEAT)
+            if not self._claim(self._store, str(self._me), code):
+                self._end_quietly()
+        except dist.DistError:
+            self._lose_store()
 
     def end_all(self, code: int) -> NoReturn:
         """To be called after that, when it has said why: the others end, too."""

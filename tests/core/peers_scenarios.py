@@ -73,7 +73,11 @@ def take_part(rank: int, world: int, part: str, port: int, output: Path) -> None
         distributed.stop()
         return 0
 
-    os._exit(run_verb(main, []))
+    code = 70  # for what run_verb should not let through: a forked process must not go on as its parent
+    try:
+        code = run_verb(main, [])
+    finally:
+        os._exit(code)
 
 
 def free_port() -> int:
