@@ -29,6 +29,8 @@ BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
+ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
+ONE_QUERY = {"BLOCK_T": 32, "BLOCK_W": 16}
 ROWS = {"BLOCK_N": 64, "BLOCK_D": 64}
 # By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant,
 # and so is a pointer that is None.
@@ -85,10 +87,12 @@ KERNELS = {
         | {"NORMALIZE": True}
         | dict.fromkeys(("second", "second_b", "second_l", "second_d", "codes", "nearest", "vq", "commit", "de")),
     ),
-    "decode attention": (
-        "attention._decode_attention_kernel",
-        {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"},
-        {"BLOCK_N": 1, "BLOCK_T": 64, "BLOCK_W": 64},
+    "attention, one query": ("attention._one_query_kernel", ATTENTION, ONE_QUERY | {"WIDTH": 64, "PARTS": 4}),
+    "attention, one query of 48": ("attention._one_query_kernel", ATTENTION, ONE_QUERY | {"WIDTH": 48, "PARTS": 3}),
+    "attention, few queries": (
+        "attention._few_queries_kernel",
+        ATTENTION,
+        {"BLOCK_N": 16, "BLOCK_T": 64, "BLOCK_W": 64},
     ),
     "guided sample": (
         "sampling._guided_sample_kernel",
@@ -100,7 +104,14 @@ KERNELS = {
 OPTIONS = {
     "nearest": {"maxnreg": 128},
     "select, many codes": {"num_warps": 16},
+    "attention, one query": {"num_warps": 2},
+    "attention, one query of 48": {"num_warps": 2},
+    "attention, few queries": {"num_warps": 4},
 }  # as launched; the others with eight warps
+
+SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count"}  # multiples of 16 at every published shape, and so are the strides
+SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
+LAUNCHED = ("nearest", "attention, one query", "attention, one query of 48")
 
 
 def source_of(kernel: str, **more_constants: int):
@@ -134,6 +145,21 @@ def refused_ones(kernel: str) -> list[str]:
     return refused
 
 
+def as_launched(kernel: str) -> dict:
+    """Machine code for sm_90 where pointers and sizes are multiples of 16, as at the published shapes: its resources,
+    and the length and barriers of each innermost loop.
+    """
+    from machine_code import loops, resources  # beside this script
+
+    source = source_of(kernel)
+    aligned = [name.startswith("*") or argument in SIZES for argument, name in source.signature.items()]
+    source.attrs = {(i,): [["tt.divisibility", 16]] for i, multiple in enumerate(aligned) if multiple}
+    options = {"num_warps": 8, **OPTIONS.get(kernel, {})}
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"]
+    found = [{"length": loop.length, "barriers": loop.operations.get("BAR", 0)} for loop in loops(code)]
+    return {**resources(code), "loops": found}
+
+
 def compile_kernel(kernel: str, capability: int) -> dict:
     source = source_of(kernel)
     options = {"num_warps": 8, "enable_fp_fusion": False, **OPTIONS.get(kernel, {})}
@@ -149,4 +175,5 @@ def compile_kernel(kernel: str, capability: int) -> dict:
 
 if __name__ == "__main__":
     found: dict = {f"{kernel} sm_{sm}": compile_kernel(kernel, sm) for kernel in KERNELS for sm in (80, 90)}
-    print(json.dumps(found | {f"{kernel}, ones": refused_ones(kernel) for kernel in KERNELS}))
+    found |= {f"{kernel}, ones": refused_ones(kernel) for kernel in KERNELS}
+    print(json.dumps(found | {f"{kernel}, as launched": as_launched(kernel) for kernel in LAUNCHED}))

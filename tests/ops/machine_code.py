@@ -1,0 +1,54 @@
+"""What a compiled kernel's machine code says: registers, spills, and the instructions of its innermost loops.
+
+Read with the disassembler that Triton ships, so that no GPU and no CUDA toolkit is needed.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import triton
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class Loop(NamedTuple):
+    """An innermost loop: how often each operation (FFMA, LDG, BAR, ...) stands in it."""
+
+    operations: dict[str, int]
+
+    @property
+    def length(self) -> int:
+        return sum(self.operations.values())
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """{"registers": a thread's, "spills": bytes of local memory a thread, "shared": bytes of shared memory a block}."""
+    text = _run("cuobjdump", "-res-usage", cubin)
+    names = {"registers": "REG", "spills": "LOCAL", "shared": "SHARED"}
+    return {name: int(re.search(rf"\b{label}:(\d+)", text)[1]) for name, label in names.items()}
+
+
+def loops(cubin: bytes) -> list[Loop]:
+    """The innermost loops of the only kernel in a cubin, in the order of its code."""
+    operations, labels, jumps = [], {}, []
+    for line in _run("nvdisasm", "-c", cubin).splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(operations)
+        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+\s+)?([\w.]+)(.*);", line):
+            if target := re.search(r"`\((\.L_x_\d+)\)", found[2]):
+                jumps.append((target[1], len(operations)))
+            operations.append(found[1].split(".")[0])
+    spans = [(labels[name], end) for name, end in jumps if labels[name] < end]  # the last line jumps to itself
+    innermost = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+    return [Loop(dict(Counter(operations[start : end + 1]))) for start, end in innermost]
+
+
+def _run(tool: str, option: str, cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
