@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--teacher", type=Path, help="DINOv2 weights for --to upstream, where SRC holds none")
     options = parser.parse_args(argv)
     if (found := found_at(options.target)) != NOTHING:
-        raise UserError(f"DST: {options.target} {found}; choose another name or remove it")
+        raise UserError(f"DST: {options.target} {found} already; choose another name or remove it")
     check_output("DST", options.target)
     given = tokenizer_sizes(options) | {"num_tokens": options.num_tokens}
     checkpoint = open_checkpoint(locate(options.source), **given)

@@ -53,7 +53,7 @@ def test_upstream_needs_a_teacher_and_takes_one(converted, tmp_path, released):
 
 
 def test_a_target_that_exists_is_kept(converted, released):
-    with pytest.raises(UserError, match="exists; choose another name"):
+    with pytest.raises(UserError, match="is a folder already; choose another name"):
         convert([str(released), str(converted), "--num_heads", "2"])
 
 
