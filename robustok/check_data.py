@@ -15,7 +15,7 @@ from .core.cli import run_verb
 from .core.files import written_whole
 from .core.options import verb_parser
 from .core.paths import FILE, check_output
-from .core.text import say
+from .core.text import one_line, say
 
 COUNTS = (  # figures shown, in this order, where there are any
     *("images", "sequences", "tokens", "latents", "smallest_std", "largest_std", "tokenizer", "codebook_size"),
@@ -93,7 +93,7 @@ def _describe(found: dict[str, Any]) -> str:
 
 def _listing(items: list[str]) -> list[str]:
     more = [f"  ... and {len(items) - _SHOWN} more (--json lists all)"] if len(items) > _SHOWN else []
-    return [f"  {item}" for item in items[:_SHOWN]] + more
+    return [f"  {one_line(item)}" for item in items[:_SHOWN]] + more
 
 
 if __name__ == "__main__":

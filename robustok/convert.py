@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if (found := found_at(options.target)) != NOTHING:
         raise UserError(f"DST: {options.target} {found} already; choose another name or remove it")
-    check_output("DST", options.target)
+    check_output("DST", options.target, {"SRC": options.source})
     given = tokenizer_sizes(options) | {"num_tokens": options.num_tokens}
     checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)

@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .errors import RunError, UserError
-from .text import say, write_any_text
+from .text import one_line, say, write_any_text
 
 # What the system says of paths that cannot be meant, wherever they come from.
 _WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
@@ -27,7 +28,7 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        with _stopped_by_sigterm(), _threads_in_a_line():
+        with _stopped_by_sigterm(), _threads_in_a_line(), _warnings_in_a_line(debug):
             _refuse_empty(argv)
             return main([argument for argument in argv if argument != "--debug"]) or 0
     except KeyboardInterrupt as error:
@@ -38,6 +39,10 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         wrong = isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS
         return _fail(f"robustok: {error}", 2 if wrong else 1, error)
     except Exception as error:
+        if _is_of_memory(error) and not debug:
+            asked = f" ({one_line(error)})" if str(error) else ""
+            what = f"not enough memory{asked}; ask for fewer or smaller images, or smaller batches"
+            return _fail(f"robustok: {what}", 1, error)
         if not _one_of_several():
             raise
         return _fail(traceback.format_exc(), 1, error)
@@ -57,6 +62,11 @@ def _fail(message: str, code: int, error: BaseException) -> int:
 
 def _one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that is not there; torch has a message of its own for the CPU's."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
 
 
 def _refuse_empty(argv: Sequence[str]) -> None:
@@ -94,3 +104,15 @@ def _threads_in_a_line() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = previous
+
+
+@contextmanager
+def _warnings_in_a_line(debug: bool) -> Iterator[None]:
+    """A warning is a line without its place in the code, whatever names of files are in it. debug: as Python has it."""
+    previous = warnings.formatwarning
+    if not debug:
+        warnings.formatwarning = lambda message, *where: f"warning: {one_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = previous

@@ -13,6 +13,8 @@ from .random import MAX_SEED
 from .sizes import Size, as_size
 from .text import printable
 
+MOST = (1 << 31) - 1  # of anything that is counted: what is beyond it was never meant
+
 
 class VerbParser(ArgumentParser):
     """A parser that says in one line what was wrong, without all options before it, and exits with 2."""
@@ -38,8 +40,8 @@ def whole_number(text: str, least: int = 0, most: int | None = None) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
-    return whole_number(text, 1)
+    """A whole number from 1 to MOST."""
+    return whole_number(text, 1, MOST)
 
 
 def _seed(text: str) -> int:

@@ -20,6 +20,11 @@ def printable(text: object) -> str:
     return _NOT_SHOWN.sub(_written_out, str(text))
 
 
+def one_line(text: object) -> str:
+    """printable(text) with line breaks and tabs written out, too: for names, and for what must stay one line."""
+    return printable(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
 def _written_out(found: re.Match[str]) -> str:
     code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:

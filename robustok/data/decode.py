@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import UserError
+from ..core.text import one_line
 
+MAX_BYTES = 1 << 30  # of a file, refused before reading: as many pixels as are allowed take less in any format
 MAX_PIXELS = 100_000_000  # refused before decoding: the header alone can ask for gigabytes
 
 # Pillow runs other programs to draw EPS and WMF, and knows the others without being able to decode them.
@@ -26,7 +28,10 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 class BadImage(UserError):
-    """One image cannot be used; the message names it and the reason."""
+    """One image cannot be used; the message names it and the reason, in one line whatever its name is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @functools.cache
@@ -47,6 +52,12 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
+def check_bytes(size: int, name: object) -> None:
+    """Raises BadImage for a file that is larger than any image that is read."""
+    if size > MAX_BYTES:
+        raise BadImage(f"{name}: {size:,} bytes, more than the limit of {MAX_BYTES:,}")
+
+
 def decode(data: bytes, name: str) -> Image.Image:
     """The image file `data` as an RGB Pillow image; raises BadImage with `name` and the reason."""
     if not data:
@@ -55,9 +66,12 @@ def decode(data: bytes, name: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             _check_size(image, name)
             image.load()
+            _check_size(image, name)  # an icon's header may say less than the picture in it
             return _to_rgb(ImageOps.exif_transpose(image), name)
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own guard, for headers that ask for even more
+        raise BadImage(f"{name}: more pixels than the limit of {MAX_PIXELS:,} ({error})") from error
     except Exception as error:  # decoders raise whatever the damage leads them to, and each format has its own
         heic = f"; HEIC: pip install {HEIC_PACKAGE}" if _is_heic(data) and "HEIF" not in image_formats() else ""
         unknown = isinstance(error, UnidentifiedImageError)  # its message holds an address, another one every time
@@ -88,7 +102,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise BadImage(f"{name}: grey values {values.min()}..{values.max()}, expected 0..65535")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")  # 257 is odd: no value is between

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..core.errors import UserError
 from ..core.paths import regular_file
-from .decode import BadImage, decode
+from .decode import BadImage, check_bytes, decode
 from .listing import is_image, is_junk, look_like_splits, notes_on, say_suffixes
 
 
@@ -56,9 +56,12 @@ class Folder:
         """The file of image `index`; raises BadImage naming its path."""
         path = self.root / self.names[index]
         try:
-            return regular_file(path, "an image").read_bytes()
+            check_bytes(regular_file(path, "an image").stat().st_size, path)
+            return path.read_bytes()
         except OSError as error:
             raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+        except BadImage:
+            raise
         except UserError as error:
             raise BadImage(str(error)) from error
 

@@ -3,15 +3,16 @@
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
 from ..core.paths import regular_file
-from .decode import BadImage, decode
+from .decode import BadImage, check_bytes, decode
 from .listing import MAX_CLASSES, is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
+from .tar_headers import SHOWN, Headers, member_problem, open_tar
 
 _MAX_LABEL_BYTES = 32  # a .cls member holds one whole number
 
@@ -72,6 +73,7 @@ class TarShards:
     def read_bytes(self, index: int) -> bytes:
         """The member of image `index`; raises BadImage if it cannot be read, UserError if its shard was replaced."""
         shard, offset, size = self._places[index].tolist()
+        check_bytes(size, self._where(index))
         if _stamp(self.shards[shard]) != self._stamps[shard]:
             raise UserError(f"{self.shards[shard]} has changed since it was indexed; start again")
         return self._read_at(shard, offset, size, self._where(index))
@@ -91,20 +93,25 @@ class TarShards:
     def _scan(self, shard: int) -> Iterator[_Member]:
         """The regular members of a shard, from its headers; what is wrong with the others goes to `.problems`."""
         path = self.shards[shard]
-        with open(path, "rb") as file, _open_tar(file, path) as tar:
+        with Headers(path) as file, open_tar(file, path) as tar:
             try:
                 while (info := tar.next()) is not None:
                     tar.members.clear()  # tarfile keeps every header, gigabytes for a large data set
-                    if problem := _problem(info, self._stamps[shard][0]):
-                        self.problems.append(f"{path}: member {info.name!r}: {problem}")
+                    if problem := member_problem(info, self._stamps[shard][0]):
+                        self.problems.append(f"{path}: member {info.name[:SHOWN]!r}: {problem}")
                     elif info.isreg():
                         yield _Member(shard, info.name.removeprefix("./"), info.offset_data, info.size)
+                    if tar.offset <= info.offset:
+                        raise ValueError("its size leads back")
             except tarfile.ReadError as error:
                 self.problems.append(f"{path}: cut off at byte {tar.offset} ({error}); the rest is not read")
                 return
-            file.seek(tar.offset)  # tarfile takes a damaged header for the end: a true end is zeros or nothing
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                self.problems.append(f"{path}: damaged header at byte {tar.offset}; the rest is not read")
+            except (ValueError, OverflowError, RecursionError) as error:  # what odd numbers in a header lead tarfile to
+                why = "too many headers of one member" if isinstance(error, RecursionError) else error
+                self.problems.append(f"{path}: damaged header at byte {tar.offset} ({why}); the rest is not read")
+                return
+            if (problem := file.after_end(tar.offset)) is not None:
+                self.problems.append(f"{path}: {problem} at byte {tar.offset}; the rest is not read")
 
     def _sort_in(self, member: _Member, images: dict[Key, _Member], classes: dict[Key, _Member]) -> None:
         if any(is_junk(part) for part in PurePosixPath(member.name).parts):
@@ -184,26 +191,6 @@ def _sample(shard: int, name: str, classes: dict[Key, _Member]) -> str:
         if not dot or "/" in end:
             return own
     return key
-
-
-def _open_tar(file: BinaryIO, path: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=file, mode="r:")
-    except tarfile.ReadError as error:
-        raise UserError(f"{path}: not an uncompressed tar file ({error}); unpack or replace it") from error
-
-
-def _problem(info: tarfile.TarInfo, shard_size: int) -> str | None:
-    """Why a member must be left out, or None. Folders are no members of interest and no problem."""
-    if info.isdir():
-        return None
-    if not info.isreg() or info.issparse():
-        return "not a regular file (link, device or sparse)"
-    if info.name.startswith("/") or ".." in PurePosixPath(info.name).parts:
-        return "its name leaves the archive"
-    if info.offset_data + info.size > shard_size:
-        return "cut off by the end of the shard"
-    return None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

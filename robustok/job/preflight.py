@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
 from ..config import RunConfig, TrainingConfig
 from ..core.device import resolve_device
 from ..core.errors import UserError
+from ..core.paths import FILE, FOLDER, found_at, given_path
 from ..data.images import Images
 from ..models.interfaces import is_discrete, makes_latents
 from ..models.load import check_fits
@@ -20,7 +20,7 @@ from ..ops.perturbation import NOISE_KINDS, uses
 from .limits import check_limits
 from .relations import check_relations, expect
 
-FROZEN = ("frozen.dinov2", "frozen.dino", "frozen.lpips")
+FROZEN = {"frozen.dinov2": FILE, "frozen.dino": FILE, "frozen.lpips": FOLDER}
 LOOKING = {"classifier", "tokenizer", "post"}  # stages whose losses look through these, or a classifier in their place
 
 
@@ -40,7 +40,8 @@ def check_stages(c: RunConfig, stages: Collection[str]) -> None:
     if {"tokenizer", "post"} & set(stages):
         for name in FROZEN:
             path = attrgetter(name)(c)
-            expect(path is None or Path(path).expanduser().exists(), name, path, "a path that exists")
+            fits = path is None or found_at(given_path(path)) == FROZEN[name]
+            expect(fits, name, path, f"a path that {FROZEN[name]}")
 
 
 def _check_shapes(c: RunConfig) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import warnings
 
 import pytest
 
@@ -45,6 +46,30 @@ def test_debug_shows_the_traceback_and_is_no_argument_of_the_verb():
     seen = []
     run_verb(seen.extend, ["a", "--debug", "--b"])
     assert seen == ["a", "--b"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: 9 bytes")])
+def test_memory_that_is_not_there_is_said_in_a_line(capsys, error):
+    assert run_verb(verb(error), []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("robustok: not enough memory") and "smaller batches" in line
+
+
+@pytest.mark.parametrize("argv, where", [(["a", "--output", ""], "--output"), (["--n="], "--n"), ([""], "argument")])
+def test_an_empty_argument_is_a_mistake(capsys, argv, where):
+    assert run_verb(verb(ZeroDivisionError()), argv) == 2
+    assert capsys.readouterr().err == f"robustok: {where}: found an empty text; give a value, or leave it out\n"
+
+
+def test_a_warning_is_one_line_whatever_it_names(capsys):
+    def main(argv):
+        warned = UserWarning("skipped: a\nb\x1b[2J\udcff.png")
+        print(warnings.formatwarning(warned, UserWarning, "code.py", 1), end="")
+
+    before = warnings.formatwarning
+    assert run_verb(main, []) == 0
+    assert capsys.readouterr().out == "warning: skipped: a\\nb\\x1b[2J\\xff.png\n"
+    assert warnings.formatwarning is before
 
 
 def test_a_bug_is_no_message():
