@@ -17,7 +17,7 @@ class Headers(io.FileIO):
     """A shard, of which headers alone are read."""
 
     def read(self, size: int = -1) -> bytes:
-        """As the file that it is. Raises ValueError where a header says that it is so large that it would fill memory."""
+        """As the file that it is. Raises ValueError for a header that would fill memory."""
         if not 0 <= size <= _MAX_HEADER:
             raise ValueError(f"{size:,} bytes, expected at most {_MAX_HEADER:,}")
         return super().read(size)
