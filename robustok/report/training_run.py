@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURED = 12  # test images whose reconstructions are shown
-NOT_DRAWN = ("stage", "step", "epoch", "lr", "images_per_second")  # of a record of the log
+NOT_DRAWN = ("stage", "step", "epoch", "lr", "seconds", "images_per_second")  # of a record of the log
 
 
 @dataclass

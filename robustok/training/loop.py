@@ -174,6 +174,8 @@ class Fit:
             record["skipped_steps"] = self.state.skipped
         record["lr"] = self.stage.trained[0].optimizer.param_groups[0]["lr"]
         record["epoch"] = self.state.step / self.steps_per_epoch
+        self._count_seconds()
+        record["seconds"] = round(self.state.seconds, 2)
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
         self.run.log(self.stage.name, self.state.step, record)
         figures = [f"{name} {record[name]:.4g}" for name in SHOWN if name in record]
