@@ -56,16 +56,12 @@ def main(argv: list[str]) -> None:
 def codebook(options: argparse.Namespace, results) -> None:
     """How a codebook is used and laid out. Usage, perplexity and a t-SNE map by usage (figures 7, 9 and 13)."""
     from .evaluation.explaining import codebook_map, codebook_usage
-    from .report.plots import map_figure, usage_figure
+    from .report.explained import report_codebook
 
     tokenizer = _tokenizer(options, options.tokenizer)
     stream = _stream(options, tokenizer.image_size)
     usage = codebook_usage(tokenizer, stream)
-    found = {"used": usage.used, "perplexity": usage.perplexity, "top": usage.top}
-    results.table(list(found.items()), ("codebook", "value"), f"{len(usage.counts)} codes, {len(stream)} images")
-    results.figure("usage", usage_figure(usage), "How often each code is the nearest one.")
-    results.figure("map", map_figure(codebook_map(tokenizer, seed=options.seed), usage), "t-SNE of the codes.")
-    results.add("usage", found | {"counts": usage.counts.tolist()})
+    report_codebook(results, usage, codebook_map(tokenizer, seed=options.seed), len(stream))
 
 
 def strips(options: argparse.Namespace, results) -> None:
@@ -73,33 +69,27 @@ def strips(options: argparse.Namespace, results) -> None:
     from .evaluation.explaining import perturbed_reconstructions
     from .evaluation.perturbing import CLEAN
     from .evaluation.pfid import ALPHAS, delta_set
+    from .report.explained import report_strips
 
     tokenizer = _tokenizer(options, options.tokenizer)
     images = next(iter(_stream(options, tokenizer.image_size)))[: options.count]
-    results.images(images, "Originals.", columns=options.count)
-    alphas = sorted(ALPHAS)
-    for delta in delta_set(tokenizer.codebook.shape[-2]):
-        settings = [CLEAN, *((alpha, delta) for alpha in alphas)]
-        rows = perturbed_reconstructions(tokenizer, images, settings, options.seed).values()
-        caption = f"delta {delta}; rows: not perturbed, then alpha {', '.join(map(str, alphas))}"
-        results.images(torch.cat(list(rows)), caption, columns=options.count)
+    settings = [CLEAN, *((alpha, delta) for alpha in ALPHAS for delta in delta_set(tokenizer.codebook.shape[-2]))]
+    pictures = perturbed_reconstructions(tokenizer, images, settings, options.seed)
+    report_strips(results, images.cpu(), {setting: shown.cpu() for setting, shown in pictures.items()})
 
 
 def lipschitz(options: argparse.Namespace, results) -> None:
     """How far a decoder's pixels move for each unit of latent (section 3)."""
     from .evaluation import explaining
     from .evaluation.pfid import delta_set
-    from .report.plots import lipschitz_figure
+    from .report.explained import report_lipschitz
 
     found = {}
     for path in options.tokenizers:
         tokenizer = _tokenizer(options, path)
         setting = (0.7, max(2, delta_set(tokenizer.codebook.shape[-2])[1]))  # one neighbour is the nearest code itself
         found[path] = explaining.lipschitz(tokenizer, _first(options, tokenizer.image_size), setting, options.seed)
-    rows = [(path, estimate.mean, estimate.maximum, len(estimate.ratios)) for path, estimate in found.items()]
-    results.table(rows, ("tokenizer", "mean", "maximum", "images"), "|decode(z') - decode(z)| / |z' - z|, alpha 0.7")
-    results.figure("lipschitz", lipschitz_figure(found), "Smaller: the decoder stands wrong tokens better.")
-    results.add("lipschitz", {path: {"mean": e.mean, "maximum": e.maximum} for path, e in found.items()})
+    report_lipschitz(results, found)
 
 
 def mmd(options: argparse.Namespace, results) -> None:
@@ -108,8 +98,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     from .evaluation.pfid import ALPHAS, delta_set
     from .generation.batches import GeneratedImages
     from .models.load import check_fits, load_generator
-    from .report.plots import settings_figure
-    from .report.results import table_record
+    from .report.explained import report_mmd
 
     tokenizer = _tokenizer(options, options.tokenizer)
     generator = load_generator(options.generator, **generator_sizes(options)).to(options.device)
@@ -128,10 +117,7 @@ def mmd(options: argparse.Namespace, results) -> None:
     table = latent_discrepancy(
         tokenizer, _first(options, tokenizer.image_size), torch.cat([*generated.generated()]), settings, options.seed
     )
-    alpha, delta = min(table, key=table.get)
-    results.table([("lowest at", f"alpha {alpha}, delta {delta}", table[alpha, delta])], ("", "setting", "squared MMD"))
-    results.figure("mmd", settings_figure(table, "squared MMD to generated latents"), "Lower: more alike.")
-    results.add("mmd", table_record(table))
+    report_mmd(results, table)
 
 
 def elbow(options: argparse.Namespace, results) -> None:
@@ -139,30 +125,24 @@ def elbow(options: argparse.Namespace, results) -> None:
     from .evaluation import explaining
     from .evaluation.features.registry import open_network
     from .evaluation.statistics import collect
-    from .report.plots import elbow_figure
+    from .report.explained import report_elbow
 
     network = open_network(options.network, options.weights, options.mode, options.device)
     features = collect(_stream(options, options.size), network).features
-    spread = explaining.elbow(features, options.clusters, options.seed)
-    results.table(list(spread.items()), ("clusters", "mean squared distance"), f"{len(features)} images")
-    results.figure("elbow", elbow_figure(spread), "Where the curve bends, more codes stop to pay.")
-    results.add("elbow", spread)
+    report_elbow(results, explaining.elbow(features, options.clusters, options.seed), len(features))
 
 
 def correlation(options: argparse.Namespace, results) -> None:
     """Whether rFID or pFID ranks tokenizers as gFID does, within one codebook size (figure 5)."""
     from .evaluation.metrics.ranking import rank_correlation
-    from .report.plots import correlation_figure
+    from .report.explained import report_correlation
 
     rows = read_benchmark(options.benchmark)
     sizes, gfid = [row["codebook_size"] for row in rows], [row["gfid"] for row in rows]
-    found = {}
-    for name in ("rfid", "pfid"):
-        found[name] = rank_correlation([row[name] for row in rows], gfid, sizes, seed=options.seed)
-        results.figure(name, correlation_figure(rows, name, "gfid"), f"{name} against gfid, one point a tokenizer.")
-    table = [(name, f.tau, f"{f.low:.2f} to {f.high:.2f}", f.pairs) for name, f in found.items()]
-    results.table(table, ("metric", "Kendall's tau with gFID", "95 %", "pairs"), f"{len(rows)} tokenizers")
-    results.add("correlation", {name: f._asdict() for name, f in found.items()})
+    found = {
+        name: rank_correlation([row[name] for row in rows], gfid, sizes, seed=options.seed) for name in ("rfid", "pfid")
+    }
+    report_correlation(results, rows, found)
 
 
 def read_benchmark(path: Path) -> list[dict]:

@@ -12,6 +12,7 @@ from ..data.rows import tokenizer_hash
 from ..models.interfaces import LoadedTokenizer
 from .compare import compare
 from .features.measuring import distance_name
+from .intervals import distance_of_rows
 from .reconstruction import evaluate_reconstruction
 from .robustness import robustness
 from .statistics import ImageStatistics, collect
@@ -23,7 +24,8 @@ class DecoderFigures:
     """What was found about one decoder."""
 
     name: str
-    figures: dict[str, float]  # rfid, pfid or nfid, ... of the images, then what it was compared by, of the samples
+    figures: dict[str, float]  # rfid, pfid or nfid, ... of the images, then what it was compared by, of the samples;
+    # distances are Estimates, as far as their intervals are known
     samples: ImageStatistics
     pictures: Tensor  # uint8 (n, 3, H, W), some of the samples
 
@@ -59,6 +61,8 @@ def evaluate_decoder(
         figures[found.figure[0] + distance] = found.mean
     statistics = collect(samples, network)
     figures |= {_generated(key): value for key, value in compare(statistics, reference).items()}
+    if statistics.features is not None and len(statistics.features) == statistics.count:
+        figures[f"g{distance}"] = distance_of_rows(statistics.features, reference.pool)
     return DecoderFigures(name, figures, statistics, next(iter(samples))[:24].cpu())
 
 

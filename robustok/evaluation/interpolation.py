@@ -73,7 +73,8 @@ def interpolation_fid(
     if not 0 <= weight <= 1:
         raise UserError(f"weight: found {weight}, expected 0 to 1")
     batches = in_batches(images, batch_size)
-    latents, rows, reference = encode_all(tokenizer, batches, features, keep_features=space == "features")
+    latents, rows, folds = encode_all(tokenizer, batches, features, keep_features=space == "features")
+    reference = folds.total()
     device = device_of(tokenizer)
     nearest = nearest_others(latents if rows is None else rows, device)
     found = FeatureStatistics(reference.mean.shape[0], reference.mean.device)

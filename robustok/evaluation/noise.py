@@ -19,8 +19,7 @@ from ..data.latents import LatentMoments
 from ..data.transforms import to_uint8
 from ..ops import perturb
 from ..ops.perturbation import NOISE_KINDS, Kind
-from .metrics.frechet import frechet_distance
-from .metrics.moments import FeatureStatistics
+from .intervals import Estimate, FoldedStatistics, distances
 from .passes import in_batches
 from .perturbing import device_of
 from .stored_latents import encode_all, slices
@@ -34,8 +33,8 @@ class NoiseFID(NamedTuple):
     """Result of `noise_fid`."""
 
     table: dict[float, float]  # strength -> FID against the input images
-    mean: float  # over the table: nFID, where kind is "gaussian"
-    rfid: float  # FID of the reconstructions without noise, from the same pass
+    mean: Estimate  # over the table: nFID, where kind is "gaussian"; a float with an interval
+    rfid: Estimate  # FID of the reconstructions without noise, from the same pass; likewise
     count: int  # images
     std: Tensor  # (D,) float64: of the latents, channel by channel
     kind: Kind = "gaussian"  # of noise
@@ -84,9 +83,8 @@ def noise_fid(
     latents, _, reference = encode_all(tokenizer, in_batches(images, batch_size), features)
     moments, device = LatentMoments.of(latents.array()), device_of(tokenizer)
     mean, std = (torch.from_numpy(values).float().to(device) for values in (moments.mean, moments.std))
-    statistics = {
-        t: FeatureStatistics(reference.mean.shape[0], reference.mean.device) for t in (CLEAN_STRENGTH, *strengths)
-    }
+    like = reference.folds[0]
+    statistics = {t: FoldedStatistics(like.dim, like.mean.device) for t in (CLEAN_STRENGTH, *strengths)}
     for part in slices(len(latents), batch_size):
         z = latents.read(part).to(device)
         ids = torch.arange(part.start, part.stop, device=device)
@@ -95,10 +93,16 @@ def noise_fid(
             found.update(features(to_uint8(tokenizer.decode(noisy))).features)
         if progress:
             progress(part.stop)
-    distances = {t: frechet_distance(found, reference) for t, found in statistics.items()}
-    table = {t: distances[t] for t in strengths}
-    rfid = distances[CLEAN_STRENGTH]
-    return NoiseFID(table, sum(table.values()) / len(table), rfid, reference.count, torch.from_numpy(moments.std), kind)
+    found = distances(statistics, reference)
+    table = {t: found[t] for t in strengths}
+    return NoiseFID(
+        table=table,
+        mean=Estimate.mean(table.values()),
+        rfid=found[CLEAN_STRENGTH],
+        count=reference.count,
+        std=torch.from_numpy(moments.std),
+        kind=kind,
+    )
 
 
 def _noisy(x: Tensor, kind: Kind, strength: float, seed: int, sample_ids: Tensor) -> Tensor:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .intervals import FoldedStatistics
 from .metrics.moments import FeatureStatistics
+
+Statistics = TypeVar("Statistics", FeatureStatistics, FoldedStatistics)
 
 
 def in_batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:
@@ -24,12 +28,15 @@ def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         count -= len(batch)
 
 
-def moments_of(network: Callable, batches: Iterable[Tensor]) -> FeatureStatistics:
-    """Moments of the network's features of uint8 batches (b, 3, H, W), with one batch in memory at a time."""
+def moments_of(network: Callable, batches: Iterable[Tensor], kind: type[Statistics] = FeatureStatistics) -> Statistics:
+    """Moments of the network's features of uint8 batches (b, 3, H, W), with one batch in memory at a time.
+
+    kind: `FoldedStatistics` where intervals are wanted.
+    """
     statistics = None
     for images in batches:
         features = network(images).features
-        statistics = statistics or FeatureStatistics(features.shape[1], features.device)
+        statistics = statistics or kind(features.shape[1], features.device)
         statistics.update(features)
     if statistics is None:
         raise ValueError("batches: found none, expected at least one")
@@ -37,8 +44,8 @@ def moments_of(network: Callable, batches: Iterable[Tensor]) -> FeatureStatistic
 
 
 def moments_and_agreement(
-    network: Callable, batches: Iterable[Tensor], classes: Tensor
-) -> tuple[FeatureStatistics, float]:
+    network: Callable, batches: Iterable[Tensor], classes: Tensor, kind: type[Statistics] = FeatureStatistics
+) -> tuple[Statistics, float]:
     """The same, and the share of the images, in [0, 1], that the network's logits put into their class.
 
     classes: int64 (N,), the class of every image in the order of the batches.
@@ -50,5 +57,5 @@ def moments_and_agreement(
         read.append(output.logits.argmax(1).cpu())
         return output
 
-    statistics = moments_of(watching, batches)
+    statistics = moments_of(watching, batches, kind)
     return statistics, int((torch.cat(read) == classes).sum()) / len(classes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..ops import Similarity
 from ..ops.perturbation import CODE_KINDS, Kind, uses
-from .metrics.frechet import frechet_distance
+from .intervals import Estimate, FoldedStatistics, distances
 from .metrics.moments import FeatureStatistics
 from .passes import first_images, in_batches
 from .perturbing import CLEAN, Setting, device_of, perturbed_images
@@ -30,8 +30,8 @@ class PFID(NamedTuple):
     """Result of `pfid`."""
 
     table: dict[Setting, float]  # (alpha, delta) -> FID against the input images
-    mean: float  # over the table: pFID, where kind is "neighbor"
-    rfid: float  # FID of the reconstructions under CLEAN, from the same pass
+    mean: Estimate  # over the table: pFID, where kind is "neighbor"; a float with an interval
+    rfid: Estimate  # FID of the reconstructions under CLEAN, from the same pass; likewise
     count: int  # images
     kind: Kind = "neighbor"  # of perturbation
 
@@ -128,19 +128,20 @@ def quick_pfid(
 
 
 def _measure(tokenizer, batches, features, settings, how: dict, progress) -> PFID:
-    found = perturbed_moments(tokenizer, batches, features, settings, progress=progress, **how)
+    how |= {"progress": progress, "statistics": FoldedStatistics}
+    found = perturbed_moments(tokenizer, batches, features, settings, **how)
     if found.originals.count < 2:
         raise UserError(f"images: found {found.originals.count}, expected at least two")
-    distances = {s: frechet_distance(moments, found.originals) for s, moments in found.settings.items()}
-    table = {setting: distances[setting] for setting in settings}
-    return PFID(table, sum(table.values()) / len(table), distances[CLEAN], found.originals.count, how["kind"])
+    of = distances(found.settings, found.originals)
+    table = {setting: of[setting] for setting in settings}
+    return PFID(table, Estimate.mean(table.values()), of[CLEAN], found.originals.count, how["kind"])
 
 
 class PerturbedMoments(NamedTuple):
     """Moments of the features of images, and of their reconstructions under each setting."""
 
-    originals: FeatureStatistics
-    settings: dict[Setting, FeatureStatistics]
+    originals: Any  # of the kind of statistics that was asked for
+    settings: dict[Setting, Any]
 
 
 @torch.inference_mode()
@@ -151,13 +152,15 @@ def perturbed_moments(
     settings: Sequence[Setting],
     *,
     first_id: int = 0,
+    statistics: Callable[..., Any] = FeatureStatistics,
     progress: Callable[[int], None] | None = None,
     **how: Any,
 ) -> PerturbedMoments:
     """Moments of at least one image and of its reconstructions under CLEAN and each setting, encoded once.
 
     The sample ids of the images count from first_id, so that moments of parts of a set can be merged to those of the
-    whole. how: the other arguments of `perturbed_images`.
+    whole. statistics: `FeatureStatistics`, or `FoldedStatistics` where intervals are wanted. how: the other arguments
+    of `perturbed_images`.
     """
     found, done = None, 0
     for batch in batches:
@@ -165,7 +168,7 @@ def perturbed_moments(
         ids = torch.arange(first_id + done, first_id + done + len(batch), device=batch.device)
         original = features(batch).features
         if found is None:
-            originals, *rest = (FeatureStatistics(original.shape[1], original.device) for _ in range(2 + len(settings)))
+            originals, *rest = (statistics(original.shape[1], original.device) for _ in range(2 + len(settings)))
             found = PerturbedMoments(originals, dict(zip([CLEAN, *settings], rest, strict=True)))
         found.originals.update(original)
         for setting, images in perturbed_images(tokenizer, batch, found.settings, sample_ids=ids, **how):

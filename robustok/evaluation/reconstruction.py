@@ -12,8 +12,7 @@ from ..core.progress import Progress
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import is_discrete
 from .explaining import Usage, code_counts, usage_of
-from .metrics.frechet import frechet_distance
-from .metrics.moments import FeatureStatistics
+from .intervals import Estimate, FoldedStatistics, distances
 from .metrics.quality import psnr, ssim
 from .perturbing import device_of
 from .streams import ImageStream
@@ -22,7 +21,7 @@ from .streams import ImageStream
 class Reconstruction(NamedTuple):
     """Result of `evaluate_reconstruction`; means over the images."""
 
-    rfid: float
+    rfid: Estimate  # a float with an interval
     psnr: float  # dB; images given back exactly are left out of the mean
     ssim: float
     lpips: float | None  # None without its weights
@@ -55,7 +54,7 @@ def evaluate_reconstruction(
     rFID compares with the very images that were encoded, gFID with a reference set: the two are not comparable.
     """
     device, discrete = device_of(tokenizer), is_discrete(tokenizer)
-    sides: list[FeatureStatistics] = []
+    sides: list[FoldedStatistics] = []
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
     counts = torch.zeros((), dtype=torch.int64)
     for batch in Progress(f"reconstructing {stream.name}", len(stream)).track(stream):
@@ -67,7 +66,7 @@ def evaluate_reconstruction(
         else:
             restored = to_uint8(tokenizer.reconstruct(from_uint8(original)))
         features = [network(images).features for images in (restored, original)]
-        sides = sides or [FeatureStatistics(f.shape[1], f.device) for f in features]
+        sides = sides or [FoldedStatistics(f.shape[1], f.device) for f in features]
         for side, values in zip(sides, features, strict=True):
             side.update(values)
         figures["psnr"].append(psnr(restored, original).cpu())
@@ -77,7 +76,9 @@ def evaluate_reconstruction(
                 figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
     means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
     usage = usage_of(counts) if discrete else None
-    return Reconstruction(rfid=frechet_distance(*sides), usage=usage, count=sides[0].count, **means)
+    restored_side, reference = sides
+    rfid = distances({"": restored_side}, reference)[""]
+    return Reconstruction(rfid=rfid, usage=usage, count=reference.count, **means)
 
 
 def _finite_mean(values: Tensor) -> float:

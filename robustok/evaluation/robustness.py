@@ -15,31 +15,34 @@ from torch import Tensor
 from ..data.transforms import from_uint8, to_uint8
 from ..models.interfaces import Tokenizer, is_discrete
 from ..ops import perturb
-from .metrics.frechet import frechet_distance
-from .noise import noise_fid
+from .explaining import perturbed_reconstructions
+from .intervals import Estimate, FoldedStatistics, distances
+from .noise import CLEAN_STRENGTH, noise_fid
 from .passes import moments_of
-from .perturbing import how_perturbable
+from .perturbing import CLEAN, how_perturbable
 from .pfid import pfid
 from .reconstruction import reconstructed
+
+Wrong = tuple[float, ...]  # what is done to latents: (alpha, delta), or (strength,)
 
 
 class Robustness(NamedTuple):
     """Fréchet distances of reconstructions from the images themselves."""
 
-    clean: float  # nothing is wrong
+    clean: Estimate  # nothing is wrong
     figure: str | None = None  # what the mean is called: "pfd" of replaced tokens, "nfd" of noise; None: not defined
+    mean: Estimate | None = None  # over the table
     table: Sequence[list[float]] = ()  # a row a setting: alpha, delta, value; or strength, value
-    strongest: Callable[[Tensor], Tensor] | None = None  # uint8 images -> under the strongest setting, on the CPU
+    # uint8 images, the first of those that were measured -> their reconstructions, clean ones first, uint8 on the CPU
+    pictured: Callable[[Tensor], dict[Wrong, Tensor]] | None = None
 
-    @property
-    def mean(self) -> float:
-        """Over the table."""
-        return sum(row[-1] for row in self.table) / len(self.table)
+    def estimates(self) -> dict[str, Estimate]:
+        """rfd, and the mean where there is one, by name."""
+        return {"rfd": self.clean} | ({} if self.figure is None or self.mean is None else {self.figure: self.mean})
 
-    def figures(self) -> dict[str, Any]:
-        """For metrics.json: rfd, and the mean and the table where there are any."""
-        named = {} if self.figure is None else {self.figure: self.mean, f"{self.figure}_table": self.table}
-        return {"rfd": self.clean, **named}
+    def tables(self) -> dict[str, Any]:
+        """For metrics.json: the table, where there is one, as NAME_table."""
+        return {} if self.figure is None else {f"{self.figure}_table": self.table}
 
 
 def robustness(tokenizer, images: Callable[[], Iterable[Tensor]], features: Callable) -> Robustness:
@@ -50,17 +53,23 @@ def robustness(tokenizer, images: Callable[[], Iterable[Tensor]], features: Call
     if not is_discrete(tokenizer):
         noisy = noise_fid(tokenizer, images(), features)
         table = [[strength, value] for strength, value in noisy.table.items()]
-        return Robustness(noisy.rfid, "nfd", table, partial(_with_noise, tokenizer, noisy.std, max(noisy.table)))
+        shown = partial(_with_noise, tokenizer, noisy.std, (CLEAN_STRENGTH, *noisy.table))
+        return Robustness(noisy.rfid, "nfd", noisy.mean, table, shown)
     if how_perturbable(tokenizer) == "none":
         restored = (reconstructed(tokenizer, batch) for batch in images())
-        return Robustness(frechet_distance(moments_of(features, restored), moments_of(features, images())))
+        sides = (moments_of(features, batches, FoldedStatistics) for batches in (restored, images()))
+        return Robustness(distances({"": next(sides)}, next(sides))[""])
     found = pfid(tokenizer, images(), features)
-    alpha, delta = max(found.table)
     table = [[*setting, value] for setting, value in found.table.items()]
-    return Robustness(found.rfid, "pfd", table, partial(reconstructed, tokenizer, alpha=alpha, delta=delta))
+    return Robustness(found.rfid, "pfd", found.mean, table, partial(_perturbed, tokenizer, (CLEAN, *found.table)))
+
+
+def _perturbed(tokenizer, settings: Sequence[tuple[float, int]], images: Tensor) -> dict[Wrong, Tensor]:
+    return {s: shown.cpu() for s, shown in perturbed_reconstructions(tokenizer, images, settings).items()}
 
 
 @torch.inference_mode()
-def _with_noise(tokenizer: Tokenizer, std: Tensor, strength: float, images: Tensor) -> Tensor:
+def _with_noise(tokenizer: Tokenizer, std: Tensor, strengths: Sequence[float], images: Tensor) -> dict[Wrong, Tensor]:
     z, scale = tokenizer.encode(from_uint8(images.to(tokenizer.device))), std.to(tokenizer.device, torch.float32)
-    return to_uint8(tokenizer.decode(scale * perturb(z / scale, kind="gaussian", strength=strength, seed=0).z_q)).cpu()
+    noisy = {(t,): scale * perturb(z / scale, kind="gaussian", strength=t, seed=0).z_q for t in strengths}
+    return {wrong: to_uint8(tokenizer.decode(latents)).cpu() for wrong, latents in noisy.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..data.transforms import from_uint8
-from .metrics.moments import FeatureStatistics
+from .intervals import FoldedStatistics
 from .perturbing import decoder_latents, device_of
 
 
@@ -48,7 +48,7 @@ class Encoded(NamedTuple):
 
     latents: RowFile  # (N, L, D), as the decoder gets them
     features: RowFile | None  # (N, F), where they were to be kept
-    reference: FeatureStatistics  # of the images themselves
+    reference: FoldedStatistics  # of the images themselves
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def encode_all(tokenizer, batches: Iterable[Tensor], network: Callable, keep_fea
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
         found = network(batch).features
-        reference = reference or FeatureStatistics(found.shape[1], found.device)
+        reference = reference or FoldedStatistics(found.shape[1], found.device)
         reference.update(found)
         latents.append(decoder_latents(tokenizer, from_uint8(batch)))
         if features is not None:

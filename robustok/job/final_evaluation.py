@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from ..core import distributed
 from ..core.device import peak_memory_bytes
@@ -15,7 +15,8 @@ from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import frechet_distance, psnr
-from ..evaluation.intervals import FoldedFeatures, interval
+from ..evaluation.explaining import Usage, code_counts, usage_of
+from ..evaluation.intervals import FoldedStatistics, distances, recorded
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import reconstructed
 from ..evaluation.robustness import Robustness, robustness
@@ -23,13 +24,15 @@ from ..evaluation.skill import skill
 from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer
 from ..report.results import print_table
-from ..report.training_run import FinishedRun, summary_rows, verdicts, write_report
+from ..report.run_figures import summary_rows, verdicts
+from ..report.training_run import FinishedRun, write_report
 from ..training.run import read_log
 from ..training.stages.post_training import PostTrainingStage
 from .pipeline import Pipeline
 
 FOLDER, METRICS, REPORT = "evaluation", "evaluation/metrics.json", "report.html"  # of a run
-PICTURED = 20  # images of a strip
+PICTURED = 20  # test images whose reconstructions are shown, of which some under every setting of wrong latents
+PICTURED_EVERYWHERE = 3
 PICTURED_CLASSES, PICTURED_PER_CLASS = 10, 12  # of generated images
 
 
@@ -59,14 +62,12 @@ def _results(job: Pipeline) -> dict[str, str]:
 
 def _evaluate(job: Pipeline) -> None:
     """Prints a table, and writes evaluation/metrics.json and report.html into the run's folder."""
-    start = time.monotonic()
-    folder = job.run.folder
-    metrics, pictures = measure(job)
-    metrics |= _costs(job, time.monotonic() - start)
-    write_json(folder / METRICS, metrics)
-    posts, log = list(job.post_folders().values()), read_log(folder / "log.jsonl")
-    write_report(folder / REPORT, FinishedRun(job.config, job.images.class_names, posts, metrics, pictures, log))
-    _show(job, metrics)
+    start, folder = time.monotonic(), job.run.folder
+    run = measure(job)
+    run.metrics |= _costs(job, time.monotonic() - start)
+    write_json(folder / METRICS, run.metrics)
+    write_report(folder / REPORT, run)
+    _show(job, run.metrics)
 
 
 def _show(job: Pipeline, metrics: dict) -> None:
@@ -77,22 +78,24 @@ def _show(job: Pipeline, metrics: dict) -> None:
 
 
 @torch.inference_mode()
-def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
-    """(metrics, pictures) of a finished run, on its test images.
+def measure(job: Pipeline) -> FinishedRun:
+    """Metrics and pictures of a run, on its test images; what the evaluation costs is not yet among the metrics.
 
     Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
-    real_fd of the training images; gfd_interval and gfd_change_interval (after less before, on the same samples) are
-    95 % intervals over the draw of the samples (evaluation/intervals.py). Where that classifier does poorly `notes` say
-    so, and `distance` where it is no better than chance. Shares are from 0 to 1; best_step is the step of post-training
-    that was kept, 0 the decoder as it came. Pictures are uint8 (n, 3, S, S).
+    real_fd of the training images. NAME_interval and NAME_change_interval (of a post-trained decoder less the one
+    before, on the same images or samples) are 95 % intervals over the draw of the test images, for gfd of the samples
+    (evaluation/intervals.py). Where that classifier does poorly `notes` say so, and `distance` where it is no better
+    than chance. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as it came.
+    Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
     reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
-    judged = skill(accuracy, images.test.labels)
+    judged, usage = skill(accuracy, images.test.labels), _usage(job, tokenizer)
     robust = _robustness(job, tokenizer)
     made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
     counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(made)}
+    codes = {} if usage is None else {"codebook_usage": usage.used, "codebook_perplexity": usage.perplexity}
     metrics = {
         "distance": job.distance_name if judged.verdict != "none" else f"{job.distance_name} (meaningless)",
         "notes": [said] if (said := judged.warning(job.distance_name)) else [],
@@ -100,32 +103,38 @@ def measure(job: Pipeline) -> tuple[dict, dict[str, Tensor]]:
         "images": counts,
         "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
         "classifier": judged.describe(),
-        "tokenizer": {"psnr": _psnr(job, tokenizer), **_usage(job, tokenizer), **robust.figures()},
+        "tokenizer": {"psnr": _psnr(job, tokenizer), **codes, **recorded(robust.estimates()), **robust.tables()},
     }
     originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
     pictures = {"originals": originals, "reconstructed": reconstructed(tokenizer, originals)}
-    if robust.strongest is not None:
-        pictures["perturbed"] = robust.strongest(originals)
+    perturbed = {} if robust.pictured is None else robust.pictured(originals)
+    if perturbed:
+        pictures["perturbed"] = perturbed[max(perturbed)]
     shown = made[_pictured_samples(job)]
-    for folder in ("generator", *job.post_folders().values()):
-        before = folder == "generator"
-        decoder = tokenizer if before else job.load_tokenizer(folder)
-        folded = FoldedFeatures(job.features)
-        samples, agreement = moments_and_agreement(folded, decode_batches(decoder, made), classes)
-        gfd, left_out = frechet_distance(samples, reference), folded.left_out(reference)
-        found = (robust if before else _robustness(job, decoder)).figures() | {
-            "gfd": gfd,
-            "gfd_interval": interval(gfd, left_out),
-            "class_agreement": agreement,
-        }
-        if before:
-            start, start_left_out = gfd, left_out
+    posts, start = list(job.post_folders().values()), None
+    for folder in ("generator", *posts):
+        decoder = tokenizer if start is None else job.load_tokenizer(folder)
+        made_by = decode_batches(decoder, made)
+        samples, agreement = moments_and_agreement(job.features, made_by, classes, FoldedStatistics)
+        stands = robust if start is None else _robustness(job, decoder)
+        estimates = stands.estimates() | distances({"gfd": samples}, reference)
+        found = recorded(estimates, start) | stands.tables() | {"class_agreement": agreement}
+        if start is None:
+            start = estimates
         else:
-            found["gfd_change_interval"] = interval(gfd - start, left_out - start_left_out)
             found["best_step"] = int(job.run.stage_record(folder)["best"].removeprefix("step-"))
         metrics[folder.replace("-", "_")] = found
         pictures[folder] = torch.cat([batch.cpu() for batch in decode_batches(decoder, shown)])
-    return metrics, pictures
+    return FinishedRun(
+        config=job.config,
+        class_names=images.class_names,
+        post_stages=posts,
+        metrics=metrics,
+        pictures=pictures,
+        perturbed={setting: shown[:PICTURED_EVERYWHERE] for setting, shown in perturbed.items()},
+        usage=usage,
+        log=read_log(job.run.folder / "log.jsonl"),
+    )
 
 
 def _robustness(job: Pipeline, tokenizer: LoadedTokenizer) -> Robustness:
@@ -137,13 +146,13 @@ def _psnr(job: Pipeline, tokenizer: LoadedTokenizer) -> float:
     return torch.cat(qualities).mean().item()
 
 
-def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> dict[str, float]:
-    """The share of the codes that the training images use, where there are codes."""
+def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> Usage | None:
+    """How often the tokens of the training images have each code, where there are codes."""
     rows = job.training_tokens()
     if not isinstance(rows, TokenSet):
-        return {}
-    used = (rows.code_counts() > 0).sum()
-    return {"codebook_usage": float(used / tokenizer.codebook.shape[-2])}
+        return None
+    shards = (torch.from_numpy(shard.astype(np.int64)) for shard in rows.tokens.parts)
+    return usage_of(sum(code_counts(tokenizer, shard) for shard in shards))
 
 
 def _pictured_samples(job: Pipeline) -> list[int]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..evaluation.compare import notes
 from ..evaluation.decoders import DecoderFigures
+from ..evaluation.intervals import recorded
 from ..evaluation.statistics import ImageStatistics
 from .results import Results
+from .wording import change, with_interval
+
+SAME_IMAGES = (
+    "In brackets: of the first decoder the 95 % interval over the draw of the images or samples; of the others the "
+    "change, and that no difference was found where its interval has 0 in it."
+)
 
 
 def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
@@ -18,15 +26,15 @@ def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(pictures), 1).flatten(0, 1)
 
 
-def compared_rows(decoders: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> list[tuple]:
+def compared_rows(decoders: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[tuple]:
     """Rows of the figures `names` (key -> how it is called): before, then each decoder after with its change."""
     before, *others = decoders
     rows = []
     for key, name in names.items():
-        cells: list[object] = [before[key]]
+        cells: list[object] = [with_interval(before, key)]
         for after in others:
-            change = f" ({after[key] / before[key] - 1:+.1%})" if before[key] else ""
-            cells.append(f"{after[key]:.4g}{change}")
+            found = change(after, before, key)
+            cells.append(f"{after[key]:.4g} ({found})" if found else after[key])
         rows.append((name, *cells))
     return rows
 
@@ -35,9 +43,10 @@ def report_decoders(
     results: Results, decoders: Sequence[DecoderFigures], reference: ImageStatistics, protocol: str
 ) -> None:
     """Adds the table, the records, and the pictures: before on the left, after on the right of each pair."""
-    figures = [decoder.figures for decoder in decoders]
-    rows = compared_rows(figures, {key: key for key in figures[0]})
-    results.table(rows, ("figure", *(decoder.name for decoder in decoders)), protocol)
+    before, *others = (decoder.figures for decoder in decoders)
+    records = [recorded(before), *(recorded(after, before) for after in others)]
+    rows = compared_rows(records, {key: key for key in before})
+    results.table(rows, ("figure", *(decoder.name for decoder in decoders)), f"{protocol}. {SAME_IMAGES}")
     results.notes(notes(decoders[0].samples, reference))
     left_to_right = " | ".join(decoder.name for decoder in decoders)
     groups = side_by_side([decoder.pictures.cpu() for decoder in decoders]).split(len(decoders))
@@ -46,5 +55,6 @@ def report_decoders(
         f"The same generated samples through each decoder, left to right: {left_to_right}.",
         columns=len(decoders),
     )
-    results.add("decoders", [{"name": decoder.name, "figures": decoder.figures} for decoder in decoders])
+    named = zip(decoders, records, strict=True)
+    results.add("decoders", [{"name": decoder.name, "figures": record} for decoder, record in named])
     results.add("reference", reference.describe())

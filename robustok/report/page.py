@@ -27,7 +27,8 @@ STYLE = """
   --accent: light-dark(#1f6feb, #6ea8fe) }
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 62rem;
   margin: 0 auto; padding: 2rem 1.25rem 4rem }
-h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em; overflow-wrap: anywhere }
+h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em }
+h1, h2 { overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line) }
 p { max-width: 46rem; white-space: pre-line; overflow-wrap: anywhere }
 p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem }
@@ -41,8 +42,14 @@ figure { margin: 1.25rem 0 }
 figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem; overflow-wrap: anywhere }
 div.scroll { overflow-x: auto }
 div.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1rem }
-div.tiles figure { margin: 0 }
+div.tiles figure { margin: 0; min-width: 0 }
 div.tiles img { width: 100% }
+div.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .5rem }
+div.gallery img { width: 100% }
+img.figure { width: min(100%, 40rem) }
+table.multiples { width: 100%; table-layout: fixed; font-size: .8125rem }
+table.multiples th, table.multiples td { border: 0; padding: .1rem; overflow-wrap: anywhere }
+table.multiples img { display: block; width: 100%; max-width: 8rem }
 img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
   border: 1px solid var(--line) }
 img.pixels { image-rendering: pixelated }
@@ -52,7 +59,8 @@ th.number, td.number { text-align: right; white-space: nowrap }
 th { color: var(--quiet); font-weight: 600 }
 th:first-child, td:first-child { padding-left: 0 }
 tbody tr:hover { background: var(--card) }
-@media (max-width: 30rem) { body { padding: 1.25rem .9rem 3rem } th, td { padding: .35rem .5rem } }
+@media (max-width: 30rem) { body { padding: 1.25rem .9rem 3rem } table { font-size: .8125rem }
+  th, td { padding: .3rem .4rem } td.number { white-space: normal } }
 """
 
 
@@ -97,22 +105,33 @@ class Page:
 
     def figure(self, figure: Figure, caption: str = "") -> Page:
         """A matplotlib figure, embedded as PNG."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-        return self._figure(_image(buffer.getvalue(), caption), caption)
+        return self._figure(_image(_figure_png(figure), caption), caption)
 
-    def images(self, images: Tensor, caption: str = "", *, columns: int = 10) -> Page:
-        """Images uint8 (N, 3, H, W) in rows of `columns`; small ones are enlarged without smoothing."""
-        return self._figure(_image(_grid_png(images, columns), caption, "pixels"), caption)
+    def figures(self, figures: Iterable[tuple[str, Figure]], caption: str) -> Page:
+        """Small matplotlib figures that wrap with the width of the window: (what it shows, the figure)."""
+        return self._tiles(((name, _image(_figure_png(figure), name)) for name, figure in figures), caption)
+
+    def images(self, images: Tensor, caption: str) -> Page:
+        """Images uint8 (N, 3, H, W), as many in a row as the window has room for; small ones are enlarged without
+        smoothing.
+        """
+        texts = (f"{caption} {number} of {len(images)}" for number in range(1, len(images) + 1))
+        shown = zip(images.split(1), texts, strict=True)
+        pictures = "\n".join(_image(_grid_png(image, 1), text, "pixels") for image, text in shown)
+        return self._figure(f'<div class="gallery">{pictures}</div>', caption)
 
     def tiles(self, tiles: Iterable[tuple[str, Tensor]], caption: str, *, columns: int) -> Page:
         """Small captioned grids that wrap with the width of the window: (what it shows, images uint8 (n, 3, H, W))."""
-        shown = (
-            f"<figure>{_image(_grid_png(images, columns), name, 'pixels')}"
-            f"<figcaption>{escape(name)}</figcaption></figure>"
-            for name, images in tiles
-        )
-        return self._figure('<div class="tiles">' + "\n".join(shown) + "</div>", caption)
+        shown = ((name, _image(_grid_png(images, columns), name, "pixels")) for name, images in tiles)
+        return self._tiles(shown, caption)
+
+    def multiples(
+        self, grids: Iterable[tuple[str, Sequence[tuple[str, Tensor]]]], columns: Sequence[str], caption: str
+    ) -> Page:
+        """Small multiples, a grid for each thing shown: its name, and rows of (label, images uint8 (C, 3, H, W)), an
+        image for each of the C labels of columns.
+        """
+        return self._tiles(((name, _multiples(name, rows, columns)) for name, rows in grids), caption)
 
     def save(self, path: str | Path) -> None:
         """Writes the page as UTF-8. Its content security policy admits embedded images and this one style sheet."""
@@ -139,6 +158,11 @@ class Page:
     def _add(self, part: str) -> Page:
         self.parts.append(part)
         return self
+
+    def _tiles(self, tiles: Iterable[tuple[str, str]], caption: str) -> Page:
+        """(caption, HTML) of each."""
+        shown = (f"<figure>{content}<figcaption>{escape(name)}</figcaption></figure>" for name, content in tiles)
+        return self._figure('<div class="tiles">' + "\n".join(shown) + "</div>", caption)
 
     def _figure(self, content: str, caption: str) -> Page:
         return self._add(f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>")
@@ -180,6 +204,25 @@ def _grid_png(images: Tensor, columns: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def _figure_png(figure: Figure) -> bytes:
+    """As PNG; fine enough for a large screen, and with letters that a phone, at half the width, still shows."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
+def _multiples(name: str, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str]) -> str:
+    """A table of images; each says by its text where it stands."""
+    head = "<td></td>" + "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = ""
+    for label, images in rows:
+        texts = (f"{name}, {label}, {column}" for column in columns)
+        shown = zip(images.split(1), texts, strict=True)
+        cells = "".join(f"<td>{_image(_grid_png(image, 1), text, 'pixels')}</td>" for image, text in shown)
+        body += f"<tr><th>{escape(label)}</th>{cells}</tr>\n"
+    return f'<table class="multiples"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
 def _image(png: bytes, alt: str, kind: str = "figure") -> str:

@@ -14,6 +14,8 @@ from ..evaluation.explaining import Lipschitz, Usage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONGEST = 32  # letters of a name in a figure
+
 
 def settings_figure(table: Mapping[tuple[float, int], float], label: str) -> Figure:
     """One curve over alpha for each delta: pFID's cells, or the MMD of perturbed and generated latents."""
@@ -21,17 +23,20 @@ def settings_figure(table: Mapping[tuple[float, int], float], label: str) -> Fig
     for delta in sorted({delta for _, delta in table}):
         points = sorted((alpha, value) for (alpha, d), value in table.items() if d == delta)
         axes.plot(*zip(*points, strict=True), marker="o", label=f"delta {delta}")
-    axes.set(xlabel="alpha: share of tokens perturbed", ylabel=label)
+    axes.set(xlabel="alpha: share of tokens perturbed", ylabel=literal(label))
     axes.legend(frameon=False)
     return figure
 
 
 def usage_figure(usage: Usage) -> Figure:
-    """How often each code is used, most frequent first."""
+    """The share of the tokens that each code has, most frequent first; codes that do not occur have no bar."""
     figure, axes = _figure()
-    axes.plot(np.sort(usage.counts.numpy())[::-1] + 1)
-    axes.set(xlabel="codes, most frequent first", ylabel="tokens + 1", yscale="log")
-    axes.set_title(f"{usage.used:.1%} used, perplexity {usage.perplexity:.0f} of {len(usage.counts)}")
+    shares = np.sort(usage.counts.numpy())[::-1] / int(usage.counts.sum())
+    used = shares[shares > 0]
+    axes.stairs(used, np.arange(len(used) + 1), fill=True, baseline=used[-1] / 2, alpha=0.8)
+    axes.axhline(1 / len(shares), color="0.4", linewidth=1, linestyle="--", label="all codes alike")
+    axes.set(xlabel="codes, most frequent first", ylabel="share of tokens", yscale="log", xlim=(0, len(shares)))
+    axes.legend(frameon=False)
     return figure
 
 
@@ -39,14 +44,15 @@ def map_figure(points: Tensor, usage: Usage, thresholds: Sequence[int] = (0, 1, 
     """t-SNE of the codebook: one panel for each usage threshold, codes used more often coloured by their count."""
     from matplotlib.colors import LogNorm
 
-    figure, panels = _figure(columns=len(thresholds))
+    figure, panels = _figure(panels=len(thresholds))
     counts = usage.counts.numpy()
     norm = LogNorm(1, max(2, counts.max()))
-    for axes, threshold in zip(panels, thresholds, strict=True):
+    for axes, threshold in zip(panels.flat, thresholds, strict=True):
         above = counts > threshold
         axes.scatter(*points[~above].T, s=4, color="0.85")
         marks = axes.scatter(*points[above].T, s=6, c=counts[above], norm=norm, cmap="viridis")
-        axes.set(title=f"used more than {threshold} times: {above.mean():.0%}", xticks=[], yticks=[])
+        axes.set_title(f"used more than {threshold} times: {above.mean():.0%}", fontsize=8)
+        axes.set(xticks=[], yticks=[])
     figure.colorbar(marks, ax=panels, label="tokens", shrink=0.8)
     return figure
 
@@ -81,18 +87,24 @@ def correlation_figure(rows: Sequence[Mapping], x: str, y: str) -> Figure:
     return figure
 
 
+def literal(text: str) -> str:
+    """Text that matplotlib shows as it is: $ would begin mathematics."""
+    return printable(text).replace("$", r"\$")
+
+
 def _label(name: str) -> str:
-    """A name that matplotlib shows as it is: $ would begin mathematics, and legends leave out what begins with _."""
-    shown = printable(name).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    """A name in a legend, which leaves out what begins with _, or beside a point; of a long one, a path, the end."""
+    shown = name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
+    return literal(f" {shown}" if shown.startswith("_") else shown)
 
 
-def _figure(columns: int = 1):
-    """A figure that belongs to no window, and its axes."""
+def _figure(panels: int = 1):
+    """A figure that belongs to no window, and its axes; several are two in a row. Small, so that letters are large."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.4, 4 * columns), 4), layout="constrained")
-    axes = figure.subplots(1, columns)
-    for ax in np.atleast_1d(axes):
+    columns, rows = min(2, panels), -(-panels // 2)
+    figure = Figure(figsize=(5.2, 3.4 if rows == 1 else 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns)
+    for ax in np.atleast_1d(axes).flat:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes

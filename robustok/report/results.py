@@ -43,9 +43,9 @@ class Results:
         figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
         self.page.figure(figure, caption)
 
-    def images(self, images: Tensor, caption: str, columns: int = 8) -> None:
-        """Shows a grid of uint8 images (N, 3, H, W) in the report."""
-        self.page.images(images.cpu(), caption, columns=columns)
+    def images(self, images: Tensor, caption: str) -> None:
+        """Shows uint8 images (N, 3, H, W) in the report."""
+        self.page.images(images.cpu(), caption)
 
     def notes(self, notes: Sequence[str]) -> None:
         """What a reader must know before comparing the figures: on the terminal, in the record and in the report."""

@@ -5,8 +5,13 @@ evaluation/robustness.py measures it and names the figure, by which the entry he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..evaluation.robustness import Wrong
 
 Table = Sequence[Sequence[float]]  # as evaluation/robustness.py has it: the value last in each row
 
@@ -19,11 +24,29 @@ class ShownRobustness:
     of: str  # which reconstructions it is of, for the summary
     pictured: Callable[[Table], str]  # what was done to the pictures, which are of the strongest setting
     cells: Callable[[Table], tuple[list[tuple], tuple[str, ...]]]  # the settings as (rows, header)
+    wrong: str  # what rises from row to row of the pictures
 
 
 def shown_robustness(figures: dict) -> tuple[str, ShownRobustness] | None:
     """(key, entry) of the figure among those of a tokenizer; None where there is none."""
     return next(((key, shown) for key, shown in _SHOWN.items() if key in figures), None)
+
+
+def multiples(
+    originals: Tensor, pictures: Mapping[Wrong, Tensor], number: int
+) -> tuple[list[tuple[str, Tensor]], list[str]]:
+    """(rows, columns) of one of the originals: alpha downwards and delta across, or strengths of noise downwards.
+
+    pictures: reconstructions under every setting, and clean ones. The original and the clean one fill their rows.
+    """
+    clean, *wrong = sorted(pictures)
+    columns = sorted({setting[1:] for setting in wrong})
+    rows = [("original", originals[[number] * len(columns)])]
+    for first in sorted({setting[0] for setting in pictures}):
+        keys = [clean if first == clean[0] else (first, *rest) for rest in columns]
+        label = f"alpha {first:g}" if len(clean) > 1 else f"noise {first:g}"
+        rows.append((label, torch.stack([pictures[key][number] for key in keys])))
+    return rows, [f"delta {rest[0]}" if rest else "" for rest in columns]
 
 
 def _replaced(table: Table) -> str:
@@ -48,6 +71,18 @@ def _by_noise(table: Table) -> tuple[list[tuple], tuple[str, ...]]:
 
 
 _SHOWN = {
-    "pfd": ShownRobustness("pFD", "perturbed reconstructions, mean of 15 settings", _replaced, _by_alpha_and_delta),
-    "nfd": ShownRobustness("nFD", "reconstructions from noised latents, mean of 5 strengths", _noised, _by_noise),
+    "pfd": ShownRobustness(
+        "pFD",
+        "perturbed reconstructions, mean of 15 settings",
+        _replaced,
+        _by_alpha_and_delta,
+        "more of the tokens replaced (alpha), across by codes farther away (delta)",
+    ),
+    "nfd": ShownRobustness(
+        "nFD",
+        "reconstructions from noised latents, mean of 5 strengths",
+        _noised,
+        _by_noise,
+        "more noise, in standard deviations of the latents",
+    ),
 }

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 
 import torch
 
+from ..evaluation.intervals import recorded
 from ..evaluation.noise import NoiseFID, noise_name
 from ..evaluation.pfid import PFID, perturbed_name
 from ..evaluation.tokenizers import TokenizerFigures
-from .plots import settings_figure
+from .plots import settings_figure, usage_figure
 from .results import Results, table_record
+from .wording import estimated, usage_in_words
 
 FULL_COUNT = 50_000  # images that published rFID and pFID are of
+MEANINGS = (
+    "Distances are better when smaller: r of plain reconstructions, p of perturbed ones, the mean over all settings; "
+    "in brackets their 95 % interval over the draw of the images, where it is known. PSNR in dB, SSIM up to 1: better "
+    "when larger."
+)
 
 
 def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], protocol: str) -> None:
@@ -25,7 +32,7 @@ def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], p
     header = ("tokenizer", "K", f"r{first.distance}", *names)
     header += ("PSNR", "SSIM", "LPIPS", "used", "perplexity")
     rows = [cells for figures in evaluated for cells in _rows(figures, names)]
-    results.table(rows, header, f"{protocol}, {first.count} images")
+    results.table(rows, header, f"{protocol}, {first.count} images. {MEANINGS}")
     results.add("tokenizers", [_record(figures) for figures in evaluated])
     results.notes(_notes(evaluated))
     for number, figures in enumerate(evaluated):
@@ -36,6 +43,9 @@ def report_tokenizers(results: Results, evaluated: Sequence[TokenizerFigures], p
             else:
                 _add_settings(results, figures, name, measured, f"{name.replace(' ', '-').lower()}-{number}")
         _add_reconstructions(results, figures)
+        if (usage := figures.plain.usage) is not None:
+            words = f"The share of the tokens that each code has, most frequent first. {usage_in_words(usage)}"
+            results.page.figure(usage_figure(usage), words)
 
 
 def _measured(figures: TokenizerFigures) -> dict[str, PFID | NoiseFID]:
@@ -56,13 +66,14 @@ def _rows(figures: TokenizerFigures, names: Sequence[str]) -> list[tuple]:
     """The rows of the table that are of one tokenizer; "-" is not measured."""
     plain, usage, found = figures.plain, figures.plain.usage, _robustness(figures)
     lpips = "-" if plain.lpips is None else plain.lpips
-    quality = (plain.rfid, *(found.get(name, "-") for name in names), plain.psnr, plain.ssim, lpips)
+    distances = (estimated(plain.rfid), *(estimated(found[name]) if name in found else "-" for name in names))
+    quality = (*distances, plain.psnr, plain.ssim, lpips)
     codes = ("-", "-") if usage is None else (f"{usage.used:.1%}", f"{usage.perplexity:.1f}")
     rows: list[tuple] = [(figures.name, figures.codebook_size or "-", *quality, *codes)]
     if figures.mixed is not None:
         name = f"{figures.name}, unperturbed tokens by L2"
         rest = ["-"] * (len(names) - 1 + 5)  # pFID is the first of the names
-        rows.append((name, figures.codebook_size, figures.mixed.rfid, figures.mixed.mean, *rest))
+        rows.append((name, figures.codebook_size, estimated(figures.mixed.rfid), estimated(figures.mixed.mean), *rest))
     return rows
 
 
@@ -75,13 +86,13 @@ def _record(figures: TokenizerFigures) -> dict:
         "codebook_size": figures.codebook_size,
         "images": plain.count,
         "transform": figures.transform,
-        f"r{distance}": plain.rfid,
+        **recorded({f"r{distance}": plain.rfid}),
         "psnr": plain.psnr,
         "ssim": plain.ssim,
         "lpips": plain.lpips,
         "codes_used": None if usage is None else usage.used,
         "perplexity": None if usage is None else usage.perplexity,
-        f"p{distance}": None if perturbed is None else perturbed.mean,
+        **({f"p{distance}": None} if perturbed is None else recorded({f"p{distance}": perturbed.mean})),
         f"p{distance}_settings": None if perturbed is None else table_record(perturbed.table),
         f"p{distance}_images": None if perturbed is None else perturbed.count,
         f"p{distance}_is_quick_estimate": figures.quick,
@@ -98,7 +109,7 @@ def _other_records(figures: TokenizerFigures) -> dict:
             continue
         key, noise = name.lower().replace(" ", "_"), isinstance(measured, NoiseFID)
         cells = [{"strength": t, "value": value} for t, value in measured.table.items()] if noise else None
-        record[key] = measured.mean
+        record |= recorded({key: measured.mean})
         record[f"{key}_settings"] = table_record(measured.table) if cells is None else cells
         record[f"{key}_images"] = measured.count
         record[f"{key}_is_quick_estimate"] = figures.quick
@@ -127,11 +138,12 @@ def _add_strengths(results: Results, caption: str, measured: NoiseFID) -> None:
 
 
 def _add_reconstructions(results: Results, figures: TokenizerFigures) -> None:
-    """Some images, their plain reconstructions, and those under rising alpha."""
-    shown = torch.cat([figures.originals.cpu(), *(images.cpu() for images in figures.strips.values())])
-    perturbed = [f"alpha {alpha} delta {delta}" for alpha, delta in list(figures.strips)[1:]]
-    rows = ", ".join(["originals", "plain reconstructions", *perturbed])
-    results.images(shown, f"Rows: {rows}.", columns=len(figures.originals))
+    """Some images, their plain reconstructions, and those under rising alpha, a tile for each image."""
+    pictures = [figures.originals.cpu(), *(images.cpu() for images in figures.strips.values())]
+    perturbed = [f"alpha {alpha} and delta {delta}" for alpha, delta in list(figures.strips)[1:]]
+    order = ", ".join(["the original", "its plain reconstruction", *perturbed])
+    tiles = [(f"image {number}", group) for number, group in enumerate(torch.stack(pictures, 1), 1)]
+    results.page.tiles(tiles, f"Of each image, row by row: {order}.", columns=3 if len(pictures) > 2 else 2)
 
 
 def _notes(evaluated: Sequence[TokenizerFigures]) -> list[str]:

@@ -136,16 +136,16 @@ def test_figures_are_those_of_the_single_commands(run, tmp_path):
     for found, alone in zip((first, second), expected, strict=True):
         assert found["images"] == 24 and found["codebook_size"] == alone["codebook_size"]
         for name in ("rfd", "pfd"):
-            assert found[name] == pytest.approx(alone[name], rel=1e-5)
+            assert found[name] == pytest.approx(alone[name], rel=1e-4)
         cells = [[cell["value"] for cell in side["pfd_settings"]] for side in (found, alone)]
-        assert cells[0] == pytest.approx(cells[1], rel=1e-5) and len(cells[0]) == 15
+        assert cells[0] == pytest.approx(cells[1], rel=1e-4) and len(cells[0]) == 15
     variant = "pfd_with_unperturbed_tokens_by_l2"
-    assert second[variant] == pytest.approx(expected[1][variant], rel=1e-5) and variant not in first
+    assert second[variant] == pytest.approx(expected[1][variant], rel=1e-4) and variant not in first
     assert second[variant] != second["pfd"]
     models = "generator rar --tokenizer vit --reference others.npz --per_class 8 --guidance_scale 1.5"
     assert run_verb(evaluate.main, f"{models} {options}".split()) == 0
     alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())["metrics"]
-    assert first["gfd"] == pytest.approx(alone["fd"], rel=1e-5)
+    assert first["gfd"] == pytest.approx(alone["fd"], rel=1e-4)
     tokenizer = load_tokenizer("vit")
     assert first["ifd"] == pytest.approx(interpolation_fid(tokenizer, open_stream("images", SIZE), Means()).value)
     assert first["samples"] == 24 and "gfd" not in second

@@ -61,26 +61,33 @@ def test_latents_get_noise_in_their_own_standard_deviations():
     tokenizer = Plain()
     found = robustness(tokenizer, batches, features)
     expected = noise_fid(tokenizer, batches(), features)
-    assert found.figure == "nfd" and found.clean == expected.rfid and found.figures()["nfd"] == expected.mean
+    assert found.figure == "nfd" and found.estimates() == {"rfd": expected.rfid, "nfd": expected.mean}
     assert found.table == [[strength, value] for strength, value in expected.table.items()]
     z = 3 * from_uint8(IMAGES).flatten(2)
     noise = keyed_normal(0, NOISE, torch.arange(23), (3, 64))
     noisy = z + 0.5 * z.std((0, 1), correction=0) * noise
     shown = to_uint8(tokenizer.decode(noisy).clamp(-1, 1))
-    assert (found.strongest(IMAGES).int() - shown.int()).abs().max() <= 1
+    pictured = found.pictured(IMAGES)
+    assert list(pictured) == [(t,) for t in (0, 0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert (pictured[0.5,].int() - shown.int()).abs().max() <= 1
+    assert (pictured[0,].int() - IMAGES.int()).abs().max() <= 1
     assert distance(shown) == pytest.approx(found.table[-1][1], rel=1e-3)
 
 
 @pytest.mark.parametrize("scales", [None, (1, 2)])
 def test_tokens_get_pfid_where_it_is_defined(scales):
-    config = TokenizerConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, codebook_size=32, scales=scales)
+    config = TokenizerConfig(image_size=8, patch_size=4, width=16, depth=1, heads=2, codebook_size=256, scales=scales)
     torch.manual_seed(0)
     tokenizer = ViTTokenizer(config).eval()
     found = robustness(tokenizer, batches, features)
     if scales is not None:  # residual codes have no neighbours
-        assert found.figure is None and found.figures().keys() == {"rfd"}
+        assert found.figure is None and found.estimates().keys() == {"rfd"} and found.pictured is None
         assert found.clean == pytest.approx(distance(to_uint8(tokenizer.reconstruct(from_uint8(IMAGES)))))
         return
     expected = pfid(tokenizer, batches(), features)
-    assert found.figures()["pfd"] == expected.mean and found.clean == expected.rfid
+    assert found.estimates() == {"rfd": expected.rfid, "pfd": expected.mean}
+    assert found.mean.interval == expected.mean.interval and found.mean.interval[0] < found.mean
     assert found.table == [[*setting, value] for setting, value in expected.table.items()]
+    pictured = found.pictured(IMAGES)  # what was measured, measured again
+    assert list(pictured) == [(0.0, 1), *expected.table]
+    assert distance(pictured[0.9, 4]) == pytest.approx(expected.table[0.9, 4])

@@ -5,60 +5,25 @@ import re
 import pytest
 import torch
 
-from robustok.config import FamilyConfig, PairsConfig, RunConfig
 from robustok.evaluation.skill import Skill
+from robustok.report.curves import stages_figure
 from robustok.report.decoders import side_by_side
-from robustok.report.training_run import FinishedRun, summary_rows, verdicts, write_report
+from robustok.report.run_figures import headlines, summary_rows, verdicts
+from robustok.report.training_run import write_report
 
 
-def decoder(gfd: float, best_step: int | None = None) -> dict:
-    change = [gfd - 8.5, gfd - 7.5]  # 8 is before
-    intervals = {"gfd_interval": [gfd - 0.5, gfd + 0.5], "gfd_change_interval": change}
-    return intervals | {"gfd": gfd, "class_agreement": 0.75, "rfd": 1.0, "pfd": 2.0, "nfd": 3.0, "best_step": best_step}
-
-
-@pytest.fixture
-def metrics() -> dict:
-    return {
-        "distance": "FD-shapes",
-        "modes": ["reencode", "direct"],
-        "images": {"train": 100, "val": 20, "test": 30, "samples": 40},
-        "real_fd": 0.5,
-        "classifier": {"accuracy": 0.9, "skill": "good"},
-        "notes": [],
-        "tokenizer": {
-            "psnr": 21.234,
-            "codebook_usage": 0.25,
-            "rfd": 3.0,
-            "pfd": 6.0,
-            "pfd_table": [[alpha, delta, 10 * alpha + delta] for alpha in (0.9, 0.5) for delta in (1, 2)],
-        },
-        "generator": decoder(8.0),
-        "post": decoder(6.0, best_step=12),
-        "post_direct": decoder(9.0, best_step=4),
-        "seconds": {"tokenizer": 12.5, "evaluation": 2.5},
-        "peak_memory_bytes": 3 * 2**30,
-    }
+def written(path, run) -> str:
+    write_report(path / "report.html", run)
+    return (path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def page(metrics, tmp_path) -> str:
-    names = ("originals", "reconstructed", "perturbed", "generator", "post", "post-direct")
-    log = [{"stage": "tokenizer", "step": step, "psnr": 10.0 + step} for step in range(3)]
-    log += [{"stage": stage, "step": 1, "score": 1.0, "loss": 1.0} for stage in ("generator", "post", "post-direct")]
-    run = FinishedRun(
-        config=RunConfig(name="shapes", pairs=PairsConfig(sigma=0.625)),
-        class_names=["circle", "square"],
-        post_stages=["post", "post-direct"],
-        metrics=metrics,
-        pictures={name: torch.zeros(4, 3, 8, 8, dtype=torch.uint8) for name in names},
-        log=log,
-    )
-    write_report(tmp_path / "report.html", run)
-    return (tmp_path / "report.html").read_text(encoding="utf-8")
+def page(make_run, tmp_path) -> str:
+    return written(tmp_path, make_run.on_tokens())
 
 
-def test_sentences_say_by_how_much_post_training_helped(metrics):
+def test_sentences_say_by_how_much_post_training_helped(metrics, make_run):
+    decoder = make_run.decoder
     better, worse = verdicts(metrics)
     interval = "the change is from {} to {}, 95 % over the samples"
     assert better.startswith("Post-trained on reencode pairs: lowers gFD on this data, 8 -> 6 (-25.0%; ")
@@ -83,10 +48,22 @@ def test_figures_of_a_classifier_without_skill_are_no_verdict(metrics):
 
 def test_the_summary_has_a_row_for_every_decoder(metrics):
     rows = {name: value for name, value, _ in summary_rows(metrics)}
-    assert rows["PSNR"] == "21.23 dB" and rows["codebook usage"] == "25.0%" and rows["pFD"] == 6.0
-    assert rows["gFD, before post-training"] == 8.0
-    assert rows["gFD, post-trained on reencode pairs"] == 6.0
-    assert rows["gFD, post-trained on direct pairs"] == 9.0
+    assert rows["PSNR"] == "21.23 dB" and rows["codebook usage"] == "25.0%"
+    assert (rows["rFD"], rows["pFD"]) == ("3 (2.75 to 3.25)", "6 (5.5 to 6.5)")
+    assert rows["gFD, before post-training"] == "8 (7.5 to 8.5)"
+    assert rows["gFD, post-trained on reencode pairs"] == "6 (5.5 to 6.5)"
+    assert rows["gFD, post-trained on direct pairs"] == "9 (8.5 to 9.5)"
+    del metrics["tokenizer"]["pfd_interval"]
+    assert dict(row[:2] for row in summary_rows(metrics))["pFD"] == 6.0  # without an interval the figure alone
+
+
+def test_a_headline_says_how_sure_it_is(metrics, make_run):
+    metrics["post"] = make_run.decoder(7.9, best_step=4)
+    cards = {name: (value, meaning) for name, value, meaning in headlines(metrics)}
+    assert cards["rFD"][0] == "3" and cards["rFD"][1].startswith("2.75 to 3.25 (95 % over the test images); FD-shapes")
+    assert cards["pFD"][1].startswith("5.5 to 6.5 (95 % over the test images); ")
+    assert cards["gFD, post-trained on reencode pairs"][1].endswith("no difference found from before post-training")
+    assert "no difference" not in cards["gFD, post-trained on direct pairs"][1]
 
 
 def test_the_page_shows_everything_of_the_run(page):
@@ -95,14 +72,19 @@ def test_the_page_shows_everything_of_the_run(page):
     assert '<td>alpha 0.9</td><td class="number">10</td><td class="number">11</td>' in page  # 10 alpha + delta
     assert "classes circle, square" in page
     assert "<td>pairs.sigma</td><td>0.625</td>" in page
-    assert '<td>total</td><td class="number">15</td>' in page and "3.00 GiB" in page
+    assert '<td>total</td><td class="number">22</td>' in page and "3.00 GiB" in page
     captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
     for stage in ("tokenizer", "generator", "post", "post-direct"):
         assert f"{stage}: values of the log against optimiser steps" in captions
-    assert re.search(r"<td>gFD</td><td[^>]*>8</td><td[^>]*>6 \(-25.0%\)</td><td[^>]*>9 \(\+12.5%\)</td>", page)
+    changes = r"<td[^>]*>6 \(-25.0%\)</td><td[^>]*>9 \(\+12.5%\)</td>"
+    assert re.search(r"<td>gFD</td><td[^>]*>8 \(7.5 to 8.5\)</td>" + changes, page)
     assert "before post-training | post-trained on reencode pairs | post-trained on direct pairs" in page
-    assert page.count('class="pixels"') == 4 + 3 * 2 + 4  # test images, classes of three decoders, samples
+    grids = 2 * 2 * (2 + 2)  # two images, two deltas; the original, the clean one and two alphas
+    assert page.count('class="pixels"') == 4 + grids + 3 * 2 + 4  # test images, classes of three decoders, samples
+    assert 'alt="test image 2, alpha 0.9, delta 1"' in page
     assert "5.5 to 6.5 (95 % over the samples drawn)" in page
+    assert "75.0% of the 4 codes occur; perplexity 3:" in page  # exp(entropy) of 1/2, 1/4, 1/4 is 2.8
+    assert re.search(r"<td>pFD</td><td[^>]*>2 \(1.9 to 2.1\)</td>(<td[^>]*>2 \(no difference found\)</td>){2}", page)
     assert page.index('<dd class="value">6</dd>') < page.index("<h2>")  # what matters stands first
 
 
@@ -111,19 +93,36 @@ def test_images_of_one_sample_stand_side_by_side():
     assert side_by_side([before, after]).flatten().tolist() == [0, 10, 1, 11, 2, 12]
 
 
-def test_a_run_on_latents_is_told_by_its_own_figures(metrics, tmp_path):
+def test_a_run_on_latents_is_told_by_its_own_figures(make_run, tmp_path):
     """No codebook and no pFD: noise on the latents takes its place, and the page says which models were trained."""
-    for name in ("codebook_usage", "pfd", "pfd_table"):
-        del metrics["tokenizer"][name]
-    metrics["tokenizer"] |= {"nfd": 4.0, "nfd_table": [[0.1, 3.5], [0.5, 4.5]]}
-    rows = {name: value for name, value, _ in summary_rows(metrics)}
+    run = make_run.on_latents()
+    rows = {name: value for name, value, _ in summary_rows(run.metrics)}
     assert rows["nFD"] == 4.0 and not {"pFD", "codebook usage"} & rows.keys()
-    names = ("originals", "reconstructed", "perturbed", "generator", "post", "post-direct")
-    pictures = {name: torch.zeros(4, 3, 8, 8, dtype=torch.uint8) for name in names}
-    log = [{"stage": "tokenizer", "step": step, "lr": 0.1, "hog": 0.5 - step} for step in range(2)]
-    config = RunConfig(family=FamilyConfig("maetok", "sit"))
-    write_report(tmp_path / "r.html", FinishedRun(config, ["a", "b"], ["post", "post-direct"], metrics, pictures, log))
-    page = (tmp_path / "r.html").read_text()
+    page = written(tmp_path, run)
     assert "Tokenizer (maetok): 128 latents x 32" in page and "Generator (sit): 768 wide, 12 layers" in page
-    assert "noise of 0.5 standard deviations on their latents" in page
+    assert "noise of 0.5 standard deviations on their latents" in page and "Usage of the codebook" not in page
     assert '<td>noise 0.5</td><td class="number">4.5</td>' in page
+    assert page.count("<th>noise 0.5</th><td><img") == 2
+
+
+def test_a_run_that_cannot_be_perturbed_has_a_page(make_run, metrics, tmp_path):
+    for name in ("pfd", "pfd_interval", "pfd_table"):
+        del metrics["tokenizer"][name]
+    page = written(tmp_path, make_run.on_tokens(metrics=metrics, perturbed={}))
+    assert "pFD" not in page and "From right to wrong" not in page and "Usage of the codebook" in page
+
+
+def test_all_stages_stand_on_one_axis_of_time(make_run):
+    run = make_run.on_tokens()
+    figure = stages_figure(run.log, run.metrics["seconds"])
+    (axes,) = figure.axes
+    spans = [(patch.get_x(), patch.get_width()) for patch in axes.patches]
+    assert spans == [(0, 12.5), (12.5, 1), (13.5, 4), (17.5, 2)]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["tokenizer: reconstruction", "tokens", "generator: loss", "post: loss"]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[0, 4, 8], [14.5], [18.5]]
+    assert axes.get_xlabel() == "seconds of training"
+    hours = stages_figure(run.log, {"tokenizer": 36_000.0})
+    assert hours.axes[0].get_xlabel() == "hours of training" and hours.axes[0].get_xlim() == (0, 10)
+    untimed = [{key: value for key, value in record.items() if key != "seconds"} for record in run.log]
+    assert stages_figure(untimed, run.metrics["seconds"]) is None

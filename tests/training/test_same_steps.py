@@ -81,6 +81,7 @@ def assert_same_steps(found: list[dict], expected: list[dict]) -> None:
     for a, b in zip(found, expected, strict=True):
         assert a.keys() == b.keys()
         values = [
-            {name: x for name, x in step.items() if name not in ("stage", "seconds", "images_per_second")} for step in (a, b)
+            {name: x for name, x in step.items() if name not in ("stage", "seconds", "images_per_second")}
+            for step in (a, b)
         ]
         assert values[0] == pytest.approx(values[1], rel=1e-9), f"{b['stage']}, step {b['step']}"
