@@ -111,7 +111,7 @@ def test_every_import_is_declared():
     needed.add("triton")  # torch brings it
     extras = project["optional-dependencies"]
     optional = modules_of(
-        [requirement for name in ("flash", "heic", "hub", "lora", "wandb") for requirement in extras[name]]
+        [requirement for name in ("flash", "heic", "hub", "lora", "parquet", "wandb") for requirement in extras[name]]
     )
     undeclared = {
         f"{path.relative_to(ROOT)}: {name}"

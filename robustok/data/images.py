@@ -1,4 +1,6 @@
-"""The images of a run: one source (digits, folder or tar shards), split by a fixed seed into train, val and test."""
+"""The images of a run: one source (digits, a folder, tar shards, Parquet files), split by a fixed seed into train, val
+and test.
+"""
 
 import hashlib
 import math
@@ -15,13 +17,15 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..core.errors import UserError
-from ..core.paths import FILE, FOLDER, found_at, given_path
+from ..core.paths import FILE, FOLDER, NOTHING, found_at, given_path
 from ..core.random import AUGMENT, keyed_words
 from ..core.sizes import Size
 from .decode import BadImage
 from .digits import Digits
 from .folder import Folder
 from .listing import is_image, is_junk
+from .parquet import Parquet
+from .parquet_files import files_of, files_of_split
 from .splits import split_order
 from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
@@ -40,6 +44,8 @@ class ImageSource(Protocol):
     ignored: list[str]  # files of types that are no images
     problems: list[str]  # what is wrong with images that were left out of the list, one sentence each
     notes: list[str]  # what else a user should know of what was found, one sentence each
+
+    # Where images are read in blocks, it also has `blocks` (splits.Blocks).
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming it."""
@@ -61,11 +67,15 @@ class Images:
         held_out = config.val + config.test
         bad = _BadImages(source)
         parts = (order[: config.val], order[config.val : held_out], order[held_out:], torch.arange(len(order)))
+        if hasattr(source, "blocks"):  # what lies together is read together
+            parts = tuple(part.sort().values for part in parts)
         self.val, self.test, self.train, self.all = (ImageSplit(source, ids, config, image_size, bad) for ids in parts)
 
 
 class ImageSplit:
-    """A part of a source in a fixed order. `.ids` (N,) int64: numbers in the source; `.labels` (N,) int64."""
+    """A part of a source in a fixed order. `.ids` (N,) int64: numbers in the source; `.labels` (N,) int64; `.blocks`:
+    how they lie together (splits.Blocks), None where each is read by itself.
+    """
 
     def __init__(
         self, source: ImageSource, ids: Tensor, config: DataConfig, image_size: Size, bad: "_BadImages"
@@ -73,6 +83,7 @@ class ImageSplit:
         self.source = source
         self.ids = ids
         self.labels = torch.from_numpy(source.labels)[ids]
+        self.blocks = source.blocks.of(ids.numpy()) if hasattr(source, "blocks") else None
         self.config = config
         self.image_size = image_size
         self._bad = bad
@@ -193,18 +204,33 @@ def open_images(config: DataConfig, image_size: Size) -> Images:
 
 
 def open_source(root: str | Path) -> ImageSource:
-    """The images under `root`: a folder of images or of tar shards, or one tar file, recognised by what lies there."""
+    """The images under `root`, recognised by what lies there: a folder of images, tar shards or Parquet files, one such
+    file, or the split FOLDER/SPLIT of Parquet files.
+    """
     root = given_path(root)
     if (found := found_at(root)) == FILE:
-        return TarShards([root])
+        return Parquet([root]) if root.suffix == ".parquet" else TarShards([root])
+    if found == NOTHING and (files := files_of_split(root)):
+        return Parquet(files)
     if found != FOLDER:
-        raise UserError(f"data.root: {root} {found}; expected a folder of images or tar shards, or a tar file")
+        expected = "a folder of images or tar shards, a tar file, or Parquet files"
+        raise UserError(f"data.root: {root} {found}; expected {expected}")
+    if files := files_of(root):
+        _refuse_others(root, files, "Parquet files")
+        return Parquet(files)
     shards = sorted(root.glob("*.tar"))
     if packed := [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]:
         raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
     if not shards:
         return Folder(root)
-    entries = (path for path in root.iterdir() if not is_junk(path.name))
-    if other := [path for path in entries if path.is_dir() or is_image(path.name)]:
-        raise UserError(f"data.root: {root} holds tar shards beside {other[0].name}; point data.root at one kind alone")
+    _refuse_others(root, shards, "tar shards")
     return TarShards(shards)
+
+
+def _refuse_others(root: Path, files: list[Path], kind: str) -> None:
+    """Raises UserError where images, shards of another kind or folders lie beside the files of a source."""
+    own = {*files, *(path.parent for path in files)}
+    for path in sorted(root.iterdir()):
+        data = path.is_dir() or is_image(path.name) or path.suffix in (".tar", ".parquet")
+        if data and path not in own and not is_junk(path.name):
+            raise UserError(f"data.root: {root} holds {kind} beside {path.name}; point data.root at one kind alone")

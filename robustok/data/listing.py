@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath, PurePosixPath
 
+import numpy as np
+
 from .decode import HEIC_PACKAGE, image_suffixes
 
 # What systems and synchronising programs leave behind; compared without regard to case.
@@ -64,6 +66,18 @@ def say_suffixes(names: Sequence[str]) -> str:
 def name_some(names: Sequence[str]) -> str:
     """The first few names of a list, for a sentence, and how many there are."""
     return ", ".join(names[:_NAMED]) + (f", ... ({len(names)} in all)" if len(names) > _NAMED else "")
+
+
+def empty_classes(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """A sentence about classes by number that have no image; else []."""
+    empty = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if not empty:
+        return []
+    named = name_some([class_names[label] for label in empty])
+    return [
+        f"classes without an image: {named}; the largest label is {len(class_names) - 1}, so that a generator makes "
+        f"images of these, too"
+    ]
 
 
 def notes_on(images: Sequence[str], ignored: Sequence[str]) -> list[str]:

@@ -6,8 +6,10 @@ and takes its own part of each batch.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -15,7 +17,9 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.random import derive_seed
-from .splits import permutation
+from .splits import blockwise_permutation, permutation
+
+PIECE = 16  # images that a thread loads at a time
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -72,14 +76,32 @@ def batches(
         raise UserError(f"batch_size = {batch_size}, but there are only {len(dataset)} images; use a smaller batch")
     if batch_size % world:
         raise UserError(f"batch_size = {batch_size} cannot be dealt to {world} processes; use a multiple of {world}")
-    order = permutation(len(dataset), derive_seed(seed, "order", epoch))
+    order = shuffled(dataset, derive_seed(seed, "order", epoch))
     share = batch_size // world
+    firsts = range(start * batch_size + rank * share, len(dataset) - batch_size + 1 + rank * share, batch_size)
+    load = partial(load_batch, dataset, seed=seed, epoch=epoch, augment=augment)
+    return _joined(load, [order[first : first + share] for first in firsts], threads)
 
-    def load(number: int) -> Batch:
-        first = number * batch_size + rank * share
-        return load_batch(dataset, order[first : first + share], seed=seed, epoch=epoch, augment=augment)
 
-    return prefetch(load, range(start, len(dataset) // batch_size), threads)
+def _joined(load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads: int | None) -> Iterator[Batch]:
+    """load(rows) for each batch's rows, put together of pieces: the next batch is the work of all threads, and what is
+    loaded ahead, about two batches, does not grow with their number.
+    """
+    pieces = [piece for rows in batches for piece in rows.split(PIECE)]
+    each = len(pieces) // max(len(batches), 1)
+    with closing(prefetch(load, pieces, threads, ahead=2 * each)) as loaded:
+        for _ in batches:
+            parts = [next(loaded) for _ in range(each)]
+            yield parts[0] if each == 1 else Batch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def shuffled(dataset: Dataset, seed: int) -> Tensor:
+    """The positions of a data set, (N,) int64, in an order that depends on it and the seed alone.
+
+    Of one with `blocks` (splits.Blocks) what is read together stays together.
+    """
+    blocks = getattr(dataset, "blocks", None)
+    return permutation(len(dataset), seed) if blocks is None else blockwise_permutation(blocks, seed)
 
 
 def load_batch(dataset: Dataset, rows: Tensor, *, seed: int, epoch: int, augment: bool = True) -> Batch:
@@ -99,17 +121,26 @@ def default_threads() -> int:
     return max(1, min((os.cpu_count() or 1) // processes, 16))
 
 
-def prefetch(load: Callable[[S], T], items: Iterable[S], threads: int | None = None) -> Iterator[T]:
-    """load(item) for each item in order, computed ahead by a pool; leaving the loop cancels what has not begun."""
-    threads = threads or default_threads()
+def prefetch(
+    load: Callable[[S], T], items: Iterable[S], threads: int | None = None, ahead: int = 0
+) -> Generator[T, None, None]:
+    """load(item) for each item in order, computed ahead by `threads` (`default_threads`); 0: as they are asked for.
+
+    `ahead`: how many results may wait at most; one for each thread in any case. An error of `load` is raised where its
+    result would come. Leaving the loop cancels what has not begun.
+    """
+    threads = default_threads() if threads is None else threads
+    if threads == 0:
+        yield from map(load, items)
+        return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
     try:
-        ahead: deque[Future[T]] = deque()
+        waiting: deque[Future[T]] = deque()
         for item in items:
-            ahead.append(pool.submit(load, item))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            waiting.append(pool.submit(load, item))
+            if len(waiting) > max(threads, ahead):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -2,6 +2,7 @@
 post-training.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class PairDataset:
             raise UserError(f"{pairs.folder}: its pairs belong to other images; remove the folder and make them again")
         self.images, self.pairs = images, pairs
         self.labels, self.ids = pairs.labels, pairs.ids
+        self.blocks = None if images.blocks is None else images.blocks.of(np.arange(len(pairs)) % len(images))
 
     def __len__(self) -> int:
         return len(self.ids)

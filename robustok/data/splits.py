@@ -1,5 +1,7 @@
 """Which images validate, which test and which train: an order of all images, of which each split is a part."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,31 @@ def permutation(n: int, seed: int) -> Tensor:
     """0..n-1 (int64) in an order that depends on (n, seed) alone, the same in every version of every library."""
     high, low, _, _ = keyed_words(seed, SHUFFLE, torch.arange(n), 0)
     return torch.argsort((high << 31) | (low >> 1), stable=True)
+
+
+class Blocks(NamedTuple):
+    """Images that are read together: which block each is in, and how many blocks are to be shuffled together."""
+
+    numbers: np.ndarray  # (N,) int64
+    at_once: int
+
+    def of(self, rows: np.ndarray) -> "Blocks":
+        """Those of some of the images."""
+        return Blocks(self.numbers[rows], self.at_once)
+
+
+def blockwise_permutation(blocks: Blocks, seed: int) -> Tensor:
+    """0..N-1 (int64) in an order that depends on blocks and seed alone, and takes `at_once` blocks at a time.
+
+    The blocks are shuffled and dealt into windows; the images of a window are shuffled. Reading in this order, each
+    block is needed for one window only.
+    """
+    there, number = np.unique(blocks.numbers, return_inverse=True)
+    place = np.empty(len(there), np.int64)
+    place[permutation(len(there), derive_seed(seed, "blocks")).numpy()] = np.arange(len(there))
+    plain = permutation(len(number), seed)
+    window = place[number[plain.numpy()]] // blocks.at_once
+    return plain[torch.from_numpy(np.argsort(window, kind="stable"))]
 
 
 def split_order(labels: np.ndarray, class_names: list[str], val: int, test: int, seed: int) -> Tensor:

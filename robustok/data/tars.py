@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import UserError
-from ..core.paths import regular_file
 from .decode import BadImage, check_bytes, decode
-from .listing import MAX_CLASSES, is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
+from .listing import MAX_CLASSES, empty_classes, is_image, is_junk, look_like_splits, notes_on, say_suffixes
+from .stamps import refuse_changed, stamp_of
 from .tar_headers import SHOWN, Headers, member_problem, open_tar
 
 _MAX_LABEL_BYTES = 32  # a .cls member holds one whole number
@@ -44,7 +44,7 @@ class TarShards:
         self.shards = shards
         self.problems: list[str] = []
         self.ignored: list[str] = []
-        self._stamps = [_stamp(path) for path in shards]
+        self._stamps = [stamp_of(path, "a tar shard") for path in shards]
         images: dict[Key, _Member] = {}  # by name
         classes: dict[Key, _Member] = {}  # by name without .cls
         for shard in range(len(shards)):
@@ -60,11 +60,7 @@ class TarShards:
         self.names = [f"{shards[member.shard].name}:{member.name}" for member in kept]
         self._places = np.array([(m.shard, m.offset, m.size) for m in kept], dtype=np.int64)
         self.notes = notes_on([] if classes else self.names, self.ignored)
-        if empty := sorted(set(range(len(self.class_names))) - set(self.labels.tolist())):
-            self.notes.append(
-                f"classes without an image: {name_some([self.class_names[label] for label in empty])}; the largest "
-                f"label is {len(self.class_names) - 1}, so that a generator makes images of these, too"
-            )
+        self.notes += empty_classes(self.labels, self.class_names)
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming shard, member and offset."""
@@ -74,8 +70,7 @@ class TarShards:
         """The member of image `index`; raises BadImage if it cannot be read, UserError if its shard was replaced."""
         shard, offset, size = self._places[index].tolist()
         check_bytes(size, self._where(index))
-        if _stamp(self.shards[shard]) != self._stamps[shard]:
-            raise UserError(f"{self.shards[shard]} has changed since it was indexed; start again")
+        refuse_changed(self.shards[shard], self._stamps[shard], "a tar shard")
         return self._read_at(shard, offset, size, self._where(index))
 
     def _where(self, index: int) -> str:
@@ -191,9 +186,3 @@ def _sample(shard: int, name: str, classes: dict[Key, _Member]) -> str:
         if not dot or "/" in end:
             return own
     return key
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """(size, time of change in ns): by which a shard that was replaced is noticed."""
-    status = regular_file(path, "a tar shard").stat()
-    return status.st_size, status.st_mtime_ns

@@ -102,12 +102,16 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
 
 def _at_size(checkpoint: Checkpoint, image_size: Size | None) -> Checkpoint:
     """The model at the image size asked for. Raises UserError where it is another than the only one that it has."""
-    config = checkpoint.config
-    if image_size is None or sides(image_size) == sides(config.image_size):
+    if image_size is None:
         return checkpoint
-    family, where = family_of(config), f"{checkpoint.path}: image_size: found {say_size(image_size)}"
+    family, where = family_of(checkpoint.config), f"{checkpoint.path}: image_size: found {say_size(image_size)}"
+    if family.role == "generator":
+        raise UserError(f"{where}, but a {family.kind} is a generator: how many tokens it makes cannot be changed")
+    own = checkpoint.config.image_size
+    if sides(image_size) == sides(own):
+        return checkpoint
     if family.resized is None:
-        raise UserError(f"{where}, but a {family.kind} is of one size, {say_size(config.image_size)} pixels")
+        raise UserError(f"{where}, but a {family.kind} is of one size, {say_size(own)} pixels")
     try:
         return family.resized(checkpoint, image_size)
     except ValueError as error:
