@@ -1,7 +1,7 @@
 """What is in a data set, and what is wrong with it: python -m robustok.check_data PATH [--json] [--sheet FILE]
 
-PATH: a folder of images (one sub-folder per class, or images alone), a folder of tar shards or one of them, a folder of
-token or latent shards, or "digits". Images are all read once; --sheet draws 16 of them into a PNG.
+PATH: a folder of images (one sub-folder per class, or images alone), tar shards or Parquet files (their
+folder, one of them, or FOLDER/SPLIT), a folder of token or latent shards, or "digits". Images are all read once; --sheet draws 16 of them into a PNG.
 Exit code 0: training can use it. 1: it cannot (too many bad images, a class without any). 2: no data set, or not one
 of these layouts.
 """
@@ -27,7 +27,9 @@ _SHOWN = 20  # entries of a list; --json has them all
 def main(argv: list[str]) -> int:
     """Prints what PATH holds; returns the exit code."""
     parser = verb_parser("check_data", __doc__)
-    parser.add_argument("path", metavar="PATH", help='images, tar shards, token or latent shards, or "digits"')
+    parser.add_argument(
+        "path", metavar="PATH", help='images, tar shards, Parquet files, token or latent shards, or "digits"'
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--sheet", type=Path, help="PNG file to draw 16 of the images into (default: none is drawn)")
     options = parser.parse_args(argv)

@@ -25,7 +25,7 @@ HOUSEKEEPING = ("save_every", "keep")  # settings of TrainingConfig on which no 
 class DataConfig:
     """Which images, and how they are split, cropped and flipped."""
 
-    # folder of images (one sub-folder a class) or tar shards; None: scikit-learn's digits
+    # folder of images (one sub-folder a class), tar shards or Parquet files; None: scikit-learn's digits
     root: str | None = setting(None, PATH)
     val: int = setting(200, "[2, inf)")  # validation images: post-training stops by them and chooses its best step
     test: int = setting(300, "[2, inf)")  # test images: only the final evaluation sees them

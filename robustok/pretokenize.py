@@ -6,7 +6,7 @@
     python -m robustok.pretokenize tokens/ train.jsonl
     python -m robustok.pretokenize latents/ statistics.json
 
-SRC: a folder of images or tar shards, "digits", a .jsonl file, or a folder of shards. Every image of SRC is taken, at
+SRC: images, tar shards, Parquet files, "digits", a .jsonl file, or a folder of shards. Every image of SRC is taken, at
 the tokenizer's size. A continuous tokenizer gives latents; their mean and standard deviation a channel are stored with
 them, and a DST that ends in .json gets these alone. The same command again resumes with the first shard that is
 missing.

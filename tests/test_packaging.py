@@ -110,9 +110,8 @@ def test_every_import_is_declared():
     needed = {*sys.stdlib_module_names, *modules_of(project["dependencies"]), "robustok"}
     needed.add("triton")  # torch brings it
     extras = project["optional-dependencies"]
-    optional = modules_of(
-        [requirement for name in ("flash", "heic", "hub", "lora", "parquet", "wandb") for requirement in extras[name]]
-    )
+    brought = ("completion", "flash", "heic", "hub", "lora", "parquet", "wandb")
+    optional = modules_of([requirement for name in brought for requirement in extras[name]])
     undeclared = {
         f"{path.relative_to(ROOT)}: {name}"
         for folder in ("robustok", "kernels")
