@@ -1,7 +1,8 @@
 """What is in a data set, and what is wrong with it: python -m robustok.check_data PATH [--json] [--sheet FILE]
 
-PATH: a folder of images (one sub-folder per class, or images alone), tar shards or Parquet files (their
-folder, one of them, or FOLDER/SPLIT), a folder of token or latent shards, or "digits". Images are all read once; --sheet draws 16 of them into a PNG.
+PATH: a folder of images (one sub-folder per class, or images alone), tar shards or Parquet files (their folder, one of
+them, or FOLDER/SPLIT), a folder of token or latent shards, or "digits". Images are all read once; --sheet draws 16 of
+them into a PNG.
 Exit code 0: training can use it. 1: it cannot (too many bad images, a class without any). 2: no data set, or not one
 of these layouts.
 """

@@ -11,8 +11,8 @@ r"""Evaluate images, a tokenizer or a generator: python -m robustok.evaluate WHA
     python -m robustok.evaluate tokenizer runs/demo/tokenizer --images digits \
         --network classifier --weights runs/demo/classifier
 
-Images are a folder, tar shards, Parquet files, an .npz with arr_0 (uint8, N x H x W x 3), or "digits". A reference is any
-of these, or saved statistics: ADM's .npz or what `reference` writes. Each command prints a table and writes
+Images are a folder, tar shards, Parquet files, an .npz with arr_0 (uint8, N x H x W x 3), or "digits". A reference is
+any of these, or saved statistics: ADM's .npz or what `reference` writes. Each command prints a table and writes
 metrics.json and report.html to the folder --output. `python -m robustok.explain` shows why a tokenizer scores so.
 """
 
