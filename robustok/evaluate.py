@@ -38,6 +38,7 @@ from .core.options import (
     positive,
     sampling_of,
     sampling_settings,
+    side,
     tokenizer_sizes,
     verb_parser,
 )
@@ -201,10 +202,10 @@ def _parser() -> argparse.ArgumentParser:
     given = command(samples)
     given.add_argument("images", help="what to evaluate")
     given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    given.add_argument("--size", type=positive, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
+    given.add_argument("--size", type=side, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
     save = command(reference)
     save.add_argument("images", help="the images of the reference")
-    save.add_argument("--size", type=positive, help="resize and crop to SIZE x SIZE (default: as stored)")
+    save.add_argument("--size", type=side, help="resize and crop to SIZE x SIZE (default: as stored)")
     save.add_argument("--save", required=True, type=Path, help=".npz to write")
     many = command(tokenizer)
     many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
@@ -261,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     for sampled in (drive, two):
         sampled.add_argument("--reference", required=True, help="images or saved statistics to compare with")
         sampled.add_argument(
-            "--size", type=positive, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
+            "--size", type=side, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
         )
         sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
         add_generator_sizes(sampled)

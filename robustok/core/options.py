@@ -14,6 +14,7 @@ from .sizes import Size, as_size
 from .text import printable
 
 MOST = (1 << 31) - 1  # of anything that is counted: what is beyond it was never meant
+MOST_SIDE = 10_000  # pixels: 100 megapixels, as large as images may be that are read
 
 
 class VerbParser(ArgumentParser):
@@ -42,6 +43,11 @@ def whole_number(text: str, least: int = 0, most: int | None = None) -> int:
 def positive(text: str) -> int:
     """A whole number from 1 to MOST."""
     return whole_number(text, 1, MOST)
+
+
+def side(text: str) -> int:
+    """Pixels along one side of an image: a whole number from 1 to MOST_SIDE."""
+    return whole_number(text, 1, MOST_SIDE)
 
 
 def _seed(text: str) -> int:
@@ -137,7 +143,7 @@ def image_size(text: str) -> Size:
     inside = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text, text]
     if len(inside) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in inside):
         raise ArgumentTypeError(f"found {text!r}, expected pixels as 512, or as [384,256] (height, width)")
-    return as_size(*map(int, inside))
+    return as_size(*map(side, inside))
 
 
 def _number_or_none(text: str) -> float | None:
