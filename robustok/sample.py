@@ -44,6 +44,7 @@ from .core.text import say
 from .generation.image_writer import KINDS
 
 SHARD = 1000  # images a shard, about
+MOST_TILES = 10_000  # images of a grid
 BATCH_SIZE = {"cuda": 256, "cpu": SamplingConfig.batch_size}
 PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
 
@@ -173,9 +174,12 @@ def _network(options: argparse.Namespace):
 
 def _grid(text: str) -> tuple[int, int]:
     rows, _, columns = text.partition("x")
-    if not (rows.isdigit() and columns.isdigit() and int(rows) * int(columns)):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected ROWSxCOLUMNS, for example 8x8")
-    return int(rows), int(columns)
+    sides = [int(part) if part.isdecimal() and len(part) < 5 else 0 for part in (rows, columns)]
+    if not 0 < sides[0] * sides[1] <= MOST_TILES:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected ROWSxCOLUMNS, for example 8x8; {MOST_TILES} at most"
+        )
+    return sides[0], sides[1]
 
 
 def _numbers(kind: type):

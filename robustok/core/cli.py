@@ -66,7 +66,7 @@ def _one_of_several() -> bool:
 
 def _is_of_memory(error: Exception) -> bool:
     """Whether memory was asked for that is not there; torch has a message of its own for the CPU's."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _refuse_empty(argv: Sequence[str]) -> None:

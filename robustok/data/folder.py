@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.paths import regular_file
 from .decode import BadImage, check_bytes, decode
-from .listing import is_image, is_junk, look_like_splits, notes_on, say_suffixes
+from .listing import is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
 
 
 class Folder:
@@ -28,6 +29,7 @@ class Folder:
         self.problems: list[str] = []
         self.ignored: list[str] = []
         self.names: list[str] = []
+        self._links: list[str] = []  # to folders, below those of classes
         folders, images = self._list_root()
         if folders and images:
             raise UserError(
@@ -47,6 +49,8 @@ class Folder:
             labels += [label] * len(found)
         self.labels = np.array(labels, dtype=np.int64)
         self.notes = self._hints() + notes_on(self.names, self.ignored)
+        if self._links:
+            self.notes.append(f"links to folders are followed for classes alone, not for {name_some(self._links)}")
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming its path."""
@@ -68,8 +72,9 @@ class Folder:
     def _list_root(self) -> tuple[list[str], list[str]]:
         """Class folders and images directly below the root, sorted."""
         entries = sorted((e for e in _scan(self.root) if not is_junk(e.name)), key=lambda e: e.name)
-        folders = [e.name for e in entries if e.is_dir()]
-        images = self._keep_images(e.name for e in entries if not e.is_dir())
+        is_folder = {e.name: _is_folder(e) for e in entries}
+        folders = [name for name, holds in is_folder.items() if holds]
+        images = self._keep_images(name for name, holds in is_folder.items() if not holds)
         if not folders and not images:
             raise UserError(
                 f"data.root: {self.root}: no images, class folders or tar shards in it{self._say_ignored()}"
@@ -90,6 +95,7 @@ class Folder:
         for folder, subfolders, files in os.walk(self.root / name, onerror=_refuse):
             subfolders[:] = [sub for sub in subfolders if not is_junk(sub)]
             relative = os.path.relpath(folder, self.root)
+            self._links += [place for sub in subfolders if os.path.islink(self.root / (place := f"{relative}/{sub}"))]
             found += [os.path.join(relative, file) for file in files if not is_junk(file)]
         return sorted(self._keep_images(found))
 
@@ -116,6 +122,13 @@ class Folder:
         ]
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # of links that lead back to themselves
+        _refuse(error)
+
+
 def _scan(folder: Path) -> Iterator[os.DirEntry]:
     try:
         return os.scandir(folder)
@@ -123,5 +136,5 @@ def _scan(folder: Path) -> Iterator[os.DirEntry]:
         _refuse(error)
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"data.root: folder {error.filename} cannot be read ({error.strerror})") from error

@@ -48,7 +48,7 @@ def test_debug_shows_the_traceback_and_is_no_argument_of_the_verb():
     assert seen == ["a", "--b"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: 9 bytes")])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate 9 bytes")])
 def test_memory_that_is_not_there_is_said_in_a_line(capsys, error):
     assert run_verb(verb(error), []) == 1
     (line,) = capsys.readouterr().err.splitlines()

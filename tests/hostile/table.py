@@ -27,7 +27,8 @@ class Case:
 
     name: str
     make: Callable[[Path], object]  # makes it in an empty folder, which is the current one when the verb runs
-    argv: str  # "convert bad.pt out": the verb, and its arguments without spaces in them
+    # "convert bad.pt out": the verb, and its arguments; one by one where they are empty or have spaces in them
+    argv: str | tuple[str, ...]
     says: tuple[str, ...]  # each is in the message
     code: int = 2
     needs: tuple[str, ...] = ()  # what of the fixture `good` is copied into the folder first
@@ -51,7 +52,7 @@ def check(case: Case, folder: Path, good: Path, server: Server) -> str:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     case.make(folder)
     before = tree(folder)
-    ended = server.run(folder, case.argv.split())
+    ended = server.run(folder, case.argv.split() if isinstance(case.argv, str) else list(case.argv))
     assert not (folder / CANARY).exists(), "the code in the file was run"
     assert ended.code == case.code, f"{ended}"
     messages = [line for line in ended.stderr.splitlines() if line.startswith("robustok: ")]
