@@ -40,6 +40,7 @@ from .core.options import (
 from .core.paths import check_output
 
 NO_GUIDANCE = {"guidance_scale": 1.0}
+MOST = 1e30  # that a figure of a benchmark may be; NaN is not below it
 
 
 def main(argv: list[str]) -> None:
@@ -149,10 +150,15 @@ def correlation(options: argparse.Namespace, results) -> None:
 def read_benchmark(path: Path) -> list[dict]:
     """Rows of a benchmark: a JSON list of {"name", "codebook_size", "rfid", "pfid", "gfid"}. Raises UserError."""
     rows = read_json(path)
-    needed = {"name", "codebook_size", "rfid", "pfid", "gfid"}
+    needed = {"name": str, "codebook_size": int, "rfid": int | float, "pfid": int | float, "gfid": int | float}
     for number, row in enumerate(rows if isinstance(rows, list) else [{}]):
-        if missing := sorted(needed - row.keys()):
+        if missing := sorted(needed.keys() - (row.keys() if isinstance(row, dict) else ())):
             raise UserError(f"{path}: entry {number} lacks {', '.join(missing)}; expected {sorted(needed)} in each")
+        for name, kind in needed.items():
+            value = row[name]
+            if not isinstance(value, kind) or isinstance(value, bool) or (kind is not str and not abs(value) < MOST):
+                expected = "text" if kind is str else "a finite number"
+                raise UserError(f"{path}: entry {number}: {name} is {value!r:.60}, expected {expected}")
     return rows
 
 

@@ -22,10 +22,10 @@ FOLDER = _here / "configs" if (_here / "configs").is_dir() else _here.parent / "
 
 def preset_path(name: str) -> Path:
     """The file of the preset `name` (digits, robustok-b, rar-b, ...). Raises UserError with the list of presets."""
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no preset {name!r}; there are: {', '.join(sorted(p.stem for p in FOLDER.glob('*.yaml')))}")
-    return path
+    presets = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    if not isinstance(name, str) or name not in presets:
+        raise UserError(f"no preset {name!r:.60}; there are: {', '.join(presets)}")
+    return presets[name]
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
+from ..checkpoints.reading import read_safetensors
 from ..checkpoints.writing import write_safetensors
-from ..core.files import read_json, write_json, written_whole
+from ..core.errors import UserError
+from ..core.files import read_record, write_json, written_whole
 from ..core.locks import claim, hold
 from ..core.progress import Progress
 from ..evaluation.metrics.moments import FeatureStatistics
@@ -55,7 +55,12 @@ class Work:
     def figures(self, task: Task) -> dict[str, Any] | None:
         """The figures of a task; None where they are not there yet."""
         path = self._figures(task)
-        return read_json(path)["figures"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        figures = read_record(path).get("figures")
+        if not isinstance(figures, dict):
+            raise UserError(f"{path} holds no figures: remove it, and it is measured again")
+        return figures
 
     def _measure(self, task: Task, start: int) -> None:
         path, stop = self._part(task, start), min(start + _size(task), task.count)
@@ -113,7 +118,7 @@ def _name(task: Task) -> str:
 def _merged(parts: Sequence[Path]) -> Moments:
     merged: Moments = {}
     for part in parts:
-        for name, state in load_file(part).items():
+        for name, state in read_safetensors(part).items():
             found = FeatureStatistics.from_state(state)
             merged[name] = merged[name].merge(found) if name in merged else found
     return merged

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import read_json
+from ..core.files import read_record
+from ..core.parsing import parsing
+from ..core.settings import check_config
 from .reading import read_safetensors, verify
 from .source import RECIPE, SOURCE, WeightsSource, read_recipe, read_source, source_document
 from .writing import save
@@ -44,12 +46,12 @@ class Checkpoint:
 def read_config(folder: Path, configs: Mapping[str, type]) -> tuple[str, Any]:
     """(kind of model, its config) of a checkpoint folder. configs: the config dataclass of each known kind.
 
-    Raises: UserError for another kind, and for settings that its dataclass does not have.
+    Raises: UserError for another kind, and for settings that its dataclass does not have or does not allow.
     """
     path = folder / "config.json"
-    document = read_json(path)
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if kind not in configs:
+    document = read_record(path)
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in configs:
         raise UserError(f"{path}: kind must be one of {', '.join(configs)}, found {kind!r}")
     settings = document.get("config")
     if not isinstance(settings, dict):
@@ -57,7 +59,18 @@ def read_config(folder: Path, configs: Mapping[str, type]) -> tuple[str, Any]:
     unknown = sorted(set(settings) - {f.name for f in fields(configs[kind])})
     if unknown:
         raise UserError(f"{path}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
-    return kind, configs[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    with parsing(path, f"the settings of a {kind}"):
+        config = configs[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    check_sizes(config, path)
+    return kind, config
+
+
+def check_sizes(config: Any, where: Path) -> None:
+    """Raises UserError naming the file unless every setting of a model read from it is what its field says."""
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}: it is damaged, or of another version of this package") from error
 
 
 def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
@@ -65,9 +78,13 @@ def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
 
     Raises: UserError for files that are missing or damaged.
     """
-    verify(folder, [f"{name}.safetensors" for name in WEIGHTS])
-    paths = {name: folder / f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
-    tensors = {name: read_safetensors(path) for name, path in paths.items() if path.is_file()}
+    listed = verify(folder, [f"{name}.safetensors" for name in WEIGHTS])
+    files = {name: f"{name}.safetensors" for name in (*WEIGHTS, "teacher", "discriminator")}
+    tensors = {name: read_safetensors(folder / file) for name, file in files.items() if file in listed}
+    if not tensors.keys() & set(WEIGHTS):
+        raise UserError(
+            f"{folder} has no weights: its manifest.json lists no {' and no '.join(files[n] for n in WEIGHTS)}"
+        )
     upstream = folder / "upstream.json"
     return Checkpoint(
         path=folder,
@@ -76,7 +93,7 @@ def read_checkpoint(folder: Path, kind: str, config: Any) -> Checkpoint:
         weights={name: _merge_adapters(tensors[name]) for name in WEIGHTS if name in tensors},
         teacher=tensors.get("teacher", {}),
         discriminator=tensors.get("discriminator", {}),
-        upstream=read_json(upstream) if upstream.is_file() else {},
+        upstream=read_record(upstream) if upstream.is_file() else {},
         source=read_source(folder),
         recipe=read_recipe(folder),
     )

@@ -1,31 +1,38 @@
 """Finding, checking and reading our own checkpoint folders; `writing` says what is in one."""
 
+import json
+import struct
 import sys
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.files import read_json, sha256
-from ..core.paths import readable_folder
+from ..core.files import read_record, sha256
+from ..core.parsing import named_in, parsing
+from ..core.paths import readable_folder, regular_file
 from ..core.text import say
 
 MANIFEST = "manifest.json"
+MOST_HEADER, MOST_TENSORS = 1 << 23, 100_000  # of a safetensors file: bytes of its table of contents, entries
 
 
-def verify(folder: Path, names: list[str] | None = None) -> None:
+def verify(folder: Path, names: list[str] | None = None) -> set[str]:
     """Raise UserError, naming the file, unless the files have the sizes and hashes of the folder's manifest.
 
     Args: names: the files whose content is hashed (None: all); sizes are compared for all files.
+
+    Returns the names of all files that the manifest lists: no others belong to the checkpoint.
     """
+    manifest = folder / MANIFEST
     try:
-        files = {name: (file["bytes"], file["sha256"]) for name, file in read_json(folder / MANIFEST)["files"].items()}
+        files = {name: (file["bytes"], file["sha256"]) for name, file in read_record(manifest)["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / MANIFEST} holds no sizes and hashes: no checkpoint of this package") from error
+        raise UserError(f"{manifest} holds no sizes and hashes: no checkpoint of this package") from error
     for name, (size, digest) in files.items():
-        path = folder / name
+        path = named_in(folder, name, manifest)
         if not path.is_file():
             raise UserError(f"{path} is missing: {folder} is no complete checkpoint")
         found = path.stat().st_size
@@ -33,6 +40,7 @@ def verify(folder: Path, names: list[str] | None = None) -> None:
             raise UserError(f"{path} is damaged: found {found} bytes, expected {size}")
         if (names is None or name in names) and sha256(path) != digest:
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    return set(files)
 
 
 def damage(folder: Path, names: list[str] | None = None) -> str | None:
@@ -78,11 +86,28 @@ def set_aside(checkpoint: Path, reason: str) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError when it is damaged."""
-    try:
+    """The tensors of a safetensors file. Raises UserError when it is damaged, or holds more than MOST_TENSORS."""
+    with parsing(path, "safetensors"):
+        _check_header(path)
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}); it is truncated or damaged") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises for a header that would take long to read, and for what the library does not mind: a name given twice."""
+    with regular_file(path, "a file of weights").open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        if size > MOST_HEADER:
+            raise ValueError(f"a header of {size:,} bytes, expected at most {MOST_HEADER:,}")
+        header = json.loads(file.read(size), object_pairs_hook=_once)
+    if len(header) > MOST_TENSORS:
+        raise ValueError(f"{len(header):,} tensors, expected at most {MOST_TENSORS:,}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name in the header is there twice")
+    return made
 
 
 def load(folder: Path, *stems: str) -> list[dict[str, Tensor]]:
@@ -105,9 +130,9 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     stage = path / "stage.json"
-    best = read_json(stage).get("best") if stage.is_file() else None
+    best = read_record(stage).get("best") if stage.is_file() else None
     if best is not None:
-        return path / best
+        return named_in(path, best, stage)
     rejected = []
     for step in reversed(steps(path)):
         if (reason := damage(step)) is None:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.files import read_json
+from ..core.files import read_record
+from ..core.parsing import parsing
 
 SOURCE, RECIPE = "source", "recipe"  # stems of their JSON files in a folder
 
@@ -32,8 +33,9 @@ def read_source(folder: Path) -> WeightsSource | None:
     path = folder / f"{SOURCE}.json"
     if not path.is_file():
         return None
-    document = read_json(path)
-    return WeightsSource(**document | {"files": tuple(document["files"])})
+    document = read_record(path)
+    with parsing(path, "the source of a checkpoint"):
+        return WeightsSource(**document | {"files": tuple(document["files"])})
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -45,14 +47,14 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     """
     stored, state, stage = (folder / f"{RECIPE}.json", folder / "state.json", folder.parent / "stage.json")
     if stored.is_file():
-        return read_json(stored)
+        return read_record(stored)
     if not state.is_file():
         return {}
-    known = read_json(state)
+    known = read_record(state)
     found = {"stage": folder.parent.name, "step": known.get("step"), "settings": _without_paths(known.get("settings"))}
     metrics = folder.parent.parent / "evaluation" / "metrics.json"
-    if metrics.is_file() and stage.is_file() and read_json(stage).get("best") == folder.name:
-        measured = read_json(metrics)
+    if metrics.is_file() and stage.is_file() and read_record(stage).get("best") == folder.name:
+        measured = read_record(metrics)
         figures = measured.get(folder.parent.name.replace("-", "_"))
         if isinstance(figures, dict):
             general = {name: measured[name] for name in ("distance", "notes", "images") if name in measured}

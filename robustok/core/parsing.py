@@ -29,11 +29,11 @@ def parsing(path: str | Path, kind: str, cure: str = DAMAGED) -> Iterator[None]:
     except (UserError, RunError):
         raise
     except Exception as error:  # a hostile file can make a parser raise anything
-        of_system = isinstance(error, OSError) and error.errno is not None  # decompressors raise it without
-        if of_system and error.errno not in _OF_THE_PATH:
-            raise
-        why = error.strerror if of_system else _why(error)
-        raise UserError(f"{path} cannot be read as {kind} ({why}); {cure}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # decompressors raise it without
+            if error.errno not in _OF_THE_PATH:
+                raise
+            raise UserError(f"{path} cannot be read as {kind} ({error.strerror}); {cure}") from error
+        raise UserError(f"{path} cannot be read as {kind} ({_why(error)}); {cure}") from error
 
 
 def _why(error: Exception) -> str:
@@ -55,7 +55,7 @@ def read_bounded(path: str | Path, most: int, expected: str = "a file") -> bytes
     return data
 
 
-def inside(folder: Path, name: object, where: str | Path) -> Path:
+def named_in(folder: Path, name: object, where: str | Path) -> Path:
     """The file or folder that a file `where` names in `folder`. Raises UserError unless it is a plain name."""
     if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         raise UserError(f"{where} names {name!r:.100}; expected the name of something in {folder}, without a path")

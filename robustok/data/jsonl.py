@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,10 @@ from ..core.paths import regular_file
 from .images import bad_budget
 from .tokens import TokenSet, TokenWriter
 
+LONGEST = 1 << 20  # bytes of a line: 256 tokens take 1500
+SHORTEST = len(b'{"class_id":0,"tokens":[0]}')
+MANY = 10_000  # problems that are collected, however many the file may have
+
 
 def import_jsonl(
     path: str | Path, folder: str | Path, *, codebook_size: int, num_classes: int, shard_rows: int = 65536
@@ -26,7 +31,6 @@ def import_jsonl(
     anything is written: UserError if no line is valid, or more are not than `images.bad_budget` grants.
     """
     path = regular_file(path, "lines of JSON")
-    names = [str(label) for label in range(num_classes)]
     problems: list[str] = []
     count = sum(1 for _ in _valid_rows(path, codebook_size, num_classes, problems))
     if count == 0:
@@ -36,6 +40,7 @@ def import_jsonl(
             f"{path}: {len(problems)} of {count + len(problems)} lines are not valid, more than the {budget} that are "
             f"left out ({problems[0]}); repair or remove them. Nothing was written"
         )
+    names = [str(label) for label in range(num_classes)]
     about = {"tokenizer": None, "codebook_size": codebook_size, "class_names": names, "lines": sha256(path)}
     writer = TokenWriter(folder, about, shard_rows=shard_rows)
     rows = _valid_rows(path, codebook_size, num_classes, [])
@@ -66,8 +71,13 @@ def _valid_rows(
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """(line number from 0, class, tokens) of each valid line; the others go to `problems`."""
     shape = None
-    with open(path, "rb") as file:
-        for number, line in enumerate(file):
+    with path.open("rb") as file:
+        lines = os.fstat(file.fileno()).st_size // SHORTEST  # no more can be valid
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b"")):
+            if len(line) > LONGEST:
+                raise UserError(f"{path}: line {number + 1} has over {LONGEST:,} bytes; expected one image a line")
+            if len(problems) > max(MANY, bad_budget(lines + len(problems))):
+                raise UserError(f"{path}: {len(problems)} lines are not valid ({problems[0]}); repair or remove them")
             line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
             if not line.strip():
                 continue

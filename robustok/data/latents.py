@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import RunError, UserError
-from .rows import Rows, RowSet, RowWriter, read_manifest
+from .rows import WRITE_AGAIN, Rows, RowSet, RowWriter, map_array, read_manifest
 from .tokens import TokenSet
 
 BLOCK = 256  # images whose sums are taken at once, so that float64 copies stay small
@@ -63,7 +63,18 @@ class LatentSet(RowSet):
     rows and positions; and what every RowSet has.
     """
 
-    kind, array, mark = "latent shards", "latents", "latent_shape"
+    kind, array, dtype, mark = "latent shards", "latents", np.float32, "latent_shape"
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        shape = self.manifest[self.mark]
+        if shape != list(self.rows.shape[1:]) or len(shape) != 2:
+            raise UserError(f"{folder}: latents {self.rows.shape}, but latent_shape {shape!r:.60}; write it again")
+        for name in ("mean", "std"):
+            values = self.manifest.get(name)
+            numbers = isinstance(values, list) and all(isinstance(v, int | float) and abs(v) < 1e30 for v in values)
+            if not numbers or len(values) != shape[1] or (name == "std" and min(values) <= 0):
+                raise UserError(f"{folder}: {name} is {values!r:.60}, expected {shape[1]} numbers; write it again")
 
     @property
     def latents(self) -> Rows:
@@ -78,8 +89,11 @@ class LatentSet(RowSet):
         return torch.tensor(self.manifest["std"], dtype=torch.float64)
 
     def read(self, rows: Tensor) -> Tensor:
-        """Latents float32 (n, L, D) of the rows `rows`, on the tokenizer's own scale."""
-        return torch.from_numpy(self.rows[rows.cpu().numpy()])
+        """Latents float32 (n, L, D) of the rows `rows`, on the tokenizer's own scale. Raises UserError for NaN."""
+        latents = torch.from_numpy(self.rows[rows.cpu().numpy()])
+        if not latents.isfinite().all():
+            raise UserError(f"{self.folder}: latents hold NaN or infinity; write it again")
+        return latents
 
     def statistics(self) -> dict[str, Any]:
         """Mean and standard deviation a channel, with what they were taken over; plain values, fit for JSON."""
@@ -111,8 +125,10 @@ class LatentWriter(RowWriter):
         return {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
 
     def _moments(self, shard: Path) -> LatentMoments:
-        images = np.load(shard / "ids.npy", mmap_mode="r").shape[0]
-        return LatentMoments(images * self.about["latent_shape"][0], *np.load(shard / "moments.npy"))
+        images, moments = (map_array(shard / f"{name}.npy") for name in ("ids", "moments"))
+        if moments.shape != (2, self.about["latent_shape"][1]) or moments.dtype != np.float64:
+            raise UserError(f"{shard / 'moments.npy'}: {moments.dtype} {moments.shape}; {WRITE_AGAIN}")
+        return LatentMoments(len(images) * self.about["latent_shape"][0], *moments)
 
 
 def write_latents(folder: str | Path, latents: Tensor, labels: Tensor, ids: Tensor, about: dict[str, Any]) -> LatentSet:

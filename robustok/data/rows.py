@@ -20,11 +20,13 @@ from torch import Tensor
 
 from ..config import what_results_depend_on
 from ..core.errors import UserError
-from ..core.files import read_json, remove_leftovers, write_json, written_whole
+from ..core.files import read_record, remove_leftovers, write_json, written_whole
+from ..core.parsing import named_in, parsing
 from ..core.paths import regular_file
 from ..models.interfaces import TrainableTokenizer
 
 VERSION = 1
+WRITE_AGAIN = "remove its shard and run the same command again"
 
 
 class Rows:
@@ -69,6 +71,7 @@ class RowSet(ABC):
 
     kind: ClassVar[str]  # for people: "token shards"
     array: ClassVar[str]  # name of the file of rows, without .npy
+    dtype: ClassVar[type]  # of the rows, in NumPy
     mark: ClassVar[str]  # the entry of the manifest that only this kind has
 
     def __init__(self, folder: str | Path) -> None:
@@ -78,9 +81,13 @@ class RowSet(ABC):
             raise UserError(f"{folder}: expected {self.kind}, but its manifest.json has no {self.mark}")
         if not self.manifest["shards"]:
             raise UserError(f"{folder}: holds no {self.array}")
-        self.rows = Rows(self.mapped(self.array))
-        self.labels = torch.from_numpy(np.concatenate(self.mapped("labels")))
-        self.ids = torch.from_numpy(np.concatenate(self.mapped("ids")))
+        self.rows = Rows(self.mapped(self.array, self.dtype))
+        self.labels = torch.from_numpy(np.concatenate(self.mapped("labels", np.int64, 1)))
+        self.ids = torch.from_numpy(np.concatenate(self.mapped("ids", np.int64, 1)))
+        classes = len(self.manifest["class_names"])
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
+            found = f"{int(self.labels.min())}..{int(self.labels.max())}"
+            raise UserError(f"{folder}: labels {found} of the {classes} classes in manifest.json; write it again")
         counts = {len(self.rows), len(self.labels), len(self.ids), self.manifest["count"]}
         if len(counts) > 1:
             raise UserError(
@@ -94,9 +101,21 @@ class RowSet(ABC):
     def read(self, rows: Tensor) -> Tensor:
         """The rows of these numbers, as models take them."""
 
-    def mapped(self, name: str) -> list[np.ndarray]:
-        """One array of every shard. Raises UserError naming a file that cannot be read."""
-        return [_map(self.folder / shard / f"{name}.npy") for shard in self.manifest["shards"]]
+    def mapped(self, name: str, dtype: type, dims: int | None = None) -> list[np.ndarray]:
+        """One array of every shard. dims None: two or more, all but the first the same in every shard.
+
+        Raises UserError naming a file that cannot be read, or that holds something else.
+        """
+        where = self.folder / "manifest.json"
+        paths = [named_in(self.folder, shard, where) / f"{name}.npy" for shard in self.manifest["shards"]]
+        arrays = [map_array(path) for path in paths]
+        for path, array in zip(paths, arrays, strict=True):
+            fits = array.ndim == dims if dims else array.ndim > 1 and array.shape[1:] == arrays[0].shape[1:]
+            if array.dtype != dtype or not fits:
+                first = f"({dims} axes)" if dims else f"(rows, ...), as in {paths[0]}"
+                found = f"{array.dtype} {array.shape}, expected {np.dtype(dtype)} {first}"
+                raise UserError(f"{path}: {found}; {WRITE_AGAIN}")
+        return arrays
 
 
 class RowWriter(ABC):
@@ -179,9 +198,14 @@ def read_manifest(folder: str | Path, kind: str = "shards") -> dict[str, Any]:
         begun = (folder / "begun.json").exists()
         state = "was begun but not finished; run the same command again" if begun else "has no manifest.json"
         raise UserError(f"{folder}: expected a folder of {kind}, but it {state}")
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_record(folder / "manifest.json")
     if manifest.get("version") != VERSION:
-        raise UserError(f"{folder}: {kind} of version {manifest.get('version')}, expected {VERSION}")
+        raise UserError(f"{folder}: {kind} of version {manifest.get('version')!r:.60}, expected {VERSION}")
+    lists = [manifest.get(name) for name in ("shards", "class_names")]
+    of_names = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    if not of_names or type(manifest.get("count")) is not int or not isinstance(manifest.get("tokenizer"), str | None):
+        expected = "shards and class_names (lists of names), count (a whole number) and tokenizer (its hash, or null)"
+        raise UserError(f"{folder / 'manifest.json'} is no manifest of {kind}: expected {expected}; write it again")
     return manifest
 
 
@@ -197,15 +221,14 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(regular_file(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove its shard and run the same command again") from error
+def map_array(path: Path) -> np.ndarray:
+    """An .npy file, memory-mapped. Raises UserError naming it where it is damaged."""
+    with parsing(path, "an .npy file", WRITE_AGAIN):
+        return np.lib.format.open_memmap(regular_file(path), mode="r")  # plain values alone, never more than there are
 
 
 def _refuse_other(begun: Path, about: dict[str, Any]) -> None:
-    found = read_json(begun)
+    found = read_record(begun)
     if "settings" in found:
         found["settings"] = what_results_depend_on(found["settings"])
     if other := [key for key in sorted(found.keys() | about.keys()) if found.get(key) != about.get(key)]:

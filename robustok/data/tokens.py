@@ -21,15 +21,24 @@ MAX_CODES = 1 << 16  # what uint16 can name
 class TokenSet(RowSet):
     """What `open_tokens` returns. `.tokens` Rows (N, L) or (N, L, Q) uint16, and what every RowSet has."""
 
-    kind, array, mark = "token shards", "tokens", "codebook_size"
+    kind, array, dtype, mark = "token shards", "tokens", np.uint16, "codebook_size"
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        size = self.manifest[self.mark]
+        if not isinstance(size, int) or not 1 <= size <= MAX_CODES:
+            raise UserError(f"{folder}: codebook_size is {size!r:.60}, expected 1 to {MAX_CODES}; write it again")
 
     @property
     def tokens(self) -> Rows:
         return self.rows
 
     def read(self, rows: Tensor) -> Tensor:
-        """Tokens int64 (n, L) or (n, L, Q) of the rows `rows`."""
-        return torch.from_numpy(self.rows[rows.cpu().numpy()].astype(np.int64))
+        """Tokens int64 (n, L) or (n, L, Q) of the rows `rows`. Raises UserError for those beyond the codebook."""
+        tokens, size = torch.from_numpy(self.rows[rows.cpu().numpy()].astype(np.int64)), self.manifest[self.mark]
+        if tokens.numel() and int(tokens.max()) >= size:
+            raise UserError(f"{self.folder}: a token {int(tokens.max())} of {size} codes; write it again")
+        return tokens
 
     def code_counts(self) -> np.ndarray:
         """How often each index 0..65535 occurs, int64 (65536,); reads shard by shard."""

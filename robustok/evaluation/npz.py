@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.parsing import parsing
 from ..core.paths import regular_file
 from ..data.listing import MAX_CLASSES
 
+CURE = "it is damaged, incomplete, or of a kind that numpy.savez does not write: make or download it again"
+MOST_BYTES = 1 << 29  # of an array that is read whole: the covariance of 8192 features
+MOST_IMAGES = 10_000_000  # whose classes are read whole
+
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """Turns whatever zipfile, zlib and numpy raise on a damaged file into a UserError that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; decompressors raise it without
-            raise
-        raise UserError(
-            f"{path}: not an .npz file that can be read ({type(error).__name__}: {error}); it is damaged, incomplete, "
-            f"or of a kind that numpy.savez does not write: make or download it again"
-        ) from error
+def open_npz(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, while the body reads it. Raises UserError for whatever zipfile, zlib and numpy raise, too."""
+    with (
+        parsing(path, "an .npz file", CURE),
+        regular_file(path, "an .npz file").open("rb") as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        yield archive
 
 
 def npz_names(path: str | Path) -> list[str]:
     """Names of the arrays in an .npz file. Raises UserError where it is no such file."""
-    with reading(path), zipfile.ZipFile(regular_file(path, "an .npz file")) as archive:
+    with open_npz(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def npz_header(path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """(shape, dtype) of one array of an .npz file, read without its data. Raises UserError."""
-    if name not in (names := npz_names(path)):
-        raise UserError(f"{path}: no array {name!r}, found {names}; samples are expected as {name!r}")
-    with reading(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = read_header(file)
-    if dtype.hasobject or fortran:
-        kind = "holds Python objects, which could run code when read" if dtype.hasobject else "is in Fortran order"
-        raise UserError(f"{path}: {name} {kind}: refused; save a plain uint8 array with numpy.savez")
+    """(shape, dtype) of one array of plain values in C order of an .npz file, read without its data.
+
+    Raises UserError for others, and where the file has not as many bytes of it as they take.
+    """
+    with open_npz(path) as archive:
+        shape, fortran, dtype = _header(archive, path, name)
+    if fortran:
+        raise UserError(f"{path}: {name} is in Fortran order: refused; save a plain array with numpy.savez")
     return shape, dtype
+
+
+def npz_array(path: str | Path, name: str) -> np.ndarray:
+    """One array of an .npz file in this machine's byte order. Raises UserError where it has more than MOST_BYTES."""
+    with open_npz(path) as archive:
+        shape, _, dtype = _header(archive, path, name)
+        if (size := math.prod(shape) * dtype.itemsize) > MOST_BYTES:
+            raise UserError(f"{path}: {name} is {dtype} {shape}, {size:,} bytes; expected at most {MOST_BYTES:,}")
+        with archive.open(f"{name}.npy") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def npz_labels(path: str | Path, name: str, count: int) -> np.ndarray:
@@ -56,8 +69,7 @@ def npz_labels(path: str | Path, name: str, count: int) -> np.ndarray:
             f"{path}: {name} is {dtype} {shape}, expected the class of each image, whole numbers ({count},); "
             f"correct it or leave it out"
         )
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        labels = file[name]
+    labels = npz_array(path, name)
     if count and not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
         raise UserError(
             f"{path}: {name} holds {labels.min()}..{labels.max()}, expected numbers of classes, 0..{MAX_CLASSES - 1}; "
@@ -66,8 +78,27 @@ def npz_labels(path: str | Path, name: str, count: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, whether in Fortran order, dtype) of an open .npy file, which is left where its data begins."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
+
+
+def _header(archive: zipfile.ZipFile, path: str | Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+    if names.count(name) != 1:
+        raise UserError(f"{path}: no array {name!r}, found {names[:10]}; samples are expected as {name!r}")
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as file:
+        shape, fortran, dtype = read_header(file)
+        data = entry.file_size - file.tell()
+    if dtype.hasobject:
+        raise UserError(
+            f"{path}: {name} holds Python objects, which could run code when read: refused; save a plain array with "
+            "numpy.savez"
+        )
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != data:
+        found = f"{name} is said to be {dtype} {shape}, but has {data:,} bytes"
+        raise UserError(f"{path}: {found}: {CURE}")
+    return shape, fortran, dtype

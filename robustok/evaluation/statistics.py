@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.files import sha256, written_whole
+from ..core.parsing import parsing
 from ..core.progress import Progress
 from ..core.sizes import Size
 from .metrics.moments import FeatureStatistics
-from .npz import npz_header, npz_names, reading
+from .npz import CURE, npz_array, npz_header, npz_names
 from .streams import ImageStream, NpzImages, open_stream
 
 KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
@@ -70,20 +71,32 @@ class ImageStatistics:
     def load(cls, path: str | Path) -> ImageStatistics:
         """Reads `save`'s file, or ADM's (mu, sigma, mu_s, sigma_s), which names no protocol. Raises UserError."""
         names = npz_names(path)
-        about, features = {"name": str(path), "protocol": None, "weights": None, "transform": NOT_RECORDED}, None
-        with reading(path), np.load(path, allow_pickle=False) as file:
-            pool = FeatureStatistics.load(path)
-            spatial = FeatureStatistics.load(path, spatial=True) if "mu_s" in names else None
-            if "about" in names:
-                known = (*about, "duplicates", "size")
-                about |= {k: v for k, v in json.loads(str(file["about"])).items() if k in known}
-            if "features" in names:
-                features = torch.from_numpy(file["features"])
-        if features is not None and features.shape[1:] != (pool.dim,):
-            raise UserError(f"{path}: features {tuple(features.shape)} do not fit a mean of {pool.dim}; make it again")
-        if about.get("size") is not None:
-            about["size"] = tuple(about["size"])
+        pool = FeatureStatistics.load(path)
+        spatial = FeatureStatistics.load(path, spatial=True) if "mu_s" in names else None
+        features = None
+        if "features" in names:
+            features = torch.from_numpy(npz_array(path, "features"))
+            if features.shape[1:] != (pool.dim,) or not features.is_floating_point() or not features.isfinite().all():
+                found = f"features {features.dtype} {tuple(features.shape)}"
+                raise UserError(f"{path}: {found} are not finite, or do not fit a mean of {pool.dim}; make it again")
+        about = {"name": str(path), "protocol": None, "weights": None, "transform": NOT_RECORDED}
+        if "about" in names:
+            about |= _read_about(path)
         return cls(pool=pool, spatial=spatial, features=features, file_hash=sha256(Path(path)), **about)
+
+
+def _read_about(path: str | Path) -> dict:
+    """What `save` says beside the arrays. Raises UserError for something else."""
+    kinds = {"name": str, "protocol": str | None, "weights": str | None, "transform": str, "duplicates": int | None}
+    with parsing(path, "saved statistics", CURE):
+        said = json.loads(str(npz_array(path, "about")))
+        known = {name: said[name] for name in (*kinds, "size") if name in said}
+        if wrong := [name for name, kind in kinds.items() if name in known and not isinstance(known[name], kind)]:
+            raise ValueError(f"its {wrong[0]} is {known[wrong[0]]!r:.60}")
+        if known.get("size") is not None:
+            height, width = known["size"]
+            known["size"] = int(height), int(width)
+    return known
 
 
 def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> ImageStatistics:

@@ -7,9 +7,9 @@ holds its images: memory does not grow with their number.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from ..data.digits import Digits, means_digits
 from ..data.images import ImageSource, open_source, say_what_was_found
 from ..data.loader import prefetch
 from ..data.transforms import center_crop, to_array
-from .npz import npz_header, npz_labels, npz_names, read_header, reading
+from .npz import MOST_BYTES, MOST_IMAGES, npz_header, npz_labels, npz_names, open_npz, read_header
 
 BATCH = 50
 BAD_SHARE = 0.001  # unreadable images are left out up to this share
@@ -128,6 +128,9 @@ class NpzImages:
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3:
             hint = " (floating-point images: scale to 0..255 and round first)" if dtype.kind == "f" else ""
             raise UserError(f"{path}: arr_0 is {dtype} {self.shape}, expected uint8 (N, H, W, 3) in 0..255{hint}")
+        if not 0 < math.prod(self.shape[1:]) <= MOST_BYTES or len(self) > MOST_IMAGES:
+            most = f"expected at most {MOST_IMAGES:,} of at most {MOST_BYTES:,} bytes each, and some pixels"
+            raise UserError(f"{path}: {len(self):,} images of {say_size(self.shape[1:3])} pixels, {most}")
         if size is not None and self.shape[1:3] != sides(size):
             found = say_size(self.shape[1:3])
             raise UserError(f"{path}: images of {found} pixels, expected {say_size(size)}")
@@ -147,11 +150,12 @@ class NpzImages:
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         size, stop = int(np.prod(self.shape[1:])), min(stop, len(self))
-        with reading(self.path), zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+        with open_npz(self.path) as archive, archive.open("arr_0.npy") as file:
             read_header(file)
             file.seek(start * size, os.SEEK_CUR)
-            for first in range(start, stop, BATCH):
-                count = min(BATCH, stop - first)
+            batch = min(BATCH, max(1, MOST_BYTES // size))
+            for first in range(start, stop, batch):
+                count = min(batch, stop - first)
                 data = bytearray(file.read(count * size))
                 if len(data) < count * size:
                     raise UserError(

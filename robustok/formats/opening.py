@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoints.checkpoint import State
 from ..checkpoints.reading import read_safetensors
 from ..core.errors import UserError
-from ..core.files import read_json
+from ..core.files import read_record
 from ..core.paths import regular_file
 from .layout import SETTINGS, PublishedFile
 from .pickles import read_pickled
@@ -59,7 +59,7 @@ def published_file(folder: Path) -> Path | None:
     """The file of weights in a folder from a hub: the only .safetensors, beside a config.json that is not ours."""
     files = sorted(folder.glob("*.safetensors"))
     settings = folder / SETTINGS
-    is_published = len(files) == 1 and settings.is_file() and "kind" not in read_json(settings)
+    is_published = len(files) == 1 and settings.is_file() and "kind" not in read_record(settings)
     return files[0] if is_published else None
 
 
@@ -89,8 +89,7 @@ def _settings_beside(path: Path) -> dict[str, Any]:
     """The settings in the config.json of a hub's folder; empty for a file that stands alone."""
     if path.suffix != ".safetensors" or not (path.parent / SETTINGS).is_file():
         return {}
-    settings = read_json(path.parent / SETTINGS)
-    return settings if isinstance(settings, dict) else {}
+    return read_record(path.parent / SETTINGS)
 
 
 def _content(path: Path) -> Any:

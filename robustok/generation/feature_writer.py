@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.files import written_whole
 from ..core.sizes import Size, sides
 from ..data.rows import Rows
+from ..evaluation.npz import npz_array, npz_names
 from ..evaluation.statistics import GENERATED, ImageStatistics, StatisticsCollector
 
 FIELDS = ("features", "spatial", "logits")  # of a network's output; the last two where it has them
@@ -41,8 +42,8 @@ class FeatureWriter:
         """
         collector = StatisticsCollector(len(classes))
         for number in range(shards):
-            with np.load(self._path(number), allow_pickle=False) as file:
-                collector.add(SimpleNamespace(**{field: torch.from_numpy(file[field]) for field in file.files}))
+            path = self._path(number)
+            collector.add(SimpleNamespace(**{f: torch.from_numpy(npz_array(path, f)) for f in npz_names(path)}))
         return collector.statistics(
             network,
             name=name,

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..checkpoints.checkpoint import Checkpoint, read_checkpoint, read_config
+from ..checkpoints.checkpoint import Checkpoint, check_sizes, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
+from ..core.parsing import parsing
 from ..core.paths import given_path, regular_file
 from ..core.sizes import Size, say_size, sides
 from ..formats.layout import Given, described, nearest_layout
@@ -92,7 +92,9 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
         for layout in family.layouts:
             if layout.recognises(file.state):
                 _expect(role, family.role, path, described(layout))
-                checkpoint = layout.read(file, Given(**given))
+                with parsing(path, f"a {described(layout)}"):
+                    checkpoint = layout.read(file, Given(**given))
+                check_sizes(checkpoint.config, path)
                 checkpoint.source = checkpoint.source or getattr(layout, "source", None)
                 note_licence(path, checkpoint.source)
                 return _at_size(checkpoint, given.get("image_size"))
@@ -126,24 +128,25 @@ def _expect(expected: Role | None, found: Role, path: Path, layout: str) -> None
 def build(checkpoint: Checkpoint, weights: str = "ema") -> Any:
     """The model of an opened checkpoint; its tensors are copied once, out of the mapped file."""
     state = checkpoint.choose(weights)
-    model = empty_model(checkpoint.config)
+    model = _described(checkpoint)
     check_state(state, model.state_dict(), str(checkpoint.path), checkpoint.layout)
-    model.load_state_dict(state)
+    model.to_empty(device="cpu").load_state_dict(state)  # initialising a full-size one takes seconds
     if isinstance(model, Pretrained):
         model.origin = replace(checkpoint, weights={}, teacher={}, discriminator={})
     return model.eval()
 
 
-def empty_model(config: Any) -> nn.Module:
-    """A model of `config` whose parameters hold no values yet: initialising a full-size one takes seconds."""
-    return meta_model(config).to_empty(device="cpu")
-
-
 def check_weights(checkpoint: Checkpoint) -> None:
     """Raise UserError unless every set of weights fits the model of the checkpoint's config."""
-    expected = meta_model(checkpoint.config).state_dict()
+    expected = _described(checkpoint).state_dict()
     for state in checkpoint.weights.values():
         check_state(state, expected, str(checkpoint.path), checkpoint.layout)
+
+
+def _described(checkpoint: Checkpoint) -> Any:
+    """The model of a checkpoint without memory. Raises UserError for sizes of which there is no model."""
+    with parsing(checkpoint.path, checkpoint.layout, f"no model has the sizes that it gives: {checkpoint.config}"):
+        return meta_model(checkpoint.config)
 
 
 def meta_model(config: Any) -> Any:

@@ -22,7 +22,7 @@ from ..config import RunConfig, what_results_depend_on
 from ..core import distributed
 from ..core.device import resolve_device
 from ..core.errors import UserError
-from ..core.files import explained_full_disk, read_json, remove_leftovers, write_bytes, write_json
+from ..core.files import explained_full_disk, read_record, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
 from ..core.paths import given_path
 from ..core.text import say
@@ -82,7 +82,7 @@ class Run:
     def stage_record(self, folder: str) -> dict[str, Any]:
         """What stage.json says of the stage in this folder of the run; empty before it has ended once."""
         path = self.folder / folder / "stage.json"
-        return read_json(path) if path.is_file() else {}
+        return read_record(path) if path.is_file() else {}
 
     def is_finished(self, folder: str, sections: Collection[str]) -> bool:
         """True for a stage that ended under these settings. Raises UserError if it ended under others."""
@@ -147,13 +147,15 @@ class Run:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of log.jsonl; a last line cut short by a crash is passed over."""
+    """The records of log.jsonl; what is none, as a last line cut short by a crash, is passed over."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("stage"), str) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 

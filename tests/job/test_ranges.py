@@ -14,7 +14,7 @@ from robustok.core.settings import NAME, PATH, WORD, bounds, check_config, expec
 from robustok.job.preflight import check_settings
 from robustok.model_configs import MAETokConfig, SiTConfig
 from robustok.models.interfaces import makes_latents
-from robustok.models.load import check_fits, empty_model
+from robustok.models.load import check_fits, meta_model
 from robustok.models.registry import FAMILIES
 from robustok.models.starting import without_values
 
@@ -137,7 +137,7 @@ def test_families_that_are_trained_have_ranges():
 
 def test_latents_that_do_not_fit():
     tokenizer = without_values(MAETokConfig(num_latents=64, latent_width=16, targets=(), hidden=(0.0, 0.0)))
-    generator = empty_model(SiTConfig(64, 1, 2, num_classes=3, num_latents=64, latent_width=8))
+    generator = meta_model(SiTConfig(64, 1, 2, num_classes=3, num_latents=64, latent_width=8)).to_empty(device="cpu")
     assert makes_latents(generator)
     with pytest.raises(UserError, match="the generator makes 64 x 8 latents, the tokenizer has 64 x 16: use the"):
         check_fits(tokenizer, generator)

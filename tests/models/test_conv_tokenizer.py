@@ -22,7 +22,7 @@ from robustok.formats.pickles import read_pickled
 from robustok.formats.vqgan import VQGAN_RELEASE
 from robustok.model_configs import ConvTokenizerConfig
 from robustok.models.interfaces import DiscreteTokenizer
-from robustok.models.load import empty_model
+from robustok.models.load import meta_model
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
 from robustok.models.tokenizers.perturbation import Perturbation
 
@@ -97,7 +97,7 @@ def test_full_size_vq16(near):
     with torch.device("meta"):
         shapes = LLAMAGEN_VQ.write(Checkpoint(PEERS, "", config, {"ema": ConvTokenizer(config).state_dict()}))["model"]
     state = {name: recipe(name, tensor.shape) for name, tensor in shapes.items()}
-    tokenizer = empty_model(config).eval()
+    tokenizer = meta_model(config).to_empty(device="cpu").eval()
     tokenizer.load_state_dict(LLAMAGEN_VQ.published(state, config))
     expected = outputs(PEERS / "llamagen" / "vq16_fullsize_recipe.pt")
     with torch.inference_mode():

@@ -12,7 +12,7 @@ from robustok.core.errors import UserError
 from robustok.formats.pickles import read_pickled
 from robustok.model_configs import RARConfig, TokenizerConfig
 from robustok.models.generators.rar import RAR
-from robustok.models.load import check_codebooks, empty_model
+from robustok.models.load import check_codebooks, meta_model
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 
@@ -161,10 +161,11 @@ def test_damaged_folders(converted):
         (converted / "config.json").write_text(content)
         with pytest.raises(UserError, match=message):
             load_tokenizer(converted)
-    (converted / "manifest.json").write_text("[]")
     (converted / "config.json").write_text('{"kind": "tokenizer", "config": {}}')
-    with pytest.raises(UserError, match=r"manifest\.json holds no sizes and hashes"):
-        load_tokenizer(converted)
+    for content, message in {"[]": "expected one JSON object", '{"files": 3}': "holds no sizes and hashes"}.items():
+        (converted / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match=rf"manifest\.json.*{message}"):
+            load_tokenizer(converted)
 
 
 def test_stage_folder(converted, tmp_path):
@@ -186,7 +187,7 @@ def test_stage_folder(converted, tmp_path):
 
 
 def test_generator_of_another_codebook():
-    tokenizer = empty_model(TokenizerConfig(codebook_size=256))
+    tokenizer = meta_model(TokenizerConfig(codebook_size=256)).to_empty(device="cpu")
     generator = RAR(RARConfig(16, 1, 2, 16, codebook_size=512, num_classes=10, num_tokens=16))
     with pytest.raises(UserError, match="16 tokens of 512 codes, the tokenizer has 16 tokens of 256 codes"):
         check_codebooks(tokenizer, generator)
@@ -195,11 +196,11 @@ def test_generator_of_another_codebook():
 def test_tokens_are_counted_and_not_squared():
     """With residual scales there are more tokens than latents; a token of several codebooks is no token of RAR's."""
     generator = RAR(RARConfig(16, 1, 2, 16, codebook_size=256, num_classes=10, num_tokens=21))
-    check_codebooks(empty_model(TokenizerConfig(scales=(1, 2, 4))), generator)
+    check_codebooks(meta_model(TokenizerConfig(scales=(1, 2, 4))).to_empty(device="cpu"), generator)
     with pytest.raises(UserError, match="21 tokens of 256 codes, the tokenizer has 16 tokens"):
-        check_codebooks(empty_model(TokenizerConfig()), generator)
+        check_codebooks(meta_model(TokenizerConfig()).to_empty(device="cpu"), generator)
     with pytest.raises(UserError, match="the tokenizer has 2 codebooks"):
-        check_codebooks(empty_model(TokenizerConfig(codebooks=2)), generator)
+        check_codebooks(meta_model(TokenizerConfig(codebooks=2)).to_empty(device="cpu"), generator)
 
 
 def test_sizes_that_contradict_the_file(generator_file):

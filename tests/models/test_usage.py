@@ -146,7 +146,7 @@ def test_weights_of_other_dtypes(tokenizer, dtype):
 
 
 def test_another_default_dtype(make_model):
-    from robustok.models.load import empty_model
+    from robustok.models.load import meta_model
 
     z, codebook, model = torch.randn(2, 4, 4), torch.randn(8, 4), make_model()
     draw = {"alpha": 0.5, "beta": 1.0, "delta": 3, "seed": 1}
@@ -157,7 +157,7 @@ def test_another_default_dtype(make_model):
         assert torch.equal(vq_perturb(z, codebook, **draw).z_q, expected.z_q)
         assert torch.equal(perturb(z, kind="gaussian", seed=1, strength=0.5).z_q, noise.z_q)
         assert torch.equal(model.generate([1, 2], seed=0, guidance_scale=2.0, guidance_power=1.0), drawn)
-        assert {p.dtype for p in empty_model(VIT).parameters()} == {torch.float32}
+        assert {p.dtype for p in meta_model(VIT).to_empty(device="cpu").parameters()} == {torch.float32}
         built = ConvTokenizer(CONV).eval()  # in the caller's default
         assert built.dtype == torch.float64 and built.reconstruct(images(1).double()).dtype == torch.float64
     finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ...core.parsing import parsing
 from .classifier import open_classifier
 from .dino import DinoFeatures
 from .inception import InceptionFeatures
@@ -28,4 +29,5 @@ def open_network(name: str, weights: str | Path, mode: str, device: torch.device
 
     Raises UserError for missing or foreign weights.
     """
-    return NETWORKS[name](weights, mode, device)
+    with parsing(weights, f"weights of the network {name}"):
+        return NETWORKS[name](weights, mode, device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.files import written_whole
+from ..npz import npz_array, npz_names
 
 
 class FeatureStatistics:
@@ -175,13 +176,24 @@ class FeatureStatistics:
     @classmethod
     def load(cls, path: str | Path, *, spatial: bool = False) -> FeatureStatistics:
         """Reads `save`'s file, or ADM's .npz (mu, sigma; mu_s, sigma_s with `spatial`). Raises UserError."""
-        names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise UserError(f"{path}: no array {missing[0]!r} (found {file.files}); expected statistics {names}")
-            mean, covariance = (torch.from_numpy(file[name]).double() for name in names)
-            count = int(file["count"]) if "count" in file.files else None
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"{path}: {names[0]} {tuple(mean.shape)} does not fit {names[1]} {tuple(covariance.shape)}")
-        return cls.from_moments(mean, covariance, count)
+        names, there = ("mu_s", "sigma_s") if spatial else ("mu", "sigma"), npz_names(path)
+        if missing := [name for name in names if name not in there]:
+            raise UserError(f"{path}: no array {missing[0]!r} (found {there}); expected statistics {names}")
+        mean, covariance = (npz_array(path, name) for name in names)
+        if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{path}: {names[0]} {mean.shape} does not fit {names[1]} {covariance.shape}")
+        for name, array in zip(names, (mean, covariance), strict=True):
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise UserError(
+                    f"{path}: {name} is {array.dtype} or not finite; expected finite floating-point numbers"
+                )
+        mean, covariance = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
+        return cls.from_moments(mean, covariance, _count(path) if "count" in there else None)
+
+
+def _count(path: str | Path) -> int:
+    """How many images the statistics in an .npz file are of."""
+    count = npz_array(path, "count")
+    if count.ndim or count.dtype.kind not in "iu" or not 2 <= count < 2**53:
+        raise UserError(f"{path}: count is {count!r:.60}; expected the number of images, a whole number from 2")
+    return int(count)

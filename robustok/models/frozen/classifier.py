@@ -7,11 +7,14 @@ Fréchet distances (which then are FD-digits, not FID), `taps` by the perceptual
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ...checkpoints.reading import read_safetensors, verify
-from ...core.files import read_json
+from ...core.files import read_record
+from ...core.parsing import parsing
 from ...core.sizes import Size, sides
+from ...formats.tensors import check_state
 
 
 class Classifier(nn.Module):
@@ -54,8 +57,11 @@ class Classifier(nn.Module):
 def load_classifier(folder: Path) -> Classifier:
     """The classifier of a checkpoint folder (its moving average), on the CPU. Raises UserError for a damaged one."""
     verify(folder)
-    classifier = Classifier(**read_json(folder / "config.json")["config"])
-    classifier.load_state_dict(read_safetensors(folder / "ema.safetensors"))
+    with parsing(folder / "config.json", "the settings of a classifier"), torch.device("meta"):
+        classifier = Classifier(**read_record(folder / "config.json")["config"])
+    weights = read_safetensors(folder / "ema.safetensors")
+    check_state(weights, classifier.state_dict(), str(folder), "a run's classifier")
+    classifier.to_empty(device="cpu").load_state_dict(weights)
     return classifier.eval()
 
 

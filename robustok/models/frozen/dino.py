@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
+from ...core.parsing import parsing
 from ...core.sizes import Size
 from ...formats.dino import resample_patches, to_vit
 from ...formats.opening import read_state
@@ -142,14 +143,16 @@ def read_dinov2(path: str | Path, config: TokenizerConfig) -> State:
 
     Returns: our ViT's keys, float32. Raises: UserError for another network or one of another width than the encoder.
     """
-    state = to_vit(read_state(path), str(path))
-    width = state["pos_embed"].shape[-1]
-    if width != config.width:
-        raise UserError(f"{path}: DINOv2 weights of width {width}; expected {config.width}, as the tokenizer's encoder")
-    grid = patch_grid(config.image_size, config.patch_size)
-    state["pos_embed"] = resample_positions(state["pos_embed"], grid)
-    state["patch_embed.proj.weight"] = resample_patches(state["patch_embed.proj.weight"], config.patch_size)
-    return state
+    with parsing(path, "DINOv2 weights"):
+        state = to_vit(read_state(path), str(path))
+        width = state["pos_embed"].shape[-1]
+        if width != config.width:
+            found = f"of width {width}; expected {config.width}, as the tokenizer's encoder"
+            raise UserError(f"{path}: DINOv2 weights {found}")
+        grid = patch_grid(config.image_size, config.patch_size)
+        state["pos_embed"] = resample_positions(state["pos_embed"], grid)
+        state["patch_embed.proj.weight"] = resample_patches(state["patch_embed.proj.weight"], config.patch_size)
+        return state
 
 
 def load_teacher(path: str | Path, config: TokenizerConfig) -> DINOTeacher:
@@ -175,9 +178,13 @@ def build_teacher(state: State, config: TokenizerConfig, where: str) -> DINOTeac
 
 def load_backbone(path: str | Path, size: ViTSize = VIT_S16) -> DINOBackbone:
     """Frozen DINO ViT for the discriminator. Raises: UserError for weights of another size than `size`."""
-    state = {key: value for key, value in to_vit(read_state(path), str(path)).items() if not key.startswith("norm.")}
+    with parsing(path, "DINO weights"):
+        state = {
+            key: value for key, value in to_vit(read_state(path), str(path)).items() if not key.startswith("norm.")
+        }
+        width = state["pos_embed"].shape[-1]
     backbone = DINOBackbone(size)
-    layout = f"DINO of width {state['pos_embed'].shape[-1]}; expected ViT/16 of width {size.width}, depth {size.depth}"
+    layout = f"DINO of width {width}; expected ViT/16 of width {size.width}, depth {size.depth}"
     check_state(state, backbone.vit.state_dict(), str(path), layout)
     backbone.vit.load_state_dict(state)
     return backbone
