@@ -86,7 +86,7 @@ def test_nothing_is_deleted_while_no_newer_one_is_whole(tmp_path):
 def test_the_newest_whole_one_is_taken_and_damaged_ones_are_named_and_set_aside(tmp_path, capsys):
     first, second, third = saved(tmp_path, 5, 10, 15)
     break_a_byte(second)
-    (third / "manifest.json").write_text("[]")
+    (third / "manifest.json").write_text("{}")
     assert newest_whole(tmp_path) == first
     said = capsys.readouterr().err
     assert f"{second / 'model.safetensors'} is damaged: its SHA-256" in said and "going on from step-5" in said
