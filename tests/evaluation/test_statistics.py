@@ -181,7 +181,11 @@ def test_two_sizes_and_two_transforms_are_noted(tmp_path, pair):
 def test_what_is_wrong_with_a_reference_is_said_before_any_work(sets, tmp_path):
     """Opening takes no image through the network."""
     np.savez(tmp_path / "labels.npz", np.zeros((4, 6, 6, 3), np.uint8), np.array([0.5, 1, 2, 3]))
-    for path, message in ((tmp_path / "labels.npz", "arr_1"), (tmp_path / "none.npz", "does not exist"), (tmp_path, "no im")):
+    for path, message in (
+        (tmp_path / "labels.npz", "arr_1"),
+        (tmp_path / "none.npz", "not exist"),
+        (tmp_path, "no im"),
+    ):
         with pytest.raises(UserError, match=message):
             open_reference(path, None)
     assert open_reference(sets[1], Network())().count == 130

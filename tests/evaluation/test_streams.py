@@ -116,7 +116,7 @@ def test_damaged_and_missing_npz_files_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(UserError, match=r"text\.npz cannot be read as an \.npz file"):
         open_stream(tmp_path / "text.npz")
-    with pytest.raises(UserError, match="none.npz does not exist"):
+    with pytest.raises(UserError, match=r"none\.npz does not exist"):
         open_stream(tmp_path / "none.npz")
 
 
