@@ -18,7 +18,7 @@ RENAMED = {  # former name of a setting -> its name; files, options and stored r
     "data.stop": "data.val",
     "data.judge": "data.test",
 }
-HOUSEKEEPING = ("save_every", "keep")  # settings of TrainingConfig on which no result depends
+HOUSEKEEPING = ("save_every", "keep", "alarm_usage")  # settings within sections on which no result depends
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ class CodebookConfig:
 
     # optimiser steps without quantisation before the codebook is set; 0: random codebook
     continuous_steps: int = setting(0, "[0, inf)")
+    # optimiser steps after which a code that was no latent's nearest is set on a latent of the batch; None: never
+    restart_dead_after: int | None = setting(None, "[1, inf)")
     usage_window: int = setting(65536, "[1, inf)")  # tokens over which usage is counted
+    alarm_usage: float = setting(0.1, "[0, 1]")  # share of the codes in use below which the log has an alarm
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .folder import Folder
 from .listing import is_image, is_junk
 from .parquet import Parquet
 from .parquet_files import files_of, files_of_split
+from .readers import reading
 from .splits import split_order
 from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
@@ -127,7 +128,8 @@ class ImageSplit:
             if index in self._bad:
                 continue
             try:
-                return self.source.read(index)
+                with reading(self.source.names[index]):
+                    return self.source.read(index)
             except BadImage as error:
                 self._bad.add(index, error)
         name = self.source.class_names[int(self.labels[row])]

@@ -7,7 +7,7 @@ and takes its own part of each batch.
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.random import derive_seed
+from .readers import Readers
 from .splits import blockwise_permutation, permutation
 
 PIECE = 16  # images that a thread loads at a time
@@ -127,20 +128,21 @@ def prefetch(
     """load(item) for each item in order, computed ahead by `threads` (`default_threads`); 0: as they are asked for.
 
     `ahead`: how many results may wait at most; one for each thread in any case. An error of `load` is raised where its
-    result would come. Leaving the loop cancels what has not begun.
+    result would come. What the threads are reading is named where nothing comes for a minute, and RunError raised after
+    half an hour of that (readers.py). Leaving the loop cancels what has not begun.
     """
     threads = default_threads() if threads is None else threads
     if threads == 0:
         yield from map(load, items)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="robustok-data")
+    readers = Readers(load, threads)
     try:
         waiting: deque[Future[T]] = deque()
         for item in items:
-            waiting.append(pool.submit(load, item))
+            waiting.append(readers.submit(item))
             if len(waiting) > max(threads, ahead):
-                yield waiting.popleft().result()
+                yield readers.wait(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield readers.wait(waiting.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        readers.close()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from .images import ImageSplit
+from .readers import reading
 from .rows import RowSet
 
 
@@ -21,7 +22,8 @@ class RowDataset:
         return len(self.ids)
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
-        return self.rows.read(rows)
+        with reading(f"the shards of {self.rows.folder}"):
+            return self.rows.read(rows)
 
 
 class PairDataset:

@@ -29,6 +29,7 @@ def check_limits(c: RunConfig, images: Images, stages: Collection[str]) -> None:
             )
         if "tokenizer" in stages and trained_family(c, "tokenizer").section is not None:
             _check_kmeans(c, without_values(trained_config(c, "tokenizer")), images)
+            _check_restarts(c, without_values(trained_config(c, "tokenizer")))
             _check_teacher(c, images)
     if STORED & set(stages):
         _check_classes(c, tokenizer, images)
@@ -51,6 +52,15 @@ def _check_kmeans(c: RunConfig, tokenizer, images: Images) -> None:
         raise UserError(
             f"tokenizer.codebook_size: found {codes}, expected at most {latents}, the latents of {len(images.train)} "
             f"training images, of which k-means makes the codes; or codebook.continuous_steps 0"
+        )
+
+
+def _check_restarts(c: RunConfig, tokenizer) -> None:
+    """A code is set on a latent, which must be what it is compared with."""
+    if c.codebook.restart_dead_after is not None and tokenizer.perturbable != "codes":
+        raise UserError(
+            f"codebook.restart_dead_after: found {c.codebook.restart_dead_after}, expected null for a tokenizer whose "
+            f"latents are not single codes of one codebook"
         )
 
 

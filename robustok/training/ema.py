@@ -1,9 +1,12 @@
 """Exponential moving average of a model's parameters."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from .optimizers import along_rows
 
 
 class EMA:
@@ -25,6 +28,13 @@ class EMA:
         """The average of these parameters starts again at their present value (they were replaced, not learned)."""
         for name in names:
             self.average[name].copy_(model.get_parameter(name))
+
+    @torch.no_grad()
+    def restart_rows(self, model: nn.Module, replaced: Mapping[str, Tensor]) -> None:
+        """The same for rows alone: {parameter: bool mask over its first dimension}."""
+        for name, rows in replaced.items():
+            average = self.average[name]
+            average.copy_(torch.where(along_rows(rows, average), model.get_parameter(name), average))
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Every tensor of the model's state dict, the parameters replaced by their averages."""

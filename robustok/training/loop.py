@@ -108,6 +108,9 @@ class Fit:
             trained.optimizer.zero_grad(set_to_none=True)
             self._accumulate(trained, micro_batches, terms)
             terms[f"{trained.name}_grad_norm"] = trained.step(position.step)
+        replaced = stage.end_step(position)
+        stage.trained[0].forget_rows(replaced)
+        self.ema.restart_rows(stage.model, replaced)
         self.ema.update()
         return terms
 
@@ -178,6 +181,8 @@ class Fit:
         record["seconds"] = round(self.state.seconds, 2)
         record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
         self.run.log(self.stage.name, self.state.step, record)
+        for name, text in self.stage.alarms(record).items():
+            self.run.event(self.stage.name, self.state.step, name, text, once=True)
         figures = [f"{name} {record[name]:.4g}" for name in SHOWN if name in record]
         progress.show(self.state.step, text="  ".join([*figures, f"{record['images_per_second']:.0f} images/s"]))
 

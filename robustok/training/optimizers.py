@@ -80,6 +80,22 @@ class TrainedModule:
             self.optimizer.step()
         return norm
 
+    @torch.no_grad()
+    def forget_rows(self, replaced: Mapping[str, Tensor]) -> None:
+        """Sets the moments of rows that were replaced, not learned, to zero: {parameter: bool mask over its first
+        dimension}.
+        """
+        for name, rows in replaced.items():
+            parameter = self.parameters[name]
+            for value in self.optimizer.state.get(parameter, {}).values():
+                if value.shape == parameter.shape:
+                    value.masked_fill_(along_rows(rows, parameter), 0.0)
+
+
+def along_rows(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask (N,) shaped to select whole rows of `like` (N, ...)."""
+    return mask.view(-1, *[1] * (like.ndim - 1))
+
 
 def _learning_parameters(network: nn.Module, module: nn.Module) -> dict[str, nn.Parameter]:
     names = {id(parameter): name for name, parameter in network.named_parameters()}

@@ -45,6 +45,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _claim(self.folder)
             self._log = self._open_log()
+            self._told: set[tuple[str, str]] = set()  # stages and names of the log's events
             self._trackers = Trackers(self.folder, _plain(asdict(config)))
         distributed.barrier()
 
@@ -117,9 +118,13 @@ class Run:
             self._write_line({"stage": stage, "step": step, **values})
             self._trackers.log(stage, step, values)
 
-    def event(self, stage: str, step: int, name: str, text: str) -> None:
-        """What a person should know: on standard error, in log.jsonl and in every tracker (main process only)."""
-        if distributed.is_main():
+    def event(self, stage: str, step: int, name: str, text: str, *, once: bool = False) -> None:
+        """What a person should know: on standard error, in log.jsonl and in every tracker (main process only).
+
+        once: not where the log has such an event of this stage already.
+        """
+        if distributed.is_main() and not (once and (stage, name) in self._told):
+            self._told.add((stage, name))
             say(f"{stage}, step {step}: {text}", sys.stderr)
             self._write_line({"stage": stage, "step": step, "event": name, "text": text})
             self._trackers.note(stage, step, text)
@@ -136,6 +141,7 @@ class Run:
             return
         path = self.folder / "log.jsonl"
         kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
+        self._told = {(line["stage"], line["event"]) for line in kept if "event" in line}
         self._log.close()
         remove_leftovers(path.parent, path.name)
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

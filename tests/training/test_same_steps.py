@@ -33,6 +33,8 @@ SETTINGS = {
 # InfoNCE and the adaptive weight belong to a micro-batch: without them the sum over micro-batches is that of the batch.
 SUMS = ["--losses.semantic=0", "--losses.adversarial=0"]
 VARIANTS = {"all losses": [], "sums": SUMS, "micro-batches": [*SUMS, "--tokenizer_training.accumulate=2"]}
+RESTARTS = ["--codebook.restart_dead_after=1", "--tokenizer.codebook_size=256"]  # half the codes have no latent
+VARIANTS |= {"restarts": RESTARTS, "restarts in micro-batches": [*SUMS, *RESTARTS, "--tokenizer_training.accumulate=2"]}
 COMPILED = {"compiled": ["--compile"]}
 RUNS = {1: VARIANTS | COMPILED, 2: VARIANTS}  # by number of processes
 
@@ -65,7 +67,7 @@ def test_two_processes_train_as_one(logs, variant):
     one = logs[1, variant]
     assert [record["stage"] for record in one] == ["classifier"] * 3 + ["tokenizer"] * 6
     assert any(record.get("perturbed", 0) > 0 for record in one)
-    assert any("adversarial" in record for record in one) == (variant == "all losses")
+    assert any("adversarial" in record for record in one) == (variant in ("all losses", "restarts"))
     assert_same_steps(logs[2, variant], one)
 
 

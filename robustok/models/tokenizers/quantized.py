@@ -15,6 +15,7 @@ class TokenizerOutput(NamedTuple):
     """What one training forward gives; `images` are decoded from `z_q` and not clamped."""
 
     images: Tensor  # (B, 3, S, S)
+    latents: Tensor  # (B, L, D) of the encoder, as they are compared with the codes
     z_q_clean: Tensor  # (B, L, D) before perturbation, straight-through
     z_q: Tensor  # (B, L, D) after perturbation, straight-through
     nearest: Tensor  # (B, L) int64 before perturbation
@@ -103,10 +104,10 @@ class QuantizedTokenizer(TwoSidedTokenizer):
             perturbation = perturbation.against(self.decode, clean, images)
         q = self.quantizer(z, perturbation)
         decoded = self.decode(q.z_q)
-        return TokenizerOutput(decoded, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
+        return TokenizerOutput(decoded, z, q.z_q_clean, q.z_q, q.nearest, q.indices, q.vq_loss, q.commit_loss, q.usage)
 
     def _continuous(self, z: Tensor) -> TokenizerOutput:
         z = self.quantizer.unit(z)
         nearest = self.quantizer.nearest(z.detach())
         zero = z.new_zeros(())
-        return TokenizerOutput(self.decode(z), z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))
+        return TokenizerOutput(self.decode(z), z, z, z, nearest, nearest, zero, zero, self.quantizer.usage(nearest))

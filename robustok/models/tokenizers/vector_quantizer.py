@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ...core import distributed
 from ...core.annealing import anneal_ratio
 from ...core.errors import UserError
-from ...core.random import SAMPLE, SHUFFLE, derive_seed, keyed_words
+from ...core.random import SHUFFLE, derive_seed, keyed_words
 from ...ops import Indices, Similarity, vq_nearest
 from ...ops.grid import from_grid, to_grid
+from .dead_codes import count_unused, restart_dead
 from .perturbation import NO_PERTURBATION, Perturbation
 from .quantizer import CodeQuantizer
 
@@ -141,7 +142,8 @@ class VectorQuantizer(nn.Module):
                 f"k-means start: found {len(rows)} latents in the batch, expected at least the {K} codes; call "
                 "start(latents) with more of them, or leave kmeans_start out"
             )
-        order = _words(derive_seed(self.seed, "kmeans"), SHUFFLE, len(rows), rows.device).argsort(stable=True)
+        places = torch.arange(len(rows), device=rows.device)
+        order = keyed_words(derive_seed(self.seed, "kmeans"), SHUFFLE, places, 0)[0].argsort(stable=True)
         centres = rows[order[:K]]
         for _ in range(KMEANS_ROUNDS):
             nearest = vq_nearest(rows, centres, similarity=self.codes.similarity)
@@ -153,28 +155,18 @@ class VectorQuantizer(nn.Module):
         """What is done to the codebook before a training step uses it."""
         if step == 0 and self.kmeans_start:
             self.start(z)
-        if self.restart_after is None or not z.numel():
-            return
-        dead = self.unused >= self.restart_after
-        rows = self._rows(z)
-        words = _words(derive_seed(self.seed, "restart", step), SAMPLE, len(dead), z.device)
-        fresh = distributed.from_main(rows[words % len(rows)])
-        self.codes.set_codebook(torch.where(dead[:, None], fresh.to(self.codebook.dtype), self.codebook))
-        self.unused.masked_fill_(dead, 0)
+        if self.restart_after is not None:
+            seed = derive_seed(self.seed, "restart", step)
+            restart_dead(self.codebook, self.unused, self.restart_after, self._rows(z), seed)
 
     @torch.no_grad()
     def _count(self, usage: Tensor) -> None:
         self.steps += 1
-        self.unused.copy_(torch.where(distributed.total(usage) > 0, 0, self.unused + 1))
+        count_unused(self.unused, usage)
 
     def _rows(self, z: Tensor) -> Tensor:
         """All latents (N, D), float32, on the scale of the codes."""
         return self.codes.unit(z.detach().float()).flatten(0, 1)
-
-
-def _words(seed: int, stream: int, count: int, device: torch.device) -> Tensor:
-    """A random word for each of 0 .. count - 1, int64."""
-    return keyed_words(seed, stream, torch.arange(count, device=device), 0)[0]
 
 
 def _means(rows: Tensor, labels: Tensor, empty: Tensor) -> Tensor:

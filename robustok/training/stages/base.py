@@ -56,6 +56,16 @@ class Stage(ABC):
         """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
         return []
 
+    def end_step(self, position: StepPosition) -> dict[str, Tensor]:
+        """Called after each step; returns which rows it replaced of parameters of the first module: bool masks over the
+        first dimension, by name.
+        """
+        return {}
+
+    def alarms(self, record: dict[str, float]) -> dict[str, str]:
+        """What a person should know by a record of the log: sentences, by the name of the event. Each is told once."""
+        return {}
+
     def statistics(self, terms: dict[str, float]) -> dict[str, float]:
         """Figures for the log beside the terms, which are averaged over the processes already."""
         return {}

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from ...core import distributed
 from ...core.errors import UserError
-from ...core.random import narrow_seed
+from ...core.random import derive_seed, narrow_seed
 from ...data.images import Images, ImageSplit
 from ...data.loader import Batch
 from ...data.transforms import from_uint8
 from ...models.frozen.networks import FrozenNetworks
 from ...models.interfaces import Terms
+from ...models.tokenizers.dead_codes import count_unused, restart_dead
 from ...models.tokenizers.quantized import TokenizerOutput
 from ...models.tokenizers.vit_tokenizer import ViTTokenizer
 from ..losses import semantic_loss
@@ -38,12 +39,37 @@ class TokenizerStage(MainTrainingStage):
             )
         super().__init__(run, images, frozen, model)
         self._recent_usage: deque[Tensor] = deque()
+        self._window = 1  # entries of it when it is full
+        self._quantized = False  # whether they are of latents that were quantised
+        codes = model.codebook
+        self._unused = torch.zeros(codes.shape[-2], dtype=torch.int64, device=codes.device)  # steps, of each code
+        self._step: list[tuple[Tensor, Tensor]] = []  # latents and usage of this step's micro-batches so far
 
     def begin_step(self, position: StepPosition) -> list[str]:
         if position.step == 0 or position.step != self.run.config.codebook.continuous_steps:
             return []
         set_codebook_by_kmeans(self.model, self.dataset, self.run)
+        self._recent_usage.clear()  # of codes that are no more
+        return self._codebook_names()
+
+    def end_step(self, position: StepPosition) -> dict[str, Tensor]:
+        c = self.run.config
+        if not self._step:
+            return {}
+        latents, usage = zip(*self._step, strict=True)
+        self._step = []
+        count_unused(self._unused, torch.stack(usage).sum(0))
+        seed = derive_seed(c.seed, "restart", position.step)
+        rows = self.model.quantizer.unit(torch.cat(latents).flatten(0, 1))
+        dead = restart_dead(self.model.codebook, self._unused, c.codebook.restart_dead_after, rows, seed)
+        return dict.fromkeys(self._codebook_names(), dead)
+
+    def _codebook_names(self) -> list[str]:
         return [name for name, p in self.model.named_parameters() if p is self.model.codebook]
+
+    def extra_state(self) -> dict[str, Tensor]:
+        restarts = self.run.config.codebook.restart_dead_after is not None
+        return super().extra_state() | ({"unused_codes": self._unused} if restarts else {})
 
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:
@@ -60,7 +86,10 @@ class TokenizerStage(MainTrainingStage):
             objective = objective + weights.semantic * terms["semantic"]
         if not quantize:
             objective = objective + 0.0 * self.model.codebook.sum()  # DDP waits for a gradient of every parameter
+        self._quantized = quantize
         self._keep_usage(out.usage, images=len(images))
+        if quantize and self.run.config.codebook.restart_dead_after is not None:
+            self._step.append((out.latents.detach(), out.usage))
         terms["perturbed"] = (out.indices != out.nearest).float().mean()
         return objective, terms
 
@@ -75,7 +104,8 @@ class TokenizerStage(MainTrainingStage):
         """Keeps the code counts of this process's last micro-batches, about the window's tokens in all."""
         window = self.run.config.codebook.usage_window // distributed.world()
         self._recent_usage.append(usage.detach())
-        while len(self._recent_usage) > max(1, window // (images * self.model.num_tokens)):
+        self._window = max(1, window // (images * self.model.num_tokens))
+        while len(self._recent_usage) > self._window:
             self._recent_usage.popleft()
 
     def statistics(self, terms: dict[str, float]) -> dict[str, float]:
@@ -86,6 +116,18 @@ class TokenizerStage(MainTrainingStage):
             "usage": (counts > 0).double().mean().item(),
             "perplexity": torch.special.entr(share).sum().exp().item(),
         }
+
+    def alarms(self, record: dict[str, float]) -> dict[str, str]:
+        """Collapse of the codebook: too few codes in use over a full window of quantised training."""
+        codes, limit = self.model.codebook.shape[-2], self.run.config.codebook.alarm_usage
+        if not self._quantized or len(self._recent_usage) < self._window or "usage" not in record:
+            return {}
+        of_one_codebook = self._recent_usage[-1].view(-1, codes)[0]
+        tokens = self._window * int(of_one_codebook.sum()) * distributed.world()
+        if record["usage"] >= limit * min(1.0, tokens / codes):
+            return {}
+        said = f"the codebook has collapsed: {record['usage']:.2%} of the {codes} codes are in use over the last"
+        return {"codebook_collapse": f"{said} {tokens} tokens; docs/monitoring.md says what helps"}
 
 
 @torch.no_grad()
