@@ -114,6 +114,8 @@ def _usage_section(page: Page, usage: Usage) -> None:
 
 
 def _curves_section(page: Page, run: FinishedRun) -> None:
+    if noticed := [f"{line['stage']}, step {line['step']}: {line['text']}" for line in run.log if "event" in line]:
+        page.heading("What was noticed").note("\n".join(noticed))
     page.heading("Training over time")
     if (figure := stages_figure(run.log, run.metrics["seconds"])) is not None:
         page.figure(

@@ -126,3 +126,12 @@ def test_all_stages_stand_on_one_axis_of_time(make_run):
     assert hours.axes[0].get_xlabel() == "hours of training" and hours.axes[0].get_xlim() == (0, 10)
     untimed = [{key: value for key, value in record.items() if key != "seconds"} for record in run.log]
     assert stages_figure(untimed, run.metrics["seconds"]) is None
+
+
+def test_what_was_noticed_stands_above_the_curves(make_run, tmp_path):
+    run = make_run.on_tokens()
+    assert "What was noticed" not in written(tmp_path, run)
+    run.log.append({"stage": "tokenizer", "step": 2, "event": "codebook_collapse", "text": "1 of <16> codes"})
+    page = written(tmp_path, run)
+    assert "tokenizer, step 2: 1 of &lt;16&gt; codes" in page
+    assert page.index("What was noticed") < page.index("Training over time")
