@@ -54,7 +54,8 @@ class Fit:
         self.guard = FiniteGuard()
         self._order_seed = derive_seed(run.config.seed, stage.name, "order")
         self.last_time = time.monotonic()
-        run.forget_log_after(stage.name, self.state.step)
+        saved = steps(run.folder / stage.name)
+        run.forget_log_after(stage.name, self.state.step if saved else -1)
         run.write_config()
 
     def run_to_end(self) -> Path:
@@ -78,7 +79,10 @@ class Fit:
                     self._save()
                 if interrupted:
                     raise KeyboardInterrupt(f"stopped: {self.stage.name} is saved at step {state.step} of {total}")
-        return self._finish()
+        chosen = self._finish()
+        if distributed.any_process(interrupt.caught, self.run.device):
+            raise KeyboardInterrupt(f"stopped: {self.stage.name} is finished")
+        return chosen
 
     def _batches(self) -> Iterator[Batch]:
         """This process's part of every global batch, from the current step to the last one or an early stop."""

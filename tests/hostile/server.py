@@ -21,6 +21,7 @@ BUG = 99  # the exit code of an error that is no message
 PRELOADED = ("train", "pretokenize", "sample", "evaluate", "explain", "check_data", "convert", "doctor")
 # What verbs import when they are called.
 LATER = (
+    "docstring_parser",
     "jsonargparse",
     "sklearn.datasets",
     "scipy.linalg",
@@ -29,11 +30,16 @@ LATER = (
     "robustok.evaluation.explaining",
     "robustok.evaluation.features.registry",
     "robustok.evaluation.statistics",
-    "robustok.generation.batches",
-    "robustok.job.pipeline",
-    "robustok.job.preflight",
+    "robustok.generation.classes",
+    "robustok.generation.feature_writer",
+    "robustok.generation.shards",
+    "robustok.job.outlook",
+    "robustok.job.registry",
+    "robustok.report.comparison",
     "robustok.report.plots",
     "robustok.report.results",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
 )
 
 
@@ -57,9 +63,15 @@ class Server:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(argv, env=os.environ | limits, **pipes)
 
-    def run(self, folder: Path, argv: list[str], memory: int = MEMORY, seconds: int = SECONDS) -> Ended:
-        """Calls the verb argv[0] with the rest of argv in the current folder `folder`."""
+    def run(
+        self, folder: Path, argv: list[str], memory: int = MEMORY, seconds: int = SECONDS, fault: list | None = None
+    ) -> Ended:
+        """Calls the verb argv[0] with the rest of argv in the current folder `folder`.
+
+        fault: what is to befall it, a function of faults.py by name and its arguments.
+        """
         asked = {"folder": str(folder), "argv": argv, "memory": memory, "seconds": seconds, "said": str(self.folder)}
+        asked["fault"] = fault
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         code = json.loads(self.process.stdout.readline())
@@ -89,7 +101,7 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
-def call(folder: str, argv: list[str], memory: int, seconds: int, said: str) -> None:
+def call(folder: str, argv: list[str], memory: int, seconds: int, said: str, fault: list | None) -> None:
     """In the child: runs the verb and ends the process."""
     import importlib
     import resource
@@ -105,6 +117,10 @@ def call(folder: str, argv: list[str], memory: int, seconds: int, said: str) -> 
     signal.alarm(HANGING)
     code = BUG
     try:
+        if fault is not None:
+            import faults
+
+            getattr(faults, fault[0])(*fault[1:])
         from robustok.core.cli import run_verb
 
         verb, *rest = argv

@@ -1,0 +1,71 @@
+"""What may befall a process while a verb works: each function is called in the child of the server, before the verb.
+
+A change of the disk is what Python reports of the current folder to audit hooks: a file opened to be written or synced,
+a rename, a new folder, a removal. TensorBoard's thread makes some at any time; they do not count.
+"""
+
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
+
+
+def _at_every_change(call: Callable[[str, str], None]) -> None:
+    """Calls call(event, path) before every change of the disk; `path` is that of the result, from this folder on."""
+    here = os.getcwd()
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event not in CHANGES and event != "open":
+            return
+        path, more = arguments[event == "os.rename"], arguments[1]
+        if event == "open" and isinstance(more, str) and not set(more) & set("wax+"):
+            return  # to be read
+        if isinstance(path, str | os.PathLike):
+            place = os.path.relpath(path, here)
+            if not place.startswith("..") and "tensorboard" not in place:
+                call(event, place)
+
+    sys.addaudithook(hook)
+
+
+def record(file: str) -> None:
+    """Writes a line "event path" for every change into `file`."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    _at_every_change(lambda event, path: os.write(descriptor, f"{event} {path}\n".encode()))
+
+
+def stop_at(number: int, signal_number: int) -> None:
+    """Sends this process the signal before the change of this number, counted from 1."""
+    seen = 0
+
+    def count(*_) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            os.kill(os.getpid(), signal_number)
+
+    _at_every_change(count)
+
+
+def kill_later(pattern: str, seconds: float) -> None:
+    """Kills this process so long after a path that matches the regular expression is there; another process does it."""
+    process = os.getpid()
+    if os.fork():
+        return
+    while not any(re.fullmatch(pattern, str(path)) for path in Path().rglob("*")) and os.getppid() == process:
+        time.sleep(0.002)
+    time.sleep(seconds)
+    if os.getppid() == process:
+        os.kill(process, signal.SIGKILL)
+    os._exit(0)
+
+
+def small_files(size: int) -> None:
+    """No file grows beyond so many bytes: what a full disk does, without one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
