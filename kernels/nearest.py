@@ -17,7 +17,7 @@ from .scores import WORST_SCORE, length_of, row_block, score_error, split_error,
 
 BLOCK_N = 128  # rows that share what is read of the codebook
 PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
-TIE_PROGRAMS = 1024  # programs that share the list of near ties: its length is known only on the device
+TIE_PROGRAMS = 4096  # of a warp, which share the list of near ties: its length is known only on the device
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _nearest_kernel(
     limits,  # *f32 (2)
     tile_numbers,  # *i32 (Kp / BLOCK_K)
     out,  # *i64 (R)
-    tied,  # *i32 (R, 3): the list of near ties, of a row and the two codes that are near; see the end of the kernel
+    tied,  # *i64 (R, 3): the list of near ties; see the end of the kernel
     tied_count,  # *i32 (1), zero: length of the list
     R,
     D,
@@ -91,15 +91,19 @@ def _nearest_kernel(
     is_near = (best < reach[:, None]) == 0  # negated, so that NaN counts as near
     hidden = tl.sum(((second < reach[:, None]) == 0).to(tl.int32), 1)
     count = tl.sum(is_near.to(tl.int32), 1) + hidden
-    code = (best.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+    lane = tl.arange(0, BLOCK_K)[None, :]
+    code = (best.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane
     first, last = tl.min(tl.where(is_near, code, K), 1), tl.max(tl.where(is_near, code, -1), 1)
     tl.store(out + n, last.to(tl.int64), mask=inside & (count == 1))
     is_tied = inside & (count != 1)
-    # Listed are the row and the two codes between which it stands, or the first of many and -1.
+    # Listed are the row and the two codes between which it stands; or the lanes in which a code is near, a bit each,
+    # and -1: a lane may hide more codes than its two best scores show.
+    lanes = tl.sum(tl.where(is_near, tl.full(is_near.shape, 1, tl.int64) << lane, 0), 1)
+    is_pair = (count == 2) & (hidden == 0)
     place = tied + 3 * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
-    tl.store(place, n, mask=is_tied)
-    tl.store(place + 1, first, mask=is_tied)
-    tl.store(place + 2, tl.where((count == 2) & (hidden == 0), last, -1), mask=is_tied)
+    tl.store(place, n.to(tl.int64), mask=is_tied)
+    tl.store(place + 1, tl.where(is_pair, first.to(tl.int64), lanes), mask=is_tied)
+    tl.store(place + 2, tl.where(is_pair, last, -1).to(tl.int64), mask=is_tied)
 
 
 @triton.jit
@@ -107,32 +111,37 @@ def _resolve_ties_kernel(
     u,  # *f32 (R, D)
     transposed,  # *f32 (D, K)
     out,  # *i64 (R)
-    tied,  # *i32 (R, 3)
+    tied,  # *i64 (R, 3)
     tied_count,  # *i32 (1)
     D,
     K,
     PRODUCT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
     """Any grid. Programs share the listed rows and decide each by the definition: between two codes where it is known
-    which, else among all."""
+    which, else among those of the lanes listed, lane by lane."""
+    lanes = tl.arange(0, BLOCK_K)
     for i in range(tl.program_id(0), tl.load(tied_count), tl.num_programs(0)):
-        n = tl.load(tied + 3 * i).to(tl.int64)
-        first, last = tl.load(tied + 3 * i + 1), tl.load(tied + 3 * i + 2)
-        winner = first
+        entry = tied + 3 * i
+        n, first, last = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2).to(tl.int32)
         if last >= 0:
-            k = tl.where(tl.arange(0, 2) == 0, first, last)
+            k = tl.where(tl.arange(0, 2) == 0, first.to(tl.int32), last)
             bits = distance_bits(u + n * D, transposed, D, K, k, k < K, PRODUCT)
             winner = tl.min(tl.where(bits == tl.min(bits, 0), k, K), 0)
         else:
-            least = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)
-            for start in range(0, K, BLOCK):
-                k = start + tl.arange(0, BLOCK)
+            least, winner = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64), K
+            waiting = ((first >> lanes) & 1) > 0
+            lane = tl.min(tl.where(waiting, lanes, BLOCK_K), 0)
+            while lane < BLOCK_K:
+                k = tl.arange(0, TILES) * BLOCK_K + lane
                 bits = distance_bits(u + n * D, transposed, D, K, k, k < K, PRODUCT)
-                tile_least = tl.min(bits, 0)
-                tile_winner = tl.min(tl.where(bits == tile_least, k, K), 0)
-                winner = tl.where(tile_least < least, tile_winner, winner)
-                least = tl.minimum(tile_least, least)
+                lane_least = tl.min(bits, 0)
+                lane_winner = tl.min(tl.where(bits == lane_least, k, K), 0)
+                is_better = (lane_least < least) | ((lane_least == least) & (lane_winner < winner))
+                winner, least = tl.where(is_better, lane_winner, winner), tl.minimum(lane_least, least)
+                waiting = waiting & (lanes != lane)
+                lane = tl.min(tl.where(waiting, lanes, BLOCK_K), 0)
         tl.store(out + n, winner.to(tl.int64))
 
 
@@ -141,9 +150,10 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     (R, D), (K, Dp) = u.shape, (len(codes.rows), codes.high.shape[1])
     if R == 0:
         return
-    tied = torch.empty(R, 3, dtype=torch.int32, device=u.device)
+    tied = torch.empty(R, 3, dtype=torch.int64, device=u.device)
     tied_count = torch.zeros(1, dtype=torch.int32, device=u.device)
     is_wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
+    tiles = {"TILES": triton.next_power_of_2(triton.cdiv(K, BLOCK_K)), "BLOCK_K": BLOCK_K}
     # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares.
     registers = {"maxnreg": 128} if codes.split and not is_wide else {}
     _nearest_kernel[(triton.cdiv(R, rows),)](
@@ -159,14 +169,13 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         D=D,
         K=K,
         Dp=Dp,
-        TILES=triton.next_power_of_2(triton.cdiv(K, BLOCK_K)),
         SPLIT=codes.split,
         PRODUCT=codes.product,
         WIDE=is_wide,
         BLOCK_N=rows,
-        BLOCK_K=BLOCK_K,
         BLOCK_D=block_d(D),
         num_warps=8,
+        **tiles,
         **registers,
     )
     _resolve_ties_kernel[(min(R, TIE_PROGRAMS),)](
@@ -178,6 +187,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         D=D,
         K=K,
         PRODUCT=codes.product,
-        BLOCK=min(1024, triton.next_power_of_2(K)),
+        num_warps=1,
+        **tiles,
         **DEFINITION,
     )

@@ -16,7 +16,7 @@ TILE = {"SPLIT": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}
 ONE_COORDINATE = {"D": 1, "BLOCK_D": 16}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
-NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P32, "tied_count": P32}
+NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P64, "tied_count": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
@@ -53,13 +53,13 @@ KERNELS = {
     "nearest, one coordinate": ("nearest._nearest_kernel", NEAREST, LOOKUP | ONE_COORDINATE),
     "resolve ties": (
         "nearest._resolve_ties_kernel",
-        {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
-        {"PRODUCT": False, "BLOCK": 1024},
+        {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
+        {"PRODUCT": False, "TILES": 64, "BLOCK_K": 64},
     ),
     "resolve ties, products": (
         "nearest._resolve_ties_kernel",
-        {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32},
-        {"PRODUCT": True, "BLOCK": 1024},
+        {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
+        {"PRODUCT": True, "TILES": 64, "BLOCK_K": 64},
     ),
     "select": ("select._select_kernel", SELECT, SELECTION),
     "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),

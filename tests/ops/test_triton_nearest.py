@@ -27,7 +27,7 @@ class KeepsList:
 
 
 def listed(monkeypatch, z, codebook) -> torch.Tensor:
-    """(rows, 3) int32 of the list: row, and the two codes between which it stands, or the first and -1."""
+    """(rows, 3) int64 of the list: row, and the two codes between which it stands, or its lanes, a bit each, and -1."""
     keeper = KeepsList()
     monkeypatch.setattr(kernel_nearest, "_resolve_ties_kernel", keeper)
     u = kernel_rows.normalize_rows(z, 0, z.shape[1], True)
@@ -44,11 +44,26 @@ def test_few_rows_are_listed_and_their_codes_are_the_nearest_two(monkeypatch):
     assert np.array_equal(np.sort(nearest_two, 1), np.sort(pairs[:, 1:].numpy(), 1))
 
 
-def test_more_than_two_near_codes_are_all_tried(monkeypatch):
+def test_of_more_than_two_near_codes_the_lanes_are_listed(monkeypatch):
     z, codebook = make((1, 3, 8, 70, 1))
     codebook[[5, 20, 69]] = z[0, 0]  # 5 and 69 meet the same lane, one behind the other
     codebook[[7, 8]] = z[0, 1]
     found = {row: (first, last) for row, first, last in listed(monkeypatch, z, codebook).tolist()}
-    assert found[0][1] == -1
+    assert found[0] == (1 << 5 | 1 << 20, -1)
     assert found[1] == (7, 8)
     assert 2 not in found
+
+
+def test_codes_behind_others_in_their_lane_are_decided_by_the_definition():
+    """Lane 5 holds the codes 5, 69, 133, ...: the nearest is equal to others of its lane and of another one."""
+    torch.manual_seed(0)
+    codebook = torch.randn(400, 8)
+    z = torch.randn(1, 4, 8)
+    codebook[[133, 197, 40]] = z[0, 0]  # equal: the lowest index
+    codebook[[5, 69, 325]] = z[0, 1] + 1e-5 * torch.randn(3, 8)  # near: the nearest
+    codebook[[6, 70, 134, 262, 326]] = z[0, 2] + 1e-4 * torch.randn(5, 8)
+    out = torch.full((4,), -7)
+    u = kernel_rows.normalize_rows(z, 0, 4, True)
+    kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True, False), out)
+    assert out[0] == 40
+    assert np.array_equal(out.numpy(), order(z, codebook)[:, 0])

@@ -25,8 +25,9 @@ except ImportError as error:
     IMPORT_ERROR = error
 
 MAX_CODES = 1 << 17  # whose scores one program holds
-_BLOCK_TOKENS = 1 << 19  # tokens in a block: narrow rows have more indices than coordinates
-_BLOCK_ELEMENTS = 1 << 21  # numbers in a block of float32 rows (8 MB), and in a table of neighbours (16 MB)
+_BLOCK_TOKENS = 1 << 21  # tokens in a block: narrow rows have more indices than coordinates
+_BLOCK_ELEMENTS = 1 << 25  # numbers in a block of float32 rows (128 MB): each block is launched, and waited for, anew
+_TABLE_ELEMENTS = 1 << 21  # numbers in a table of neighbours (16 MB)
 
 
 def _version(package: str) -> tuple[int, ...]:
@@ -141,7 +142,7 @@ class TritonBackend:
             return
         if neighbors == "latent":
             self.search_ranks(u[:M], codes, ranks, indices[:M])
-        elif not delta.is_cuda and K < M and K * int(delta) <= _BLOCK_ELEMENTS:  # the host must know the table's width
+        elif not delta.is_cuda and K < M and K * int(delta) <= _TABLE_ELEMENTS:  # the host must know the table's width
             table = torch.empty(K, int(delta), dtype=torch.int64, device=u.device)
             kernel_neighbors.neighbors(codes.rows, codes, table)
             indices[:M] = torch.where(ranks > 0, table[indices[:M], ranks.long()], indices[:M])
