@@ -41,7 +41,8 @@ def _why(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
-    return f"{type(error).__name__}: {str(error)[:_SHOWN]}".removesuffix(": ")
+    said = " ".join(str(error).split())  # some are of several lines
+    return f"{type(error).__name__}: {said[:_SHOWN]}".removesuffix(": ")
 
 
 def read_bounded(path: str | Path, most: int, expected: str = "a file") -> bytes:

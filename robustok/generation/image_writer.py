@@ -61,7 +61,7 @@ class ImageWriter:
                 file.truncate(0)
                 file.write(header.getvalue())
                 file.truncate(size)
-        return np.load(path, mmap_mode="r+")
+        return np.lib.format.open_memmap(path, mode="r+")
 
     def _write_tar(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:
         buffer = io.BytesIO()

@@ -244,18 +244,3 @@ def test_compressed_pickles_are_refused_before_they_grow(tmp_path):
         archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * 10**6 + b"N.")
     with pytest.raises(UserError, match=r"compressed data\.pkl"):
         read_pickled(path)
-
-
-def test_no_other_way_to_unpickle_in_the_package():
-    """torch.load is always called with weights_only=True; pickle's own loaders and allow_pickle=True never are."""
-    import ast
-
-    for file in sorted((Path(__file__).parents[2] / "robustok").rglob("*.py")):
-        for call in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(call, ast.Call):
-                continue
-            name = ast.unparse(call.func)
-            options = {k.arg: ast.unparse(k.value) for k in call.keywords}
-            assert name not in ("pickle.load", "pickle.loads", "yaml.load", "eval", "exec", "os.system"), file
-            assert name != "torch.load" or options.get("weights_only") == "True", file
-            assert options.get("allow_pickle", "False") == "False", file

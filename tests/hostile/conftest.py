@@ -39,11 +39,15 @@ def good(tmp_path_factory, make_model) -> Path:
     for kind, (model, config) in (models | {"classifier": (Classifier(**looks), looks)}).items():
         weights = {"model": model.state_dict(), "ema": model.state_dict()}
         writing.save(folder / kind, weights, {"config": {"kind": kind, "config": config}})
+    classifier = Classifier(2, 16, 16).state_dict()
+    config = {"kind": "classifier", "config": {"num_classes": 2, "image_size": 16, "width": 16}}
+    writing.save(folder / "classifier", {"model": classifier, "ema": classifier}, {"config": config})
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
     for number, image in enumerate(pixels):
         path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
+    np.savez(folder / "samples.npz", arr_0=pixels, arr_1=np.arange(8) % 2)
     about = {"tokenizer": "abc", "class_names": ["cat", "dog"]}
     labels, ids = torch.arange(8) % 2, torch.arange(8)
     write_tokens(folder / "tokens", torch.randint(16, (8, 4)), labels, ids, about | {"codebook_size": 16})
