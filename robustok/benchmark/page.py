@@ -13,6 +13,7 @@ from .ranks import rank_cells, rank_records
 
 RANKED = ("r", "p", "i")  # distances that are compared with that of generated images
 PUBLISHED_GENERATORS = {"gfid_llamagen_b": "LlamaGen-B", "gfid_llamagen_l": "LlamaGen-L"}
+LETTERS = "r: plain reconstructions, p: perturbed tokens, n: noise, i: interpolated latents, g: generated images."
 NOTES = (
     "published rFID, pFID and gFID are of ImageNet at 256 x 256 (50,000 images); a published gFID is of a generator "
     "trained on the tokenizer's tokens, sampled with guidance",
@@ -31,7 +32,7 @@ def report_benchmark(
     """
     rows = [_row(entry, figures.get(entry.name, {})) for entry in listing.tokenizers]
     results.add("tokenizers", rows)
-    results.table(*_table(rows, distance), "tokenizers, smaller is better")
+    results.table(*_table(rows, distance), f"tokenizers, smaller is better. {LETTERS}")
     _add_missing(results, listing.tokenizers, folder)
     _add_ranks(results, rows, distance)
     results.notes([*NOTES, *listing.notes])
@@ -39,7 +40,9 @@ def report_benchmark(
         if cells := row.get(f"p{distance}_settings"):
             table = {(cell["alpha"], cell["delta"]): cell["value"] for cell in cells}
             results.page.heading(row["name"])
-            results.page.figure(settings_figure(table, f"{distance.upper()} against the input images"), row["name"])
+            picture = settings_figure(table, f"{distance.upper()} against the input images")
+            caption = "distance of reconstructions from perturbed tokens over alpha, a curve for each delta"
+            results.page.figure(picture, f"{row['name']}: {caption}.")
 
 
 def _row(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:

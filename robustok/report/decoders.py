@@ -13,7 +13,7 @@ from ..evaluation.decoders import DecoderFigures
 from ..evaluation.intervals import recorded
 from ..evaluation.statistics import ImageStatistics
 from .results import Results
-from .wording import change, with_interval
+from .wording import NO_DIFFERENCE, change, spread, with_interval
 
 SAME_IMAGES = (
     "In brackets: of the first decoder the 95 % interval over the draw of the images or samples; of the others the "
@@ -45,6 +45,7 @@ def report_decoders(
     """Adds the table, the records, and the pictures: before on the left, after on the right of each pair."""
     before, *others = (decoder.figures for decoder in decoders)
     records = [recorded(before), *(recorded(after, before) for after in others)]
+    results.page.headlines(_headlines([decoder.name for decoder in decoders], records))
     rows = compared_rows(records, {key: key for key in before})
     results.table(rows, ("figure", *(decoder.name for decoder in decoders)), f"{protocol}. {SAME_IMAGES}")
     results.notes(notes(decoders[0].samples, reference))
@@ -58,3 +59,16 @@ def report_decoders(
     named = zip(decoders, records, strict=True)
     results.add("decoders", [{"name": decoder.name, "figures": record} for decoder, record in named])
     results.add("reference", reference.describe())
+
+
+def _headlines(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The distance of generated images through each decoder, and whether it differs from the first."""
+    cards = []
+    for name, record in zip(names, records, strict=True):
+        for key in record.keys() & {"gfid", "gfd"}:
+            found, meaning = spread(record, key), "of generated images, lower is better"
+            meaning = f"{found} (95 % over the samples drawn); {meaning}" if found else meaning
+            if record is not records[0] and change(record, records[0], key) == NO_DIFFERENCE:
+                meaning += f"; {NO_DIFFERENCE} from {names[0]}"
+            cards.append((f"g{key[1:].upper()}, {name}", f"{record[key]:.4g}", meaning))
+    return cards

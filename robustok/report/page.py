@@ -28,18 +28,18 @@ STYLE = """
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 62rem;
   margin: 0 auto; padding: 2rem 1.25rem 4rem }
 h1 { font-size: 1.75rem; margin: 0 0 1.25rem; letter-spacing: -.01em }
-h1, h2 { overflow-wrap: anywhere }
+h1, h2, p, dt, dd, figcaption { overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line) }
-p { max-width: 46rem; white-space: pre-line; overflow-wrap: anywhere }
+p { max-width: 46rem; white-space: pre-line }
 p.note { border-left: 3px solid var(--accent); background: var(--card); padding: .5rem .9rem }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .75rem;
   margin: 1.25rem 0 }
 dl div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem }
 dt { color: var(--quiet); font-size: .875rem }
-dd { margin: 0; font-size: .875rem; overflow-wrap: anywhere }
+dd { margin: 0; font-size: .875rem }
 dd.value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums }
 figure { margin: 1.25rem 0 }
-figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem; overflow-wrap: anywhere }
+figcaption { color: var(--quiet); font-size: .875rem; margin-top: .5rem; max-width: 46rem }
 div.scroll { overflow-x: auto }
 div.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1rem }
 div.tiles figure { margin: 0; min-width: 0 }
@@ -52,10 +52,11 @@ table.multiples th, table.multiples td { border: 0; padding: .1rem; overflow-wra
 table.multiples img { display: block; width: 100%; max-width: 8rem }
 img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff; border-radius: 6px;
   border: 1px solid var(--line) }
-img.pixels { image-rendering: pixelated }
+img.pixels { image-rendering: pixelated; background: none }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid var(--line) }
-th.number, td.number { text-align: right; white-space: nowrap }
+th.number, td.number { text-align: right }
+td.number { white-space: nowrap }
 th { color: var(--quiet); font-weight: 600 }
 th:first-child, td:first-child { padding-left: 0 }
 tbody tr:hover { background: var(--card) }
@@ -98,6 +99,7 @@ class Page:
         """
         cells = [[_cell(cell) for cell in row] for row in rows]
         numbers = [_is_number_column([row[i] for row in cells]) for i in range(len(header))]
+        cells = [[_unbroken(cell) if n else cell for cell, n in zip(row, numbers, strict=True)] for row in cells]
         head = _row("th", header, numbers)
         body = "\n".join(_row("td", row, numbers) for row in cells)
         table = f"<table><thead>{head}</thead>\n<tbody>{body}</tbody></table>"
@@ -186,6 +188,11 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _unbroken(cell: str) -> str:
+    """A figure whose interval stays on one line: "2.5 (2.1 to 2.9)" may break before the bracket alone."""
+    return cell.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+
+
 def _is_number_column(cells: Sequence[str]) -> bool:
     """Whether all begin as a number does, but for what was not measured; False where none does."""
     measured = [cell for cell in cells if cell not in ("-", "not measured")]
@@ -198,7 +205,10 @@ def _row(tag: str, cells: Sequence[str], numbers: Sequence[bool]) -> str:
 
 
 def _grid_png(images: Tensor, columns: int) -> bytes:
-    picture = Image.fromarray(image_grid(images, columns).permute(1, 2, 0).cpu().numpy())
+    """What lies between images is transparent."""
+    beside = image_grid(torch.zeros_like(images), columns)[:1]
+    pixels = torch.cat([image_grid(images, columns), 255 - beside])
+    picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     scale = max(1, 64 // max(images.shape[-2:]))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()

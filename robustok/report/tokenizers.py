@@ -15,6 +15,7 @@ from .results import Results, table_record
 from .wording import estimated, usage_in_words
 
 FULL_COUNT = 50_000  # images that published rFID and pFID are of
+SETTINGS = "alpha is the share of the tokens that are replaced, delta of how many codes the replacement is drawn."
 MEANINGS = (
     "Distances are better when smaller: r of plain reconstructions, p of perturbed ones, the mean over all settings; "
     "in brackets their 95 % interval over the draw of the images, where it is known. PSNR in dB, SSIM up to 1: better "
@@ -126,9 +127,10 @@ def _add_settings(results: Results, figures: TokenizerFigures, name: str, measur
         (f"alpha {alpha}", *(table.get((alpha, delta), "not measured") for delta in deltas))
         for alpha in sorted({alpha for alpha, _ in table})
     ]
-    results.table(rows, ("", *(f"delta {delta}" for delta in deltas)), f"{figures.name}: the cells of {name}")
+    caption = f"{figures.name}: the cells of {name}, whose mean is {estimated(measured.mean)}. {SETTINGS}"
+    results.table(rows, ("", *(f"delta {delta}" for delta in deltas)), caption)
     curves = settings_figure(table, f"{figures.distance} against the input images")
-    results.figure(picture, curves, f"{name}: {figures.distance} of perturbed reconstructions.")
+    results.figure(picture, curves, f"{name}: {figures.distance} of perturbed reconstructions, a curve for each delta.")
 
 
 def _add_strengths(results: Results, caption: str, measured: NoiseFID) -> None:

@@ -17,14 +17,14 @@ def spread(record: Mapping[str, Any], name: str) -> str:
     return "" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
 
 
-def with_interval(record: Mapping[str, Any], name: str) -> object:
-    """ "0.405 (0.381 to 0.429)", and the bare figure where its interval is not known."""
+def with_interval(record: Mapping[str, Any], name: str) -> str:
+    """ "0.405 (0.381 to 0.429)", and the figure alone where its interval is not known."""
     found = spread(record, name)
-    return f"{record[name]:.4g} ({found})" if found else record[name]
+    return f"{record[name]:.4g} ({found})" if found else f"{record[name]:.4g}"
 
 
-def estimated(value: float) -> object:
-    """The same of a figure that knows its interval; others as they are."""
+def estimated(value: float) -> str:
+    """The same of a figure that may know its interval itself."""
     return with_interval(recorded({"": value}), "")
 
 

@@ -201,7 +201,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     verbs = {name: Results(folder / name, LONG) for name in ("tokenizer", "decoders", "benchmark")}
     both = [tokenizer_figures(LONG, True), tokenizer_figures(HOSTILE, False)]
     report_tokenizers(verbs["tokenizer"], both, HOSTILE)
-    figures = [{"rfd": estimate(2.0), "psnr": 20.0}, {"rfd": estimate(1.0), "psnr": 21.0}]
+    figures = [{"rfd": estimate(r), "psnr": 20.0, "gfd": estimate(3.0)} for r in (2.0, 1.0)]
     decoders = [DecoderFigures(LONG, these, statistics(HOSTILE), pictures(24)) for these in figures]
     report_decoders(verbs["decoders"], decoders, statistics(LONG), HOSTILE)
     benchmark(verbs["benchmark"])

@@ -103,7 +103,14 @@ def seen(pages, tmp_path_factory) -> tuple[dict, str]:
         for kind, path in pages.items()
     )
     (folder / "probe.html").write_text(PROBE.format(frames=frames))
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr")
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--allow-file-access-from-files",
+        "--enable-logging=stderr",
+    )
     where = (f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom")
     command = [BROWSER, *flags, *where, (folder / "probe.html").as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)

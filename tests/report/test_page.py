@@ -64,6 +64,14 @@ def test_pictures_can_be_read_and_small_ones_are_enlarged(written):
     assert sizes[1:] == [(8 * (3 * 10 - 2), 8 * (2 * 10 - 2)), (64, 64), (64, 64), (64, 64)]
 
 
+def test_between_images_one_sees_the_page(tmp_path):
+    Page("x").tiles([("two", torch.zeros(2, 3, 64, 64, dtype=torch.uint8))], "", columns=2).save(tmp_path / "x.html")
+    data = re.search(r'base64,([^"]+)"', (tmp_path / "x.html").read_text())[1]
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert picture.mode == "RGBA"
+    assert [picture.getpixel((x, 5))[3] for x in (63, 64, 65, 66)] == [255, 0, 0, 255]
+
+
 def test_a_grid_places_images_row_by_row():
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 4, 5)
     grid = image_grid(images, columns=2)
