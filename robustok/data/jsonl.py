@@ -14,6 +14,7 @@ from ..core.errors import UserError
 from ..core.files import remove_leftovers, sha256, written_whole
 from ..core.paths import regular_file
 from .images import bad_budget
+from .listing import MAX_CLASSES
 from .tokens import TokenSet, TokenWriter
 
 LONGEST = 1 << 20  # bytes of a line: 256 tokens take 1500
@@ -31,6 +32,8 @@ def import_jsonl(
     anything is written: UserError if no line is valid, or more are not than `images.bad_budget` grants.
     """
     path = regular_file(path, "lines of JSON")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"num_classes: found {num_classes}, expected 1 to {MAX_CLASSES}")
     problems: list[str] = []
     count = sum(1 for _ in _valid_rows(path, codebook_size, num_classes, problems))
     if count == 0:

@@ -1,6 +1,7 @@
 """Which image of a large sample is of which class, and what tells one sample from another."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -34,7 +35,7 @@ def class_list(
             f"classes: found {wrong or 'none'}, expected some of 0..{num_classes - 1}, which the generator knows"
         )
     weights = [1.0] * len(classes) if weights is None else list(weights)
-    if len(weights) != len(classes) or min(weights) < 0 or not sum(weights) > 0:
+    if len(weights) != len(classes) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise UserError(
             f"class_weights: found {weights}, expected {len(classes)} numbers from 0, one for each class, not all 0"
         )
