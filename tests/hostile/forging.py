@@ -85,12 +85,11 @@ def file(name: str, content: bytes | str):
     return make
 
 
-def doubled(start: bytes, times: int = 40, join: bytes = b"\x86") -> bytes:
-    """What pushes a pair of pairs of ... of the same: 2**times of what `start` pushes, in 4 bytes a level.
+def doubled(start: bytes, times: int = 60) -> bytes:
+    """What pushes a pair of pairs of ... of the same: 2**times of what `start` pushes, in 5 bytes a level."""
+    return start + b"".join(b"q%ch%c\x86" % (level, level) for level in range(times))
 
-    join: what makes a pair of two things on the stack, a tuple as it stands.
-    """
-    body = start
-    for level in range(times):
-        body += b"q" + bytes([level]) + b"h" + bytes([level]) + join
-    return body
+
+def doubled_lists(times: int = 60) -> bytes:
+    """The same of lists, which a pickle may fill after it named them."""
+    return b"]q\0" + b"".join(b"0](h%ch%ceq%c" % (level, level, level + 1) for level in range(times))
