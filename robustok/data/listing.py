@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath, PurePosixPath
+from os.path import splitext
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def is_junk(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image."""
-    return PurePath(name).suffix.lower() in image_suffixes()
+    return splitext(name)[1].lower() in image_suffixes()
 
 
 def look_like_splits(names: Iterable[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..core.errors import UserError
 
@@ -57,7 +57,7 @@ def member_problem(info: tarfile.TarInfo, shard_size: int) -> str | None:
         return f"its size is {info.size}"
     if len(info.name) > _MAX_NAME:
         return f"its name has {len(info.name)} characters, expected at most {_MAX_NAME}"
-    if info.name.startswith("/") or ".." in PurePosixPath(info.name).parts:
+    if info.name.startswith("/") or ".." in info.name.split("/"):
         return "its name leaves the archive"
     if info.offset_data + info.size > shard_size:
         return "cut off by the end of the shard"

@@ -1,17 +1,36 @@
 """The order of images is a function of seed and epoch, whatever the threads, the processes, the place of a restart."""
 
+import subprocess
+import sys
+import tarfile
+
 import pytest
 import torch
 
 from robustok.config import DataConfig
 from robustok.core.errors import UserError
+from robustok.data import loader
 from robustok.data.images import open_images
 from robustok.data.loader import batches, in_order
 
+from .conftest import write_parquet
 
-@pytest.fixture
-def split(photos):
-    return open_images(DataConfig(root=str(photos), val=1, test=1, crop_min=0.6, flip=True), 16).train  # 19 images
+
+@pytest.fixture(params=["folder", "tar", "parquet"])
+def split(request, photos, tmp_path):
+    """The 19 training images of each kind of source; the Parquet files are in groups of 4, of which 2 are shuffled."""
+    root = photos
+    if request.param == "tar":
+        root = tmp_path / "0.tar"
+        with tarfile.open(root, "w") as tar:
+            tar.add(photos, ".")
+    if request.param == "parquet":
+        pytest.importorskip("pyarrow")
+        write_parquet(photos, root := tmp_path / "hf")
+    found = open_images(DataConfig(root=str(root), val=1, test=1, crop_min=0.6, flip=True), 16).train
+    if found.blocks is not None:
+        found.blocks = found.blocks._replace(at_once=2)
+    return found
 
 
 def collect(split, **settings):
@@ -35,7 +54,7 @@ def test_epochs_and_seeds_are_shuffled_differently(split):
     assert len(orders) == 4
 
 
-@pytest.mark.parametrize("threads", [1, 4, 16])
+@pytest.mark.parametrize("threads", [0, 1, 4, 16])
 def test_threads_change_nothing(split, threads):
     for one, other in zip(collect(split), collect(split, threads=threads), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -52,6 +71,32 @@ def test_processes_share_out_each_global_batch(split, world):
 def test_start_resumes_in_the_middle_of_an_epoch(split):
     for one, other in zip(collect(split)[1:], collect(split, start=1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("world", "threads"), [(1, 0), (2, 1), (3, 4), (4, 2)])
+@pytest.mark.parametrize("start", [0, 1])
+def test_ids_of_an_epoch_for_any_readers_processes_and_restart(split, world, threads, start, monkeypatch):
+    """Each from a loader of its own, in pieces of two images."""
+    monkeypatch.setattr(loader, "PIECE", 2)
+    whole = [batch.ids.tolist() for batch in collect(split, batch_size=12 // world * world)]
+    for rank in range(world):
+        settings = {"rank": rank, "world": world, "threads": threads, "start": start}
+        part = [batch.ids.tolist() for batch in collect(split, batch_size=12 // world * world, **settings)]
+        share = 12 // world
+        assert part == [ids[rank * share : (rank + 1) * share] for ids in whole[start:]]
+
+
+def test_no_more_than_asked_for_waits(split, monkeypatch):
+    """What is loaded ahead is bounded: two batches and what the threads are at."""
+    monkeypatch.setattr(loader, "PIECE", 1)
+    loaded = []
+    plain = split.load
+    monkeypatch.setattr(split, "load", lambda rows, **settings: loaded.append(len(rows)) or plain(rows, **settings))
+    found = batches(split, batch_size=3, seed=0, epoch=0, threads=2)
+    next(found)
+    assert sum(loaded) <= 3 + 6 + 1
+    found.close()
+    assert sum(loaded) <= 3 + 6 + 1 + 2
 
 
 def test_augmentation_changes_with_the_epoch_and_can_be_off(split):
@@ -76,8 +121,28 @@ def test_impossible_batches_are_refused_at_once(split):
         batches(split, batch_size=6, seed=0, epoch=0, world=4)
 
 
-def test_errors_of_a_thread_reach_the_caller(split, photos):
+def test_errors_of_a_thread_reach_the_caller(photos):
+    split = open_images(DataConfig(root=str(photos), val=1, test=1), 16).train
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError), pytest.warns(UserWarning):
+    with (
+        pytest.raises(UserError, match="no readable image of class|images of 21 cannot be used"),
+        pytest.warns(UserWarning),
+    ):
         collect(split)
+
+
+def test_a_process_ends_at_once_with_batches_half_loaded(photos):
+    """Nothing that was begun ahead is waited for longer than it takes."""
+    script = f"""
+import sys
+from robustok.config import DataConfig
+from robustok.data.images import open_images
+from robustok.data.loader import batches
+split = open_images(DataConfig(root={str(photos)!r}, val=1, test=1), 16).train
+kept = batches(split, batch_size=4, seed=0, epoch=0, threads=3)
+next(kept)
+sys.exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True)
+    assert (done.returncode, done.stderr) == (3, b"")

@@ -1,6 +1,7 @@
 """Tar shards give what the same folder gives; what is odd in them is left out by name and never leaves the archive."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -68,6 +69,54 @@ def test_labels_of_cls_members_and_incomplete_keys(tmp_path):
         "key 'x/0004': has no .cls member",
         "key 'x/0005': has no image",
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "classes"),
+    [
+        ([7, 0], [str(i) for i in range(8)], [7, 0]),
+        (["eel", "cat"], ["cat", "eel"], [1, 0]),
+        ([3, "a"], ["3", "a"], [0, 1]),
+    ],
+)
+def test_labels_of_json_members(tmp_path, labels, names, classes):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for key, label in enumerate(labels):
+            add(tar, f"{key}.png", png(key))
+            add(tar, f"{key}.json", json.dumps({"label": label, "caption": "x"}).encode())
+        for key, text in (
+            ("8", b'{"caption": "x"}'),
+            ("9", b"[" * 20_000),
+            ("10", b'{"label": -1}'),
+            ("11", b'{"label": true}'),
+        ):
+            add(tar, f"{key}.png", png(9))
+            add(tar, f"{key}.json", text)
+        add(tar, "12.png", png(9))
+        add(tar, "12.txt", b"a caption")
+        add(tar, "13.json", b'{"label": 1}')
+        add(tar, "0.json", b'{"label": 1}')
+    source = open_source(path)
+    assert values(source) == [0, 1] and source.class_names == names and source.labels.tolist() == classes
+    assert source.ignored == ["a.tar:12.txt"]
+    found = [problem.split(": ", 1)[1] for problem in source.problems]
+    assert found[0] == "member '0.json': a second one of its name"
+    assert "key '12': has no .json member" in found and "key '13': has no image" in found
+    assert sum("expected the number of a class, from 0, or its name, as `label`" in problem for problem in found) == 4
+
+
+def test_json_without_labels_is_passed_over(tmp_path):
+    """Captions beside images: classes are the folders; and .cls comes first where both are there."""
+    for name, extra, names in (("a", None, ["cat", "dog"]), ("b", b"1", ["0", "1"])):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for folder in ("cat", "dog"):
+                add(tar, f"{folder}/0.png", png(0))
+                add(tar, f"{folder}/0.json", b'{"caption": "x"}' if extra is None else b'{"label": "x"}')
+                if extra is not None:
+                    add(tar, f"{folder}/0.cls", extra)
+        source = open_source(tmp_path / f"{name}.tar")
+        assert source.class_names == names and not source.problems and len(source.ignored) == 2
 
 
 def test_only_regular_members_with_safe_names_are_read(tmp_path):
