@@ -126,7 +126,7 @@ def test_errors_of_a_thread_reach_the_caller(photos):
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     with (
-        pytest.raises(UserError, match="no readable image of class|images of 21 cannot be used"),
+        pytest.raises(UserError, match=r"no readable image of class|images of 21 cannot be used"),
         pytest.warns(UserWarning),
     ):
         collect(split)
