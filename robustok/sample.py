@@ -24,6 +24,7 @@ from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
+from .core.files import written_whole
 from .core.options import (
     add_device,
     add_generator_sizes,
@@ -161,8 +162,8 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
     images = torch.cat([decode_generated(tokenizer, batch).cpu() for batch in batches])
     path = Path(options.output)
     path = path if path.suffix == ".png" else path / "grid.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image_grid(images, columns).permute(1, 2, 0).numpy()).save(path)
+    with written_whole(path) as temporary:
+        Image.fromarray(image_grid(images, columns).permute(1, 2, 0).numpy()).save(temporary, "PNG")
     say(f"written: {path}")
 
 

@@ -106,14 +106,17 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path, start: str = "") -> None:
-    """Removes what killed processes left in `folder` of unfinished files and folders whose names begin with `start`.
+    """Removes what killed processes left in `folder` of unfinished files and folders whose names begin with `start`; a
+    number at its end is meant whole, so that shard-00001 is not shard-000010.
 
     What one of them had moved out of the way of something new is put back where the new one never got its name. Only
     for a caller who knows that nobody is writing them at the moment.
     """
+    whole = r"(?!\d)" if start[-1:].isdigit() else ""
+    begins = re.compile(re.escape(os.fsdecode(os.fsencode(start)[:_LONGEST])) + whole)
     for path in folder.glob(".*"):
         found = _UNFINISHED.fullmatch(path.name)
-        if found and found[1].startswith(os.fsdecode(os.fsencode(start)[:_LONGEST])):
+        if found and begins.match(found[1]):
             _remove(path) if found[2] == "tmp" else _settle(path, path.with_name(found[1]))
 
 

@@ -29,7 +29,9 @@ class ImageWriter:
     def write(self, number: int, ids: np.ndarray, images: np.ndarray, classes: np.ndarray) -> None:
         """Writes shard `number`: images uint8 (n, H, W, 3) with their ids and classes (n,)."""
         if "npy" in self.kinds or "npz" in self.kinds:
-            self._array(images.shape[1:])[ids] = images
+            array = self._array(images.shape[1:])
+            array[ids] = images
+            array.flush()  # on the disk before the shard counts as done
         if "tar" in self.kinds:
             self._write_tar(number, ids, images, classes)
         if "png" in self.kinds:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.files import write_bytes
+from ..core.files import write_bytes, written_whole
 from ..core.text import console, printable, say
 from ..core.version import __version__
 from .page import Page
@@ -40,7 +40,8 @@ class Results:
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """Saves a figure as NAME.png and shows it in the report."""
-        figure.savefig(self.folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        with written_whole(self.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
         self.page.figure(figure, caption)
 
     def images(self, images: Tensor, caption: str) -> None:

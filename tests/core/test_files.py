@@ -96,6 +96,7 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
         (tmp_path / kept).touch()
     assert len(names(tmp_path)) == 4
     remove_leftovers(tmp_path, "shard-00002")
+    remove_leftovers(tmp_path, "shard-0000")
     assert len(names(tmp_path)) == 4
     remove_leftovers(tmp_path, "shard-00001")
     assert names(tmp_path) == [".hidden.tmp", ".shard-00001.tmp", "shard-00001.tmp"]
