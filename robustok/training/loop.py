@@ -60,7 +60,7 @@ class Fit:
 
     def run_to_end(self) -> Path:
         state, total = self.state, self.total
-        if state.step == 0 and self._check_score(last=False):
+        if state.step == 0 and state.score is None and self._check_score(last=False):
             self._save()
         progress = Progress(self.stage.name, total, start=state.step, unit="steps", interval=0)
         with InterruptGuard() as interrupt, progress:

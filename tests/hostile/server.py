@@ -23,6 +23,8 @@ PRELOADED = ("train", "pretokenize", "sample", "evaluate", "explain", "check_dat
 LATER = (
     "docstring_parser",
     "jsonargparse",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "sklearn.datasets",
     "scipy.linalg",
     "robustok.benchmark.command",

@@ -19,6 +19,8 @@ def test_stopped_again_and_again_and_finished_to_the_bit(tmp_path, works):
     server = Server(tmp_path)
     base = Base(tmp_path, server, works)
     for number, work in enumerate(works):
+        if work.name == "latents: classifier":
+            continue  # the same as that of the other run
         draw, folder = random.Random(work.name), base.before(work)
         first = base.first_save(work)
         span = (len(base.changes[work.name]) - first) // 4
