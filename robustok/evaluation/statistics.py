@@ -90,7 +90,7 @@ def _read_about(path: str | Path) -> dict:
     kinds = {"name": str, "protocol": str | None, "weights": str | None, "transform": str, "duplicates": int | None}
     with parsing(path, "saved statistics", CURE):
         said = json.loads(str(npz_array(path, "about")))
-        known = {name: said[name] for name in (*kinds, "size") if name in said}
+        known = {name: value for name, value in said.items() if name in (*kinds, "size")}
         if wrong := [name for name, kind in kinds.items() if name in known and not isinstance(known[name], kind)]:
             raise ValueError(f"its {wrong[0]} is {known[wrong[0]]!r:.60}")
         if known.get("size") is not None:

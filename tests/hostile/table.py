@@ -41,7 +41,9 @@ class Case:
 def parameters(*tables: list[Case]):
     """For `@pytest.mark.parametrize("case", ...)`; two cases of one name are a mistake."""
     cases = [case for table in tables for case in table]
-    assert len({case.name for case in cases}) == len(cases), "two cases have one name"
+    names = [case.name for case in cases]
+    twice = {name for name in names if names.count(name) > 1}
+    assert not twice, f"cases of one name: {twice}"
     return [case.parameter() for case in cases]
 
 

@@ -185,7 +185,7 @@ class FeatureStatistics:
         for name, array in zip(names, (mean, covariance), strict=True):
             if array.dtype.kind != "f" or not np.isfinite(array).all():
                 raise UserError(
-                    f"{path}: {name} is {array.dtype} or not finite; expected finite floating-point numbers"
+                    f"{path}: {name} ({array.dtype}) holds something else than finite floating-point numbers"
                 )
         mean, covariance = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
         return cls.from_moments(mean, covariance, _count(path) if "count" in there else None)
