@@ -127,6 +127,8 @@ class TrainingConfig:
     ema: float = setting(0.9999, "[0, 1)")
     save_every: int = setting(500, "[1, inf)")  # optimiser steps between checkpoints
     keep: int = setting(2, "[1, inf)")  # newest checkpoints that are kept, beside the best one
+    # figure of validation by which the step to use is chosen, a stage's own; None: the last step
+    keep_best_by: Literal["rfd", "pfd", "nfd", "psnr", "loss"] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,14 @@ class StoppingConfig:
 
     every_epochs: float = setting(5.0, "(0, inf)")
     patience: int = setting(2, "[1, inf)")  # checks without a better score
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Figures on the validation images while tokenizer and generator are trained, of their averaged weights."""
+
+    every_epochs: float | None = setting(None, "(0, inf)")  # from one validation to the next; None: none
+    inception: str | None = setting(None, PATH)  # Inception's weights, for FID; None: the run's classifier
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,7 @@ class RunConfig:
     post_discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     discriminator_warmup: WarmupConfig = field(default_factory=WarmupConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

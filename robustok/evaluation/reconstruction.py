@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,6 +36,11 @@ def reconstructed(tokenizer, images: Tensor, **wrong) -> Tensor:
     wrong: what the tokenizer's `reconstruct` does to latents: alpha and delta, or noise. Without any they are right.
     """
     return to_uint8(tokenizer.reconstruct(from_uint8(images.to(device_of(tokenizer))), **wrong)).cpu()
+
+
+def mean_psnr(tokenizer, batches: Iterable[Tensor]) -> float:
+    """Mean PSNR in dB of the reconstructions of uint8 batches (b, 3, H, W)."""
+    return torch.cat([psnr(reconstructed(tokenizer, images), images) for images in batches]).mean().item()
 
 
 @torch.inference_mode()

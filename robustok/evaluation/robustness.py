@@ -17,10 +17,10 @@ from ..models.interfaces import Tokenizer, is_discrete
 from ..ops import perturb
 from .explaining import perturbed_reconstructions
 from .intervals import Estimate, FoldedStatistics, distances
-from .noise import CLEAN_STRENGTH, noise_fid
+from .noise import CLEAN_STRENGTH, QUICK_STRENGTHS, STRENGTHS, noise_fid
 from .passes import moments_of
 from .perturbing import CLEAN, how_perturbable
-from .pfid import pfid
+from .pfid import pfid, quick_pfid
 from .reconstruction import reconstructed
 
 Wrong = tuple[float, ...]  # what is done to latents: (alpha, delta), or (strength,)
@@ -45,13 +45,16 @@ class Robustness(NamedTuple):
         return {} if self.figure is None else {f"{self.figure}_table": self.table}
 
 
-def robustness(tokenizer, images: Callable[[], Iterable[Tensor]], features: Callable) -> Robustness:
+def robustness(
+    tokenizer, images: Callable[[], Iterable[Tensor]], features: Callable, *, quick: bool = False
+) -> Robustness:
     """Of a tokenizer of any kind.
 
-    images: gives uint8 batches (b, 3, H, W), anew each time it is called. features: as for `pfid`.
+    images: gives uint8 batches (b, 3, H, W), anew each time it is called. features: as for `pfid`. quick: an estimate
+    of three settings, of codes on at most 5,000 images (`quick_pfid`).
     """
     if not is_discrete(tokenizer):
-        noisy = noise_fid(tokenizer, images(), features)
+        noisy = noise_fid(tokenizer, images(), features, strengths=QUICK_STRENGTHS if quick else STRENGTHS)
         table = [[strength, value] for strength, value in noisy.table.items()]
         shown = partial(_with_noise, tokenizer, noisy.std, (CLEAN_STRENGTH, *noisy.table))
         return Robustness(noisy.rfid, "nfd", noisy.mean, table, shown)
@@ -59,7 +62,7 @@ def robustness(tokenizer, images: Callable[[], Iterable[Tensor]], features: Call
         restored = (reconstructed(tokenizer, batch) for batch in images())
         sides = (moments_of(features, batches, FoldedStatistics) for batches in (restored, images()))
         return Robustness(distances({"": next(sides)}, next(sides))[""])
-    found = pfid(tokenizer, images(), features)
+    found = (quick_pfid if quick else pfid)(tokenizer, images(), features)
     table = [[*setting, value] for setting, value in found.table.items()]
     return Robustness(found.rfid, "pfd", found.mean, table, partial(_perturbed, tokenizer, (CLEAN, *found.table)))
 

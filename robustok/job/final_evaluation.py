@@ -14,11 +14,11 @@ from ..core.files import read_json, write_json
 from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
-from ..evaluation import frechet_distance, psnr
+from ..evaluation import frechet_distance
 from ..evaluation.explaining import Usage, code_counts, usage_of
 from ..evaluation.intervals import FoldedStatistics, distances, recorded
 from ..evaluation.passes import moments_and_agreement, moments_of
-from ..evaluation.reconstruction import reconstructed
+from ..evaluation.reconstruction import mean_psnr, reconstructed
 from ..evaluation.robustness import Robustness, robustness
 from ..evaluation.skill import skill
 from ..generation.batches import decode_batches
@@ -103,7 +103,12 @@ def measure(job: Pipeline) -> FinishedRun:
         "images": counts,
         "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
         "classifier": judged.describe(),
-        "tokenizer": {"psnr": _psnr(job, tokenizer), **codes, **recorded(robust.estimates()), **robust.tables()},
+        "tokenizer": {
+            "psnr": mean_psnr(tokenizer, in_order(images.test)),
+            **codes,
+            **recorded(robust.estimates()),
+            **robust.tables(),
+        },
     }
     originals = images.test.load(torch.arange(min(PICTURED, len(images.test))))
     pictures = {"originals": originals, "reconstructed": reconstructed(tokenizer, originals)}
@@ -139,11 +144,6 @@ def measure(job: Pipeline) -> FinishedRun:
 
 def _robustness(job: Pipeline, tokenizer: LoadedTokenizer) -> Robustness:
     return robustness(tokenizer, lambda: in_order(job.images.test), job.features)
-
-
-def _psnr(job: Pipeline, tokenizer: LoadedTokenizer) -> float:
-    qualities = [psnr(reconstructed(tokenizer, images), images) for images in in_order(job.images.test)]
-    return torch.cat(qualities).mean().item()
 
 
 def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> Usage | None:

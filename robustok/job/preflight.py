@@ -19,6 +19,7 @@ from ..models.tokenizers.perturbation import kind_for
 from ..ops.perturbation import NOISE_KINDS, uses
 from .limits import check_limits
 from .relations import check_relations, expect
+from .validation import check_validation
 
 FROZEN = {"frozen.dinov2": FILE, "frozen.dino": FILE, "frozen.lpips": FOLDER}
 LOOKING = {"classifier", "tokenizer", "post"}  # stages whose losses look through these, or a classifier in their place
@@ -31,6 +32,7 @@ def check_settings(c: RunConfig) -> None:
     resolve_device(c.device)
     check_relations(c)
     _check_shapes(c)
+    check_validation(c)
 
 
 def check_stages(c: RunConfig, stages: Collection[str]) -> None:

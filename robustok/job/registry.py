@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 
@@ -24,6 +25,7 @@ from ..training.stages.post_training import PAIR_SECTIONS, PostTrainingStage
 from ..training.stages.tokenizer import TokenizerStage
 from .final_evaluation import evaluate_run
 from .pipeline import JobStage, Pipeline
+from .validation import ValidationFigures, held_out_rows
 
 
 def training_stage(stage: type[Stage], make: Callable[[Pipeline], Stage]) -> JobStage:
@@ -46,7 +48,8 @@ def make_tokenizer_stage(job: Pipeline) -> MainTrainingStage:
     torch.manual_seed(job.config.seed)
     model = tokenizer_to_train(job.config).to(job.run.device)
     stage = TokenizerStage if is_discrete(model) else MaskedTokenizerStage
-    return stage(job.run, job.images, job.frozen(model.config), model)
+    figures = ValidationFigures(job) if job.config.validation.every_epochs else None
+    return stage(job.run, job.images, job.frozen(model.config), model, figures)
 
 
 def encode_training_images(job: Pipeline) -> None:
@@ -64,7 +67,7 @@ def make_generator_stage(job: Pipeline) -> GeneratorStage:
     torch.manual_seed(job.config.seed)
     statistics = rows.statistics() if isinstance(rows, LatentSet) else None
     model = generator_to_train(job.config, tokenizer, job.images.num_classes, statistics)
-    return GeneratorStage(job.run, model.to(job.run.device), rows)
+    return GeneratorStage(job.run, model.to(job.run.device), rows, cache(partial(held_out_rows, job, tokenizer)))
 
 
 def write_pairs(job: Pipeline) -> None:

@@ -33,6 +33,8 @@ from .stages.base import Stage, StepPosition
 # Figures of the log that are shown while a stage trains, where it has them.
 SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
 
+HIGHER_IS_BETTER = ("psnr",)  # figures of validation; of all others lower is better
+
 
 def fit(stage: Stage, run: Run) -> Path:
     """Trains the stage from its newest checkpoint to its end and returns the checkpoint to use from now on.
@@ -54,13 +56,13 @@ class Fit:
         self.guard = FiniteGuard()
         self._order_seed = derive_seed(run.config.seed, stage.name, "order")
         self.last_time = time.monotonic()
-        saved = steps(run.folder / stage.name)
-        run.forget_log_after(stage.name, self.state.step if saved else -1)
+        self.begins = not steps(run.folder / stage.name)
+        run.forget_log_after(stage.name, -1 if self.begins else self.state.step)
         run.write_config()
 
     def run_to_end(self) -> Path:
         state, total = self.state, self.total
-        if state.step == 0 and state.score is None and self._check_score(last=False):
+        if self.begins and self._validate(last=False):
             self._save()
         progress = Progress(self.stage.name, total, start=state.step, unit="steps", interval=0)
         with InterruptGuard() as interrupt, progress:
@@ -71,7 +73,7 @@ class Fit:
                 last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
                 if last or at_interval:
                     self._log(terms, progress)
-                better = self._check_score(last)
+                better = self._validate(last)
                 # asking all processes costs a collective: not at every step of a fast device
                 ask = at_interval or self.run.device.type == "cpu"
                 interrupted = ask and distributed.any_process(interrupt.caught, self.run.device)
@@ -190,21 +192,31 @@ class Fit:
         figures = [f"{name} {record[name]:.4g}" for name in SHOWN if name in record]
         progress.show(self.state.step, text="  ".join([*figures, f"{record['images_per_second']:.0f} images/s"]))
 
-    def _check_score(self, last: bool) -> bool:
-        """Now and then scores the averaged weights; True for the best so far. Sets `stopped` when that is too old."""
-        stopping, state = self.stage.stopping, self.state
-        if stopping is None:
+    def _validate(self, last: bool) -> bool:
+        """Now and then measures the averaged weights; True where they are the best so far by the figure that chooses.
+
+        Sets `stopped` when the best is too old.
+        """
+        validation, state = self.stage.validation, self.state
+        if validation is None:
             return False
-        every = max(1, round(stopping.every_epochs * self.steps_per_epoch))
+        every = max(1, round(validation.every_epochs * self.steps_per_epoch))
         if not last and state.step % every:
             return False
         with self.ema.applied_to(self.stage.model):
-            score = distributed.mean(torch.tensor(self.stage.score(), dtype=torch.float64)).item()
-        self.run.log(self.stage.name, state.step, {"score": score})
+            found = self.stage.validate()
+        values = distributed.mean(torch.tensor(list(found.values()), dtype=torch.float64)).tolist()
+        figures = {name: value for name, value in zip(found, values, strict=True) if math.isfinite(value)}
+        self.run.log(self.stage.name, state.step, {f"validation_{name}": value for name, value in figures.items()})
+        name = validation.keep_best_by
+        if name not in figures:
+            return False
+        score = -figures[name] if name in HIGHER_IS_BETTER else figures[name]
         better = state.score is None or score < state.score
         if better:
             state.score, state.best = score, f"step-{state.step}"
-        state.stopped = state.step - int(state.best.removeprefix("step-")) >= stopping.patience * every
+        if validation.patience is not None:
+            state.stopped = state.step - int(state.best.removeprefix("step-")) >= validation.patience * every
         return better
 
     def _save(self) -> None:

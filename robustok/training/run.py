@@ -71,6 +71,8 @@ class Run:
         "tokenizer", "generator" and "sampling" mean the sections of the families that the run trains.
         """
         names = sections_of(self.config, sections)
+        if not any(getattr(getattr(self.config, name), "keep_best_by", None) for name in names):
+            names.discard("validation")  # it watches, and chooses nothing
         values = {name: _plain(value) for name, value in asdict(self.config).items() if name in names}
         return {**what_results_depend_on(values), "images": self.images_fingerprint}
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...config import StoppingConfig, TrainingConfig
+from ...config import RunConfig, TrainingConfig
 from ...data.loader import Batch, Dataset
 from ...models.interfaces import Terms
 from ..optimizers import TrainedModule
@@ -25,6 +25,21 @@ class StepPosition:
     offset: int  # images of the global batch before this micro-batch
 
 
+@dataclass(frozen=True)
+class Validation:
+    """When a stage is validated, and what follows from it."""
+
+    every_epochs: float
+    keep_best_by: str | None = None  # the figure by which the checkpoint to use is chosen; None: it is the last one
+    patience: int | None = None  # validations without a better one after which the stage stops; None: it does not
+
+    @classmethod
+    def of(cls, run: RunConfig, training: TrainingConfig) -> Validation | None:
+        """What the settings ask for."""
+        every = run.validation.every_epochs
+        return None if every is None else cls(every, training.keep_best_by)
+
+
 class Stage(ABC):
     """A stage of training. The weights of the first trained module are (in) the model."""
 
@@ -36,7 +51,7 @@ class Stage(ABC):
     dataset: Dataset
     trained: list[TrainedModule]
     augment: bool = True  # the images
-    stopping: StoppingConfig | None = None
+    validation: Validation | None = None
     upstream: Mapping[str, Any] = MappingProxyType({})  # what the published layout that the model came from needs to be
     # written again, see checkpoints/checkpoint.py
 
@@ -74,6 +89,9 @@ class Stage(ABC):
         """Tensors beside networks and optimisers that a resumed run needs; they are loaded in place."""
         return {}
 
-    def score(self) -> float:
-        """Validation score of the model as it stands, lower is better; called where `stopping` is set."""
+    def validate(self) -> dict[str, float]:
+        """Figures of the model as it stands, on images that it does not learn from; called where `validation` is set.
+
+        It changes nothing, and draws nothing from torch's generators.
+        """
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """What main training and post-training share: pixel losses on decoded images, and the discriminator beside them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..losses import reconstruction_loss
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
 from ..schedules import perturbation_strength
-from .base import Stage, StepPosition
+from .base import Stage, StepPosition, Validation
 
 
 class DecoderStage(Stage):
@@ -67,12 +68,21 @@ class MainTrainingStage(DecoderStage):
     name = "tokenizer"
     sections = (
         *("seed", "data", "precision", "start", "frozen", "classifier", "tokenizer", "codebook"),
-        *("perturbation", "losses", "tokenizer_training", "discriminator"),
+        *("perturbation", "losses", "tokenizer_training", "discriminator", "validation"),
     )
 
-    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: LoadedTokenizer):
+    def __init__(
+        self,
+        run: Run,
+        images: Images,
+        frozen: FrozenNetworks,
+        model: LoadedTokenizer,
+        figures: Callable[[LoadedTokenizer], dict[str, float]] | None = None,
+    ):
+        """figures: of a tokenizer on the validation images, where the settings ask for validation."""
         c = run.config
-        self.run, self.frozen, self.model = run, frozen, model
+        self.run, self.frozen, self.model, self._figures = run, frozen, model, figures
+        self.validation = Validation.of(c, c.tokenizer_training)
         self.training, self.dataset = c.tokenizer_training, images.train
         steps = len(self.dataset) // self.training.batch_size
         self.adversary = Adversary(
@@ -86,6 +96,9 @@ class MainTrainingStage(DecoderStage):
         )
         own = TrainedModule.with_adamw("tokenizer", model, self.training, learning_rate(self.training, steps), run)
         self.trained = [own, self.adversary.trained]
+
+    def validate(self) -> dict[str, float]:
+        return self._figures(self.model)
 
     def perturbation(self, batch: Batch, position: StepPosition) -> Perturbation | None:
         """This micro-batch's part of the step's perturbation: the first floor(beta * B) images of the global batch."""

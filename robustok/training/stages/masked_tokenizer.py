@@ -28,11 +28,11 @@ class MaskedTokenizerStage(MainTrainingStage):
     at all, for the pixel decoder alone.
     """
 
-    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: MAETok):
+    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: MAETok, figures=None):
         if model.masked is None and model.config.targets:
             widths = {"hog": HOG_WIDTH, "teacher": frozen.teacher.width}
             model.predict(tuple(widths[name] for name in model.config.targets))
-        super().__init__(run, images, frozen, model)
+        super().__init__(run, images, frozen, model, figures)
 
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:

@@ -15,7 +15,7 @@ from ...models.interfaces import LoadedTokenizer, Terms, is_discrete
 from ..adversary import Adversary, StoredAdversary
 from ..optimizers import TrainedModule, learning_rate
 from ..run import Run
-from .base import StepPosition
+from .base import StepPosition, Validation
 from .decoder import DecoderStage
 from .generator import GeneratorStage
 
@@ -36,7 +36,7 @@ class DecoderOfRows(nn.Module):
 class PostTrainingStage(DecoderStage):
     """Only the decoder side learns, from generated tokens or latents to the real images, without perturbation.
 
-    The discriminator goes on from `adversary`, where that has weights. `score_of`: gFD of a tokenizer, to stop by.
+    The discriminator goes on from `adversary`, where that has weights. `gfd`: of a tokenizer, to stop by.
     """
 
     sections = (*PAIR_SECTIONS, "post_training", "post_discriminator", "stopping", "evaluation")
@@ -52,11 +52,12 @@ class PostTrainingStage(DecoderStage):
         model: LoadedTokenizer,
         upstream: Mapping[str, Any],
         adversary: StoredAdversary,
-        score_of: Callable[[LoadedTokenizer], float],
+        gfd: Callable[[LoadedTokenizer], float],
     ):
         c = run.config
         self.run, self.frozen, self.model, self.upstream, self.name = run, frozen, model, upstream, name
-        self.training, self.stopping, self._score_of = c.post_training, c.stopping, score_of
+        self.training, self._gfd = c.post_training, gfd
+        self.validation = Validation(c.stopping.every_epochs, keep_best_by="gfd", patience=c.stopping.patience)
         self.dataset = PairDataset(images.train, pairs)
         steps = len(self.dataset) // self.training.batch_size
         self.adversary = Adversary(
@@ -81,5 +82,5 @@ class PostTrainingStage(DecoderStage):
         generated = self.dataset.generated(batch.rows).to(batch.inputs.device)
         return self.image_losses(trained.module(generated), from_uint8(batch.inputs), batch, position)
 
-    def score(self) -> float:
-        return self._score_of(self.model)
+    def validate(self) -> dict[str, float]:
+        return {"gfd": self._gfd(self.model)}

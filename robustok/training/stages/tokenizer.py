@@ -30,14 +30,14 @@ class TokenizerStage(MainTrainingStage):
     fills the first channels of its feature.
     """
 
-    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: ViTTokenizer):
+    def __init__(self, run: Run, images: Images, frozen: FrozenNetworks, model: ViTTokenizer, figures=None):
         c = run.config
         if frozen.teacher.width > c.tokenizer.width:
             raise UserError(
                 f"tokenizer.width: found {c.tokenizer.width}, expected at least the teacher's {frozen.teacher.width}: "
                 "its class feature goes through the tokenizer's quant_conv"
             )
-        super().__init__(run, images, frozen, model)
+        super().__init__(run, images, frozen, model, figures)
         self._recent_usage: deque[Tensor] = deque()
         self._window = 1  # entries of it when it is full
         self._quantized = False  # whether they are of latents that were quantised
