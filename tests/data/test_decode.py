@@ -1,14 +1,17 @@
 """Every mode has one conversion with known pixel values; damaged files are named and nothing else happens."""
 
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from robustok.data.decode import MAX_PIXELS, BadImage, decode
+from robustok.data.transforms import center_crop
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -90,15 +93,113 @@ def test_programs_are_never_run():
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n", "x.eps")
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_of_sixteen_bit_colour_the_high_byte_is_kept():
+    values = struct.pack(">HHH", 0x12FF, 0xFF00, 0x00FF)
+    assert pixel(png(1, 1, 16, 2, b"\0" + values)) == (0x12, 0xFF, 0x00)
+    assert pixel(png(1, 1, 16, 6, b"\0" + values + b"\xff\xff")) == (0x12, 0xFF, 0x00)
+    assert pixel(png(1, 1, 16, 6, b"\0" + values + b"\0\0")) == (255, 255, 255)  # transparent: the white below
+
+
+def test_alpha_of_each_grey_value_and_of_each_colour_of_a_palette():
+    over_white = [round(9 * 102 / 255 + 255 * 153 / 255)] * 3  # alpha 102 is 0.4
+    assert np.allclose(pixel(encoded(Image.new("LA", (2, 2), (9, 102)))), over_white, atol=1)
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([0, 0, 0, 200, 100, 50, 10, 20, 30])
+    palette.putdata([0, 1, 2])
+    data = encoded(palette, transparency=bytes([255, 102, 0]))
+    mixed = [colour * 0.4 + 255 * 0.6 for colour in (200, 100, 50)]
+    assert pixel(data) == (0, 0, 0) and pixel(data, (2, 0)) == (255, 255, 255)
+    assert np.allclose(pixel(data, (1, 0)), mixed, atol=1)
+
+
+def test_of_cmyk_in_jpeg_pillow_says_the_colours():
+    ink = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    data = encoded(Image.fromarray(ink, "CMYK"), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as by_hand:
+        assert by_hand.mode == "CMYK"
+        expected = np.asarray(by_hand.convert("RGB"))
+    assert np.array_equal(np.asarray(decode(data, "x")), expected)
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG", "TIFF", "GIF"])
+def test_of_many_pictures_in_a_file_the_first_is_taken(format):
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    with Image.open(io.BytesIO(data)) as by_hand:
+        assert by_hand.n_frames == 3
+    assert decode(data, "x").size == (5, 4) and pixel(data, (4, 3)) == (255, 0, 0)
+
+
+def test_a_colour_profile_changes_no_value():
+    from PIL import ImageCms
+
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert pixel(encoded(Image.new("RGB", (2, 2), (10, 20, 30)), icc_profile=lab)) == (10, 20, 30)
+    assert pixel(encoded(Image.new("RGB", (2, 2), (10, 20, 30)), icc_profile=b"junk" * 99)) == (10, 20, 30)
+
+
+# By EXIF's definition, what the first row and the first column of the stored pixels are when it is shown.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: stored.transpose(1, 0, 2)[:, ::-1],
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: stored.transpose(1, 0, 2)[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", [*UPRIGHT, 0, 9, 65535])
+def test_every_exif_orientation(orientation):
+    stored = np.random.default_rng(1).integers(0, 256, (3, 5, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encoded(Image.fromarray(stored), exif=exif), "x")
+    assert np.array_equal(np.asarray(found), UPRIGHT.get(orientation, UPRIGHT[1])(stored))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1)])
+def test_images_of_one_pixel_along_a_side_fill_a_crop(size):
+    image = decode(encoded(Image.new("RGB", size, (7, 8, 9))), "x")
+    assert image.size == size
+    crop = np.asarray(center_crop(image, 32))
+    assert crop.shape == (32, 32, 3) and (crop == (7, 8, 9)).all()
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_an_icon_of_a_larger_picture_than_its_header_says_is_measured(monkeypatch):
+    data = encoded(Image.new("RGBA", (64, 64), (1, 2, 3, 255)), "ICO", sizes=[(64, 64)])
+    assert decode(data, "x").size == (64, 64)
+    smaller = data[:6] + bytes([8, 8]) + data[8:]  # in the directory of the icon
+    monkeypatch.setattr("robustok.data.decode.MAX_PIXELS", 1000)
+    with pytest.raises(BadImage, match="x: 64 x 64 pixels, more than the limit"):
+        decode(smaller, "x")
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("width, height", [(65_500, 65_500), (MAX_PIXELS // 8_000 + 1, 8_000)])
 def test_images_above_the_pixel_limit_are_refused_by_their_header(width, height):
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     with pytest.raises(BadImage, match="pixels"):
-        decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""), "bomb.png")
+        decode(png(width, height, 8, 2, b""), "bomb.png")
+
+
+def test_no_guard_of_pillow_is_turned_off():
+    package = Path(decode.__code__.co_filename).parents[1]
+    for path in package.rglob("*.py"):
+        assert not re.search("MAX_IMAGE_PIXELS|LOAD_TRUNCATED_IMAGES|MAX_TEXT", path.read_text()), path
+    assert Image.MAX_IMAGE_PIXELS is not None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says more about damaged TIFF files
