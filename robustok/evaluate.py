@@ -43,6 +43,7 @@ from .core.options import (
     verb_parser,
 )
 from .core.paths import FILE, FOLDER, check_output
+from .core.shards import add_shard, my_shard
 from .core.text import say
 
 
@@ -75,7 +76,7 @@ def generator(options: argparse.Namespace) -> None:
 def decoders(options: argparse.Namespace) -> None:
     """One tokenizer before and after post-training: rFID, pFID or nFID and gFID of both decoders, the same latents."""
     from .evaluation.decoders import evaluate_decoder, refuse_other_latents
-    from .evaluation.statistics import load_reference
+    from .evaluation.reference import load_reference
     from .evaluation.streams import open_stream
     from .generation.batches import DecodedImages
     from .models.load import load_tokenizer
@@ -119,24 +120,29 @@ def _generated_images(options: argparse.Namespace, tokenizer):
 
 def _compare(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
     """Compares a stream with the reference and reports."""
-    from .evaluation.statistics import collect, load_reference
+    from .evaluation.parts import collected
+    from .evaluation.reference import open_reference
     from .report.comparison import report_comparison
 
     network = _network(options)
-    against = load_reference(options.reference, network, options.size)
-    found = collect(stream, network)
-    report_comparison(found, against, options.output, sampling=settings, pictures=next(iter(stream))[:32])
+    load_reference = open_reference(options.reference, network, options.size)
+    with collected(stream, network, my_shard(options), Path(options.output) / "parts") as found:
+        if found is not None:
+            pictures = next(iter(stream))[:32]
+            report_comparison(found, load_reference(), options.output, sampling=settings, pictures=pictures)
 
 
 def reference(options: argparse.Namespace) -> None:
     """Statistics of images, saved to be compared with again and again."""
     from .core.files import sha256
-    from .evaluation.statistics import collect
+    from .evaluation.parts import collected
     from .evaluation.streams import open_stream
 
-    found = collect(open_stream(options.images, options.size), _network(options))
-    found.save(options.save)
-    say(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
+    stream, parts = open_stream(options.images, options.size), options.save.with_name(f"{options.save.name}.parts")
+    with collected(stream, _network(options), my_shard(options), parts) as found:
+        if found is not None:
+            found.save(options.save)
+            say(f"{options.save}: {found.count} images, {found.protocol}, SHA-256 {sha256(options.save)}")
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -183,7 +189,6 @@ def _network(options: argparse.Namespace) -> Callable:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .benchmark.command import shard_of
     from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
     from .ops.perturbation import KINDS
 
@@ -203,7 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("images", help="what to evaluate")
     given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
     given.add_argument("--size", type=side, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
+    add_shard(given, "parts of 5,000 images")
     save = command(reference)
+    add_shard(save, "parts of 5,000 images")
     save.add_argument("images", help="the images of the reference")
     save.add_argument("--size", type=side, help="resize and crop to SIZE x SIZE (default: as stored)")
     save.add_argument("--save", required=True, type=Path, help=".npz to write")
@@ -245,12 +252,11 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--images", help="images to give back, cut to each tokenizer's size")
     listed.add_argument("--reference", help="images or saved statistics that generated images are compared with")
     listed.add_argument("--per_class", type=positive, default=50, help="generated images of each class (default 50)")
-    listed.add_argument(
-        "--shard", type=shard_of, default=(1, 1), help="i/N: only every N-th unit of work, from the i-th on"
-    )
+    add_shard(listed, "parts of 5,000 images")
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")
+    add_shard(drive, "parts of 5,000 images")
     two = command(decoders)
     two.add_argument("before", help="the tokenizer as main training left it")
     two.add_argument("after", help="the same with its decoder post-trained")

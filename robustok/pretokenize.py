@@ -21,6 +21,7 @@ from .core.device import check_device_name
 from .core.errors import UserError
 from .core.options import add_device, add_tokenizer_sizes, positive, tokenizer_sizes, verb_parser
 from .core.paths import FILE, FOLDER, check_output
+from .core.shards import add_shard, my_shard, refuse_partial
 from .core.text import say
 
 
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     add_device(parser)
     parser.add_argument("--codebook_size", type=positive, help="number of codes; needed for .jsonl")
     parser.add_argument("--num_classes", type=positive, help="number of classes; needed for .jsonl")
+    add_shard(parser, "shards of images")
     options = parser.parse_args(argv)
     check_device_name(options.device)
     imported = options.source.endswith(".jsonl")
@@ -131,9 +133,12 @@ def _tokenize(options: argparse.Namespace) -> int:
     root = None if means_digits(options.source) else options.source
     images = open_images(DataConfig(root=root, val=0, test=0), tokenizer.image_size)
     work = EncodedImages(tokenizer.eval().to(device), images.all, options.target, augment=options.augment)
-    opened = work.run_on_all_processes(options.batch_size)
+    shard = my_shard(options)
+    opened = work.run_on_all_processes(options.batch_size, shard)
     if opened is not None:
         say(f"{options.target}: {_size(opened)}")
+    elif distributed.is_main():
+        refuse_partial(shard, work.missing(), str(options.target))
     distributed.stop()
     return 0
 

@@ -41,6 +41,7 @@ from .core.options import (
     verb_parser,
 )
 from .core.paths import FILE, FOLDER, check_output
+from .core.shards import add_shard, my_shard, refuse_partial
 from .core.text import say
 from .generation.image_writer import KINDS
 
@@ -91,7 +92,7 @@ def _check(options: argparse.Namespace) -> None:
 def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> None:
     """A large sample in shards, then its figures."""
     from .core.progress import Progress
-    from .evaluation.statistics import open_reference
+    from .evaluation.reference import open_reference
     from .generation.classes import about_run, class_list
     from .generation.shards import ShardedRun
     from .report.comparison import report_comparison
@@ -114,15 +115,17 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         about=about_run(generator, tokenizer, classes, settings | run_settings),
         seed=options.seed,
         batch_size=min(options.batch_size, len(classes)),
-        shard_rows=-(-options.shard // options.batch_size) * options.batch_size,
+        shard_rows=-(-options.shard_images // options.batch_size) * options.batch_size,
         tokenizer=tokenizer,
         network=network,
         image_kinds=tuple(options.save),
     )
-    begin = time.perf_counter()
+    shard, begin = my_shard(options), time.perf_counter()
     with Progress("sampling", len(classes), shown=os.environ.get("RANK", "0") == "0") as progress:
-        made = sharded.work(progress.show)
+        made = sharded.work(progress.show, shard)
     _print_speed(made, time.perf_counter() - begin, generator, sharded.sampler)
+    if refuse_partial(shard, sharded.missing(), str(folder)):
+        return
     rows = sharded.finish()
     if rows is None:
         say("every shard is there; another process puts them together")
@@ -214,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling(parser, kinds, first="that of --preset, else of the run that made the generator, else ")
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=positive, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
-    add("--shard", type=positive, default=SHARD, help=f"images a shard, rounded up to whole batches (default {SHARD})")
+    per_shard = f"images a shard, rounded up to whole batches (default {SHARD})"
+    add("--shard_images", type=positive, default=SHARD, help=per_shard)
+    add_shard(parser, "shards of images")
     precision = "of weights and caches; logits are always float32 (default bfloat16 on a GPU, float32 on a CPU)"
     add("--precision", choices=("float32", "bfloat16"), help=precision)
     add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..core.errors import UserError
-from ..core.text import say
+from ..core.shards import my_shard, refuse_partial
 from ..report.results import Results
 from .entries import read_list
 from .inputs import Inputs
@@ -32,10 +32,9 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
         distance = measuring.distance
         about = {"features": network.protocol, "weights": getattr(network, "sha256", None), "images": options.images}
     work = Work(output, [task for found in tasks.values() for task in found])
-    left = work.run(*options.shard)
-    if left:
-        names = ", ".join(f"{task.entry} ({task.kind})" for task in left)
-        say(f"not finished: {names}; the last shard, or a run without --shard, measures what is left and reports")
+    shard = my_shard(options)
+    left = [f"{task.entry} ({task.kind})" for task in work.run(shard)]
+    if refuse_partial(shard, left, options.list):
         return
     figures = {
         name: {key: value for task in found for key, value in (work.figures(task) or {}).items()}
@@ -45,11 +44,3 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
     report_benchmark(results, listing, figures, distance, folder)
     results.add("protocol", about | {"seed": options.seed, "reference": options.reference})
     results.save()
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """ "i/N" -> (i, N), with i from 1 to N; the type of --shard."""
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected i/N with i from 1 to N, as 2/8")
-    return int(number), int(count)

@@ -13,7 +13,7 @@ from ..core.errors import UserError
 from ..core.files import sha256
 from ..core.sizes import Size
 from ..evaluation.metrics.moments import FeatureStatistics
-from ..evaluation.statistics import load_reference
+from ..evaluation.reference import load_reference
 from ..evaluation.streams import NpzImages, StoredImages, open_stream
 from ..generation.batches import GeneratedImages
 from ..generation.classes import weights_hash

@@ -29,6 +29,7 @@ from ..core.errors import UserError
 from ..core.files import read_record, write_json, written_whole
 from ..core.locks import claim, hold
 from ..core.progress import Progress
+from ..core.shards import ALL, Shard
 from ..evaluation.metrics.moments import FeatureStatistics
 from .tasks import Moments, Task
 
@@ -41,12 +42,10 @@ class Work:
     def __init__(self, folder: Path, tasks: Sequence[Task]):
         self.folder, self.tasks = folder, tasks
 
-    def run(self, shard: int = 1, shards: int = 1) -> list[Task]:
-        """Measures unit `shard` (from 1) and every `shards`-th after it, concludes every task that is complete, and
-        returns those that are not.
-        """
+    def run(self, shard: Shard = ALL) -> list[Task]:
+        """Measures the units of this shard, concludes every task that is complete, and returns those that are not."""
         units = [(task, start) for task in self.tasks for start in _starts(task)]
-        for task, start in units[shard - 1 :: shards]:
+        for task, start in shard.mine(units):
             self._measure(task, start)
         for task in self.tasks:
             self._conclude(task)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..config import what_results_depend_on
 from ..core.errors import UserError
 from ..core.files import read_record, remove_leftovers, write_json, written_whole
+from ..core.locks import hold
 from ..core.parsing import named_in, parsing
 from ..core.paths import regular_file
 from ..models.interfaces import TrainableTokenizer
@@ -179,6 +180,10 @@ class RowWriter(ABC):
         """Writes manifest.json over `count` rows and opens the result. ValueError while shards are missing."""
         if missing := self.missing(count):
             raise ValueError(f"{self.folder}: shards {missing[:10]} are not written yet")
+        with hold(self.folder / ".lock"):  # jobs of an array may all find that nothing is missing
+            return self._finish(count)
+
+    def _finish(self, count: int) -> Any:
         remove_leftovers(self.folder)
         shards = [_shard_name(number) for number in range(-(-count // self.shard_rows))]
         manifest = {**self.about, "count": count, "shards": shards, **self.summary(shards)}

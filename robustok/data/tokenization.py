@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core import distributed
 from ..core.progress import Progress
+from ..core.shards import ALL, Shard
 from ..models.interfaces import Tokenizer, TrainableTokenizer, is_discrete
 from .images import ImageSplit
 from .latents import LatentWriter
@@ -83,14 +84,23 @@ class EncodedImages:
             rows = images.repeat_interleave(self.views)
             self.writer.write(number, torch.cat(parts), self.split.labels[rows], self.split.ids[rows])
 
-    def run_on_all_processes(self, batch_size: int = 64) -> Any:
-        """`run` and `finish`, to be called by every process, with progress shown. The main process gets the result."""
+    def run_on_all_processes(self, batch_size: int = 64, shard: Shard = ALL) -> Any:
+        """`run` by every process of this job, which each must call this, with progress shown; `finish` where all shards
+        are there then. The main process gets the result, None while other jobs have shards to write.
+        """
+        world = distributed.world()
         with Progress("tokens") as progress:
-            self.run(batch_size=batch_size, rank=distributed.rank(), world=distributed.world(), progress=progress.show)
+            if shard.number:
+                place = {"rank": (shard.number - 1) * world + distributed.rank(), "world": shard.count * world}
+                self.run(batch_size=batch_size, progress=progress.show, **place)
         distributed.barrier()
-        opened = self.finish() if distributed.is_main() else None
+        opened = self.finish() if distributed.is_main() and not self.missing() else None
         distributed.barrier()
         return opened
+
+    def missing(self) -> list[str]:
+        """The shards that are not there yet, for people."""
+        return [f"shard {number}" for number in self.writer.missing(self.count)]
 
     def finish(self) -> Any:
         """Closes the folder after all processes have run, and opens it."""

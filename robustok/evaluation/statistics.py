@@ -16,14 +16,14 @@ from ..core.errors import UserError
 from ..core.files import sha256, written_whole
 from ..core.parsing import parsing
 from ..core.progress import Progress
-from ..core.sizes import Size
 from .metrics.moments import FeatureStatistics
-from .npz import CURE, npz_array, npz_header, npz_names
-from .streams import ImageStream, NpzImages, open_stream
+from .npz import CURE, npz_array, npz_names
+from .streams import ImageStream
 
+PART = 5000  # images whose moments are summed on their own: a multiple of every stream's batch
+DIGEST = 16  # bytes that stand for an image where duplicates are counted
 KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
 GENERATED, NOT_RECORDED = "as generated", "not recorded"  # transforms that are none
-PROBED = 64  # pixels along one side of the image that tells how many features a network gives
 KEPT_REFERENCE = 10_000  # rows of features saved with a reference, as many images as ADM's references have
 
 
@@ -105,51 +105,89 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     `network` is `InceptionFeatures` or any callable with uint8 (B, 3, H, W) -> object with `.features` (B, F), and
     optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
     """
-    collector, digests, size = StatisticsCollector(len(stream), keep), set(), None
+    collector = StatisticsCollector(len(stream), keep)
     for batch in Progress(stream.name, len(stream)).track(stream):
-        collector.add(network(batch))
-        size = tuple(batch.shape[-2:])
-        digests.update(hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in batch.cpu().contiguous())
-    if collector.count < 2:
-        raise UserError(
-            f"{stream.name}: found {collector.count} image, expected at least two (thousands for a figure to report)"
-        )
-    return collector.statistics(
-        network,
-        name=stream.name,
-        transform=stream.transform,
-        size=size,
-        duplicates=collector.count - len(digests),
-        class_counts=None if stream.labels is None else np.bincount(stream.labels).tolist(),
-    )
+        collector.add(network(batch), batch)
+    return collector.of_stream(stream, network)
 
 
 class StatisticsCollector:
-    """Moments of what a network gives for `count` images, and evenly spaced rows, at most `keep`, of it."""
+    """Moments of what a network gives for `count` images, and evenly spaced rows, at most `keep`, of it.
 
-    def __init__(self, count: int, keep: int = KEPT):
-        self.rows, self.count = evenly(count, keep), 0
-        self.moments: dict[str, FeatureStatistics] = {}
+    Moments are summed part by part, PART images each, and the parts in their order: as the jobs of an array do, each of
+    which has a collector for one part, that begins at image `first`.
+    """
+
+    def __init__(self, count: int, keep: int = KEPT, first: int = 0):
+        self.rows, self.first, self.count = evenly(count, keep), first, 0
+        self.moments: dict[str, FeatureStatistics] = {}  # of whole parts
+        self.part: dict[str, FeatureStatistics] = {}  # of the images since
         self.kept: dict[str, RowBuffer] = {}
+        self.digests: set[bytes] = set()
+        self.size: tuple[int, int] | None = None
 
-    def add(self, output) -> None:
-        """Takes in the next images: `.features` (B, F), and `.spatial` and `.logits` where they are there."""
+    def add(self, output, images: Tensor | None = None) -> None:
+        """Takes in the next images: `.features` (B, F), and `.spatial` and `.logits` where they are there.
+
+        images: uint8 (B, 3, H, W), among which duplicates are counted.
+        """
         for name in ("features", "spatial"):
             if (values := getattr(output, name, None)) is not None:
-                if name not in self.moments:
-                    self.moments[name] = FeatureStatistics(values.shape[1], values.device)
-                self.moments[name].update(values)
-        count = len(output.features)
-        here = self.rows[(self.rows >= self.count) & (self.rows < self.count + count)] - self.count
+                if name not in self.part:
+                    self.part[name] = FeatureStatistics(values.shape[1], values.device)
+                self.part[name].update(values)
+        count, position = len(output.features), self.first + self.count
+        here = self.rows[(self.rows >= position) & (self.rows < position + count)] - position
         for name in ("features", "logits"):
             if (values := getattr(output, name, None)) is not None:
-                if name not in self.kept:
-                    self.kept[name] = RowBuffer(len(self.rows), values)
-                self.kept[name].add(values[here.to(values.device)])
+                self._keep(name, values[here.to(values.device)])
+        if images is not None:
+            self.size = tuple(images.shape[-2:])
+            flat = images.cpu().contiguous()
+            self.digests.update(hashlib.blake2b(image.numpy(), digest_size=DIGEST).digest() for image in flat)
         self.count += count
+        if self.part["features"].count >= PART:
+            self._close_part()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was taken in, for `join`."""
+        self._close_part()
+        found = {f"moments.{name}": moments.state().cpu() for name, moments in self.moments.items()}
+        found |= {f"kept.{name}": rows.filled().cpu().clone() for name, rows in self.kept.items()}
+        digests = torch.frombuffer(bytearray(b"".join(sorted(self.digests))), dtype=torch.uint8)
+        return found | {"digests": digests.view(-1, DIGEST), "size": torch.tensor(self.size)}
+
+    def join(self, state: dict[str, Tensor]) -> None:
+        """Takes in the `state` of the next part."""
+        for name, values in state.items():
+            kind, _, of = name.partition(".")
+            if kind == "moments":
+                self.part[of] = FeatureStatistics.from_state(values)
+            elif kind == "kept":
+                self._keep(of, values)
+        self.digests.update(row.tobytes() for row in state["digests"].numpy())
+        self.size = tuple(state["size"].tolist())
+        self.count += self.part["features"].count
+        self._close_part()
+
+    def of_stream(self, stream: ImageStream, network: Callable) -> ImageStatistics:
+        """Of all images of a stream. Raises UserError for fewer than two."""
+        if self.count < 2:
+            raise UserError(
+                f"{stream.name}: found {self.count} image, expected at least two (thousands for a figure to report)"
+            )
+        return self.statistics(
+            network,
+            name=stream.name,
+            transform=stream.transform,
+            size=self.size,
+            duplicates=self.count - len(self.digests),
+            class_counts=None if stream.labels is None else np.bincount(stream.labels).tolist(),
+        )
 
     def statistics(self, network: Callable, **about) -> ImageStatistics:
         """Of all images taken in. `about`: the other fields of ImageStatistics."""
+        self._close_part()
         return ImageStatistics(
             protocol=getattr(network, "protocol", type(network).__name__),
             weights=getattr(network, "sha256", None),
@@ -158,6 +196,16 @@ class StatisticsCollector:
             **{name: rows.filled() for name, rows in self.kept.items()},
             **about,
         )
+
+    def _keep(self, name: str, rows: Tensor) -> None:
+        if name not in self.kept:
+            self.kept[name] = RowBuffer(len(self.rows) if self.first == 0 else PART, rows)
+        self.kept[name].add(rows)
+
+    def _close_part(self) -> None:
+        for name, part in self.part.items():
+            self.moments[name] = self.moments[name].merge(part) if name in self.moments else part
+        self.part = {}
 
 
 class RowBuffer:
@@ -172,59 +220,6 @@ class RowBuffer:
 
     def filled(self) -> Tensor:
         return self.matrix[: self.count]
-
-
-def load_reference(path: str | Path, network: Callable, size: Size | None = None) -> ImageStatistics:
-    """What to compare with: images (see `open_stream`; cut to `size`), or statistics from an .npz, saved ones or ADM's.
-
-    ADM's files hold both: statistics are taken as they are, and features for precision, recall and KID from the images.
-    Raises UserError for a reference of another protocol, other weights or another dimension.
-    """
-    return open_reference(path, network, size)()
-
-
-def open_reference(path: str | Path, network: Callable, size: Size | None = None) -> Callable[[], ImageStatistics]:
-    """Opens what `load_reference` loads and refuses what it would, before any work; the result loads it when called."""
-    if Path(path).suffix != ".npz":
-        stream = open_stream(path, size)
-        return lambda: collect(stream, network, keep=KEPT_REFERENCE)
-    names = npz_names(path)
-    if "mu" not in names:
-        images = NpzImages(path)
-        return lambda: collect(images, network, keep=KEPT_REFERENCE)
-    reference = ImageStatistics.load(path)
-    _refuse_other(reference, network, path)
-    if not ("arr_0" in names and len(npz_header(path, "arr_0")[0]) == 4):
-        return lambda: reference
-    images = NpzImages(path)
-    reference.size = images.shape[1:3]
-
-    def with_features() -> ImageStatistics:
-        if reference.features is None:
-            reference.features = collect(images, network, keep=KEPT_REFERENCE).features
-        return reference
-
-    return with_features
-
-
-def _refuse_other(reference: ImageStatistics, network: Callable, path: str | Path) -> None:
-    """Raises UserError for statistics that are not of this network's features."""
-    for what, found, expected in (
-        ("features", reference.protocol, getattr(network, "protocol", None)),
-        ("weights", reference.weights, getattr(network, "sha256", None)),
-    ):
-        if found is not None and found != expected:
-            raise UserError(
-                f"{path}: reference statistics of other {what} ({found}) than those used now ({expected});"
-                " figures would not mean anything: make the reference again with `evaluate reference`"
-            )
-    if reference.protocol is None:  # nothing but their number tells whose features these are
-        probe = torch.zeros(1, 3, PROBED, PROBED, dtype=torch.uint8)
-        if (dim := network(probe).features.shape[1]) != reference.pool.dim:
-            raise UserError(
-                f"{path}: reference of {reference.pool.dim} features, but the network used now gives {dim}: make the"
-                " reference again with `evaluate reference`"
-            )
 
 
 def evenly(count: int, keep: int) -> Tensor:

@@ -46,6 +46,9 @@ class ImageStream(Protocol):
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         """Images start to stop - 1 alone, in batches; the others are not read."""
 
+    def fingerprint(self) -> str:
+        """A hash of which images these are."""
+
 
 class StoredImages:
     """The images of a folder, a tar file or a folder of tar shards, in the order of their names.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from ..data.transforms import to_uint8
 from ..models.interfaces import Generator, Sampler, Tokenizer, is_discrete
+from .classes import weights_hash
 
 BATCH = 50  # images of a batch of GeneratedImages
 
@@ -82,11 +85,17 @@ class GeneratedImages:
 
     def __init__(self, generator: Generator, tokenizer: Tokenizer, *, per_class: int, seed: int, name: str, **sampling):
         self.sampler, self.tokenizer = generator.sampler(**sampling), tokenizer
+        self.generator, self.sampling = generator, sampling
         self.seed, self.name = seed, name
         self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that the images depend on: weights, classes, seed and settings."""
+        said = [weights_hash(self.generator), weights_hash(self.tokenizer), self.labels.tolist(), self.seed]
+        return hashlib.sha256(json.dumps([*said, self.sampling], sort_keys=True, default=str).encode()).hexdigest()
 
     def generated(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
         """Batches of generated tokens (b, L) or latents (b, L, D), of images start to stop - 1 or of all."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.errors import RunError
 from ..core.files import remove_leftovers
 from ..core.locks import claim
+from ..core.shards import ALL, Shard
 from ..data.latents import LatentSet, LatentWriter, open_rows
 from ..data.rows import RowWriter
 from ..data.tokens import TokenSet, TokenWriter
@@ -71,14 +72,14 @@ class ShardedRun:
         self.shards = -(-len(classes) // shard_rows)
 
     @torch.inference_mode()
-    def work(self, show: Callable[[int], None]) -> int:
-        """Samples until every shard is there. Returns the number of images made by this process.
+    def work(self, show: Callable[[int], None], shard: Shard = ALL) -> int:
+        """Samples until every shard that is this job's is there. Returns the number of images made by this process.
 
         `show` is told how many images there are in all. On a GPU a shard is decoded while the next one is sampled.
         """
-        made, pending = 0, None
+        made, pending, mine = 0, None, set(shard.mine(range(self.shards)))
         with ThreadPoolExecutor(1) as beside:
-            while missing := self.writer.missing(len(self.classes)):
+            while missing := [number for number in self.writer.missing(len(self.classes)) if number in mine]:
                 show(max(0, len(self.classes) - self.writer.shard_rows * len(missing)))
                 number, held = self._claim_one(missing)
                 tokens = None if held is None else self._sample(number)
@@ -108,6 +109,10 @@ class ShardedRun:
             if self.images:
                 self.images.finish(self.classes.numpy())
             return self.writer.finish(len(self.classes))
+
+    def missing(self) -> list[str]:
+        """The shards that are not there yet, for people."""
+        return [f"shard {number}" for number in self.writer.missing(len(self.classes))]
 
     def is_finished(self) -> bool:
         return (self.writer.folder / "manifest.json").is_file()

@@ -182,7 +182,7 @@ def test_a_run_killed_after_every_unit_goes_on(run, measured):
 
 def test_two_shards_are_one_run(run, measured, capsys):
     assert run(arguments="--shard 2/2") is None and len(measured) == UNITS // 2
-    assert "not finished: first (reconstruction), first (interpolation), " in capsys.readouterr().out
+    assert "not there yet: first (reconstruction), first (interpolation), " in capsys.readouterr().out
     found = run(arguments="--shard 1/2")
     assert len(measured) == UNITS
     assert found == run("whole")
@@ -194,7 +194,7 @@ def test_a_unit_that_another_run_is_at_is_left_to_it(run, measured, tmp_path, ca
     part.unlink()
     with claim(tmp_path / "out" / "locks" / f"{part.parent.name}-0"):
         assert run() is None
-    assert len(measured) == UNITS and "not finished: first (reconstruction)" in capsys.readouterr().out
+    assert len(measured) == UNITS and "not there yet: first (reconstruction)" in capsys.readouterr().out
     assert run() and len(measured) == UNITS + 1
 
 

@@ -115,7 +115,7 @@ def test_the_largest_seed_is_taken():
     "verb, arguments",
     [
         (sample, "--generator g --n 0"),
-        (sample, "--generator g --shard -1"),
+        (sample, "--generator g --shard_images -1"),
         (evaluate, "generator g --tokenizer t --reference r --per_class 0"),
         (evaluate, "samples images --reference others --size 0"),
         (explain, "strips tokenizer --images images --count 0"),

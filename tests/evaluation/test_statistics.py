@@ -11,7 +11,8 @@ from PIL import Image
 from robustok.core.errors import UserError
 from robustok.evaluation import frechet_distance, inception_score, kernel_distance, precision_recall, statistics
 from robustok.evaluation.compare import compare, notes
-from robustok.evaluation.statistics import ImageStatistics, collect, evenly, load_reference, open_reference
+from robustok.evaluation.reference import load_reference, open_reference
+from robustok.evaluation.statistics import ImageStatistics, collect, evenly
 from robustok.evaluation.streams import NpzImages, open_stream
 
 

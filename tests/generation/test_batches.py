@@ -42,7 +42,9 @@ def test_a_grid_takes_one_sampler(checkpoint, samplers, tmp_path):
 
 
 def test_a_large_sample_takes_one_sampler(checkpoint, samplers, tmp_path):
-    sample.main(f"--generator {checkpoint}/rar --n 9 --batch_size 2 --shard 4 --device cpu --output {tmp_path}".split())
+    sample.main(
+        f"--generator {checkpoint}/rar --n 9 --batch_size 2 --shard_images 4 --device cpu --output {tmp_path}".split()
+    )
     assert len(samplers) == 1
 
 

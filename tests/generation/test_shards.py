@@ -33,7 +33,7 @@ N = 23  # neither whole batches nor whole shards
 @pytest.fixture(scope="module")
 def argv(checkpoint):
     options = ["--generator", f"{checkpoint}/rar", "--tokenizer", f"{checkpoint}/tokenizer", "--n", str(N)]
-    options += ["--batch_size", "2", "--shard", "4", "--seed", "6", "--device", "cpu"]
+    options += ["--batch_size", "2", "--shard_images", "4", "--seed", "6", "--device", "cpu"]
     return options + [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
 
 
@@ -65,6 +65,21 @@ def one_process(argv, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     sample.main([*argv, "--output", str(folder), "--save", "tar", "npy", "npz", "png"])
     return folder
+
+
+def test_an_array_of_jobs_writes_the_same_bytes(argv, one_process, tmp_path, monkeypatch, capsys):
+    """Each job makes its share and waits for nobody; the one that finds everything there puts it together."""
+    command = [*argv, "--output", str(tmp_path), "--save", "tar", "npy", "npz", "png"]
+    assert run_verb(sample.main, [*command, "--merge"]) == 2
+    assert "--merge: of" in capsys.readouterr().err
+    for number in (3, 1, 4):  # of an array of four, by what the scheduler says
+        for name, value in {"ID": number, "MIN": 1, "MAX": 4, "STEP": 1}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        sample.main(command)
+        assert f"--shard {number}/4" in capsys.readouterr().out
+        assert not (tmp_path / "tokens/manifest.json").exists()
+    sample.main([*command, "--shard", "2/4"])
+    assert digest(tmp_path) == digest(one_process)
 
 
 def test_tokens(one_process, expected):
@@ -203,7 +218,8 @@ def test_no_space_left(argv, one_process, monkeypatch, tmp_path, capsys):
     [
         (["--classes", "0,3"], "classes: found [3], expected some of 0..2"),
         (["--n", "0"], "argument --n/--images: found 0, expected a whole number from 1"),
-        (["--shard", "-1"], "argument --shard: found -1"),
+        (["--shard_images", "-1"], "argument --shard_images: found -1"),
+        (["--shard", "3/2"], "argument --shard: found '3/2', expected i/N"),
         (["--batch_size", "0"], "argument --batch_size: found 0"),
         (["--class_weights", "1,2"], "expected 3 numbers"),
         (["--temperature", "-1"], "temperature: found -1.0"),

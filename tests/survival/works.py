@@ -91,8 +91,9 @@ def stages_of(settings: dict) -> list[Work]:
 
 
 WARM = {"name": "warm", "start.tokenizer": "plain", "start.generator": "runs/tokens/generator"}
-SAMPLE = "sample --generator runs/tokens/generator --tokenizer runs/tokens/tokenizer --n 24 --batch_size 4 --shard 8"
-SAMPLE += " --save npz png --reference photos --network classifier --weights runs/tokens/classifier --output sample"
+SAMPLE = "sample --generator runs/tokens/generator --tokenizer runs/tokens/tokenizer --n 24 --batch_size 4"
+SAMPLE += " --shard_images 8 --save npz png --reference photos --network classifier"
+SAMPLE += " --weights runs/tokens/classifier --output sample"
 BENCHMARK = "evaluate benchmark list.yaml --images photos --network classifier --weights runs/tokens/classifier"
 TOKEN_WORKS = [
     *stages_of(TOKENS),
