@@ -190,9 +190,10 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     """The page of every kind, by what makes it."""
     folder = tmp_path_factory.mktemp("pages")
     config = RunConfig(name=HOSTILE, data=DataConfig(root=LONG))
+    log = [*finished_run().log, {"stage": "tokenizer", "step": 2, "event": "not_finite", "text": HOSTILE}]
     metrics = run_metrics() | {"distance": f"FD-{HOSTILE}", "notes": [HOSTILE]}
     runs = {
-        "train": finished_run(config=config, metrics=metrics, class_names=[HOSTILE, LONG]),
+        "train": finished_run(config=config, metrics=metrics, class_names=[HOSTILE, LONG], log=log),
         "train on latents": run_on_latents(),
     }
     for name, run in runs.items():
