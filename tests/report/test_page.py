@@ -41,7 +41,7 @@ def written(tmp_path):
 def test_every_string_is_escaped(written):
     assert "<script" not in written and "<b>" not in written
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in written
-    assert "<title>A &lt;title&gt; &amp; more</title>" in written
+    assert "<title>A &lt;title&gt; &amp; more</title>" in written and "<th>row &lt;1&gt;</th>" in written
     assert '<td class="number">1.235</td><td class="number">7</td>' in written
 
 
