@@ -93,7 +93,7 @@ class Page:
         return self._add("<dl>" + "\n".join(shown) + "</dl>")
 
     def table(self, rows: Iterable[Sequence[object]], header: Sequence[str], caption: str = "") -> Page:
-        """Rows of cells; floats are shown with four significant digits, everything else by str().
+        """Rows of cells; floats are shown with four significant digits, zeros too, everything else by str().
 
         Columns of numbers stand on the right, of text on the left; a table too wide scrolls in its own box.
         """
@@ -185,7 +185,7 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:#.4g}".rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _unbroken(cell: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,17 @@ NO_DIFFERENCE = "no difference found"
 
 
 def spread(record: Mapping[str, Any], name: str) -> str:
-    """ "0.381 to 0.429", the 95 % interval of a figure; empty where it is not known."""
+    """ "0.381 to 0.429", the 95 % interval of a figure; empty where it is not known.
+
+    Both ends have as many decimals as show two digits of what they are apart from the middle, six at most.
+    """
     interval = record.get(f"{name}_interval")
-    return "" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+    if interval is None:
+        return ""
+    low, high = interval
+    half = max((high - low) / 2, 1e-5)
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    return f"{low:.{decimals}f} to {high:.{decimals}f}"
 
 
 def with_interval(record: Mapping[str, Any], name: str) -> str:

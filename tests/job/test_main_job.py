@@ -35,7 +35,10 @@ def test_main_job_writes_metrics_and_an_offline_report(job):
     run = job()
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["distance"] == "FD-digits"
-    assert {"psnr", "codebook_usage", "rfd", "pfd"} <= metrics["tokenizer"].keys()
+    assert {"psnr", "codebook_usage", "codebook_perplexity", "rfd", "pfd"} <= metrics["tokenizer"].keys()
+    for name in ("rfd", "pfd"):
+        low, high = metrics["tokenizer"][f"{name}_interval"]
+        assert low < metrics["tokenizer"][name] < high and len(metrics["post"][f"{name}_change_interval"]) == 2
     for stage in ("generator", "post", "post_direct"):
         assert metrics[stage]["gfd"] > 0
         assert 0 <= metrics[stage]["class_agreement"] <= 1

@@ -47,7 +47,7 @@ def estimate(value: float) -> Estimate:
 def decoder(gfd: float, best_step: int | None = None) -> dict:
     """As in metrics.json; gFD before is 8, pFD changes by chance alone."""
     found = {"gfd": gfd, "gfd_interval": [gfd - 0.5, gfd + 0.5], "class_agreement": 0.75, "rfd": 1.0}
-    found |= {"pfd": 2.0, "pfd_interval": [1.9, 2.1], "nfd": 3.0, "nfd_interval": None, "best_step": best_step}
+    found |= {"pfd": 2.0, "pfd_interval": [1.85, 2.15], "nfd": 3.0, "nfd_interval": None, "best_step": best_step}
     if best_step is not None:
         found |= {"gfd_change_interval": [gfd - 8.5, gfd - 7.5], "pfd_change_interval": [-0.1, 0.2]}
     return found

@@ -10,6 +10,7 @@ from robustok.report.curves import stages_figure
 from robustok.report.decoders import side_by_side
 from robustok.report.run_figures import headlines, summary_rows, verdicts
 from robustok.report.training_run import write_report
+from robustok.report.wording import spread
 
 
 def written(path, run) -> str:
@@ -49,19 +50,28 @@ def test_figures_of_a_classifier_without_skill_are_no_verdict(metrics):
 def test_the_summary_has_a_row_for_every_decoder(metrics):
     rows = {name: value for name, value, _ in summary_rows(metrics)}
     assert rows["PSNR"] == "21.23 dB" and rows["codebook usage"] == "25.0%"
-    assert (rows["rFD"], rows["pFD"]) == ("3 (2.75 to 3.25)", "6 (5.5 to 6.5)")
-    assert rows["gFD, before post-training"] == "8 (7.5 to 8.5)"
-    assert rows["gFD, post-trained on reencode pairs"] == "6 (5.5 to 6.5)"
-    assert rows["gFD, post-trained on direct pairs"] == "9 (8.5 to 9.5)"
+    assert (rows["rFD"], rows["pFD"]) == ("3 (2.75 to 3.25)", "6 (5.50 to 6.50)")
+    assert rows["gFD, before post-training"] == "8 (7.50 to 8.50)"
+    assert rows["gFD, post-trained on reencode pairs"] == "6 (5.50 to 6.50)"
+    assert rows["gFD, post-trained on direct pairs"] == "9 (8.50 to 9.50)"
     del metrics["tokenizer"]["pfd_interval"]
     assert dict(row[:2] for row in summary_rows(metrics))["pFD"] == "6"  # without an interval the figure alone
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [([11.84, 17.04], "11.8 to 17.0"), ([4921.3, 5321.4], "4921 to 5321"), ([8.0, 8.0], "8.000000 to 8.000000")],
+)
+def test_the_ends_of_an_interval_have_the_same_decimals(interval, said):
+    assert spread({"x": 14.44, "x_interval": interval}, "x") == said
+    assert spread({"x": 14.44}, "x") == ""
 
 
 def test_a_headline_says_how_sure_it_is(metrics, make_run):
     metrics["post"] = make_run.decoder(7.9, best_step=4)
     cards = {name: (value, meaning) for name, value, meaning in headlines(metrics)}
     assert cards["rFD"][0] == "3" and cards["rFD"][1].startswith("2.75 to 3.25 (95 % over the test images); FD-shapes")
-    assert cards["pFD"][1].startswith("5.5 to 6.5 (95 % over the test images); ")
+    assert cards["pFD"][1].startswith("5.50 to 6.50 (95 % over the test images); ")
     assert cards["gFD, post-trained on reencode pairs"][1].endswith("no difference found from before post-training")
     assert "no difference" not in cards["gFD, post-trained on direct pairs"][1]
 
@@ -69,22 +79,24 @@ def test_a_headline_says_how_sure_it_is(metrics, make_run):
 def test_the_page_shows_everything_of_the_run(page):
     assert "<title>RobusTok: shapes</title>" in page
     assert "2 classes: 100 images to train on" in page
-    assert '<td>alpha 0.9</td><td class="number">10</td><td class="number">11</td>' in page  # 10 alpha + delta
+    assert '<td>alpha 0.9</td><td class="number">10.00</td><td class="number">11.00</td>' in page  # 10 alpha + delta
     assert "classes circle, square" in page
     assert "<td>pairs.sigma</td><td>0.625</td>" in page
-    assert '<td>total</td><td class="number">22</td>' in page and "3.00 GiB" in page
+    assert '<td>total</td><td class="number">22.00</td>' in page and "3.00 GiB" in page
     captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
     for stage in ("tokenizer", "generator", "post", "post-direct"):
         assert f"{stage}: values of the log against optimiser steps" in captions
     changes = r"<td[^>]*>6 \(-25.0%\)</td><td[^>]*>9 \(\+12.5%\)</td>"
-    assert re.search(r"<td>gFD</td><td[^>]*>8 \(7.5\sto\s8.5\)</td>" + changes, page)
+    assert re.search(r"<td>gFD</td><td[^>]*>8 \(7.50\sto\s8.50\)</td>" + changes, page)
     assert "before post-training | post-trained on reencode pairs | post-trained on direct pairs" in page
     grids = 2 * 2 * (2 + 2)  # two images, two deltas; the original, the clean one and two alphas
     assert page.count('class="pixels"') == 4 + grids + 3 * 2 + 4  # test images, classes of three decoders, samples
     assert 'alt="test image 2, alpha 0.9, delta 1"' in page
-    assert "5.5 to 6.5 (95 % over the samples drawn)" in page
+    assert "5.50 to 6.50 (95 % over the samples drawn)" in page
     assert "75.0% of the 4 codes occur; perplexity 3:" in page  # exp(entropy) of 1/2, 1/4, 1/4 is 2.8
-    assert re.search(r"<td>pFD</td><td[^>]*>2 \(1.9\sto\s2.1\)</td>(<td[^>]*>2 \(no difference found\)</td>){2}", page)
+    assert re.search(
+        r"<td>pFD</td><td[^>]*>2 \(1.85\sto\s2.15\)</td>(<td[^>]*>2 \(no difference found\)</td>){2}", page
+    )
     assert page.index('<dd class="value">6</dd>') < page.index("<h2>")  # what matters stands first
 
 
@@ -101,7 +113,7 @@ def test_a_run_on_latents_is_told_by_its_own_figures(make_run, tmp_path):
     page = written(tmp_path, run)
     assert "Tokenizer (maetok): 128 latents x 32" in page and "Generator (sit): 768 wide, 12 layers" in page
     assert "noise of 0.5 standard deviations on their latents" in page and "Usage of the codebook" not in page
-    assert '<td>noise 0.5</td><td class="number">4.5</td>' in page
+    assert '<td>noise 0.5</td><td class="number">4.500</td>' in page
     assert page.count("<th>noise 0.5</th><td><img") == 2
 
 
