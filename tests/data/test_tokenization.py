@@ -7,6 +7,7 @@ from torch import nn
 
 from robustok.config import DataConfig
 from robustok.core.errors import UserError
+from robustok.core.shards import NONE, Shard
 from robustok.data.images import open_images
 from robustok.data.tokenization import EncodedImages
 
@@ -114,3 +115,17 @@ def test_another_tokenizer_or_other_images_are_refused(split, tmp_path, photos):
     fewer = open_images(DataConfig(root=str(photos), val=3, test=2), 16).train
     with pytest.raises(UserError, match="images"):
         make(fewer, tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("jobs", [(2, 1, 3), (9, 3, 1, 2, 4, 5)])
+def test_jobs_of_an_array_write_what_one_writes(split, tmp_path, jobs):
+    """Shards of 4 of 17 images: whoever writes the last one finishes the folder, all others get nothing."""
+    alone = make(split, tmp_path / "alone").run_on_all_processes()
+    count, found = max(jobs), []
+    for number in jobs:
+        work = make(split, tmp_path / "jobs")
+        found.append(work.run_on_all_processes(shard=Shard(number, count)))
+        assert (found[-1] is None) == bool(work.missing())
+    assert found[:-1] == [None] * (len(jobs) - 1)
+    assert np.array_equal(found[-1].tokens[:], alone.tokens[:]) and torch.equal(found[-1].ids, alone.ids)
+    assert len(make(split, tmp_path / "jobs").run_on_all_processes(shard=NONE)) == 17  # --merge, once more

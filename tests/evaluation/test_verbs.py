@@ -11,6 +11,7 @@ from robustok import evaluate, explain
 from robustok.checkpoints import writing as checkpoints
 from robustok.config import SamplingConfig
 from robustok.core.cli import run_verb
+from robustok.evaluation import parts, statistics
 from robustok.model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.generators.rar import RAR
@@ -273,3 +274,28 @@ def test_two_decoders_of_one_tokenizer_get_the_same_tokens(run, room, tmp_path, 
     checkpoints.save(room / "stranger" / "step-1", {"model": other, "ema": other}, documents)
     run(evaluate, "decoders tokenizer stranger" + asked, code=2)
     assert "tokenizer and stranger: their encoders or codebooks differ" in capsys.readouterr().err
+
+
+def test_jobs_of_an_array_make_a_reference_and_compare_with_it(run, room, tmp_path, monkeypatch, capsys):
+    """Parts of 50 images: two of each side. What one job alone finds, the jobs find."""
+    for module in (statistics, parts):
+        monkeypatch.setattr(module, "PART", 50)
+    kinds = {"alone": [""], "jobs": [" --shard 2/2", " --shard 1/2"]}
+    for kind, shards in kinds.items():
+        for shard in shards:
+            command = f"reference others.npz --save {tmp_path}/{kind}.npz --device cpu{CLASSIFIER}{shard}"
+            assert run_verb(evaluate.main, command.split()) == 0
+    with np.load(tmp_path / "alone.npz") as alone, np.load(tmp_path / "jobs.npz") as jobs:
+        assert alone.files == jobs.files and all(np.array_equal(alone[name], jobs[name]) for name in alone.files)
+    alone = run(evaluate, f"samples images.npz --reference {tmp_path}/alone.npz{CLASSIFIER}")
+    (tmp_path / "out" / "metrics.json").unlink()
+    command = f"samples images.npz --reference {tmp_path}/alone.npz{CLASSIFIER}"
+    assert run(evaluate, f"{command} --merge", code=2) == {}
+    assert "--merge: of images.npz there is no images 1 to 50" in capsys.readouterr().err
+    assert run(evaluate, f"{command} --shard 1/2") == {}
+    assert run(evaluate, f"{command} --shard 2/2")["metrics"] == alone["metrics"]
+    drive = f"generator rar --tokenizer tokenizer --reference images.npz --per_class 20{CLASSIFIER}"
+    (tmp_path / "out" / "metrics.json").unlink()
+    assert run(evaluate, f"{drive} --shard 1/2") == {}
+    jobs = run(evaluate, f"{drive} --shard 2/2")
+    assert jobs["metrics"] == run(evaluate, drive)["metrics"]
