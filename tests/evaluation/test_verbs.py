@@ -280,16 +280,14 @@ def test_jobs_of_an_array_make_a_reference_and_compare_with_it(run, room, tmp_pa
     """Parts of 50 images: two of each side. What one job alone finds, the jobs find."""
     for module in (statistics, parts):
         monkeypatch.setattr(module, "PART", 50)
-    kinds = {"alone": [""], "jobs": [" --shard 2/2", " --shard 1/2"]}
-    for kind, shards in kinds.items():
-        for shard in shards:
-            command = f"reference others.npz --save {tmp_path}/{kind}.npz --device cpu{CLASSIFIER}{shard}"
-            assert run_verb(evaluate.main, command.split()) == 0
+    for kind, shard in (("alone", ""), ("jobs", " --shard 2/2"), ("jobs", " --shard 1/2")):
+        command = f"reference others.npz --save {tmp_path}/{kind}.npz --device cpu{CLASSIFIER}{shard}"
+        assert run_verb(evaluate.main, command.split()) == 0
     with np.load(tmp_path / "alone.npz") as alone, np.load(tmp_path / "jobs.npz") as jobs:
         assert alone.files == jobs.files and all(np.array_equal(alone[name], jobs[name]) for name in alone.files)
-    alone = run(evaluate, f"samples images.npz --reference {tmp_path}/alone.npz{CLASSIFIER}")
-    (tmp_path / "out" / "metrics.json").unlink()
     command = f"samples images.npz --reference {tmp_path}/alone.npz{CLASSIFIER}"
+    alone = run(evaluate, command)
+    (tmp_path / "out" / "metrics.json").unlink()
     assert run(evaluate, f"{command} --merge", code=2) == {}
     assert "--merge: of images.npz there is no images 1 to 50" in capsys.readouterr().err
     assert run(evaluate, f"{command} --shard 1/2") == {}
