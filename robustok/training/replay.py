@@ -27,7 +27,8 @@ def write_bundle(stage: Stage, run: Run, streak: Sequence[WatchedStep], again: C
     again: computes the gradients of a step anew, without taking it. All processes must call this.
     """
     folder, last = run.folder / stage.name, streak[-1]
-    place = next(filter(None, distributed.gathered(first_bad(stage, lambda: again(last)))), None)
+    places = filter(None, distributed.gathered(first_bad(stage, lambda: again(last))))
+    place = min(places, key=lambda found: found[0], default=(0, None))[1]  # gradients are averaged over the processes
     ids = [torch.cat(distributed.gathered(step.ids)).tolist() for step in streak]
     good = steps(folder)
     bundle = {
@@ -62,8 +63,9 @@ def write_bundle(stage: Stage, run: Run, streak: Sequence[WatchedStep], again: C
     )
 
 
-def first_bad(stage: Stage, again: Callable[[], None]) -> str | None:
-    """Where a value is not finite first: in a weight, else in the order of computation; None: nowhere.
+def first_bad(stage: Stage, again: Callable[[], None]) -> tuple[int, str] | None:
+    """Where a value is not finite first: 0 and a weight, else 1 and a module on the way forward, else 2 and a gradient;
+    None: nowhere.
 
     again: computes the step's gradients anew.
     """
@@ -71,7 +73,7 @@ def first_bad(stage: Stage, again: Callable[[], None]) -> str | None:
     for name, network in networks.items():
         for key, tensor in network.state_dict().items():
             if not _finite(tensor):
-                return f"the weight {key} of {name}"
+                return 0, f"the weight {key} of {name}"
     found: list[str] = []
     hooks = [
         module.register_forward_hook(_noting(found, f"{path or name} of {name}"))
@@ -85,11 +87,11 @@ def first_bad(stage: Stage, again: Callable[[], None]) -> str | None:
         for hook in hooks:
             hook.remove()
     if found:
-        return found[0]
+        return 1, found[0]
     for name, network in networks.items():  # the gradient that was computed first is the last module's
         for key, parameter in reversed(list(network.named_parameters())):
             if parameter.grad is not None and not _finite(parameter.grad):
-                return f"the loss, or the gradient of {key} of {name}"
+                return 2, f"the loss, or the gradient of {key} of {name}"
     return None
 
 

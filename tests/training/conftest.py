@@ -39,19 +39,25 @@ CONFIG = RunConfig(
 )
 
 
+def make_stage(folder, **sections) -> TokenizerStage:
+    """A TokenizerStage with every loss on, of the run `x` in this folder; it holds the run open."""
+    config = replace(CONFIG, runs=str(folder), **sections)
+    torch.manual_seed(0)
+    images = open_images(config.data, config.tokenizer.image_size)
+    classifier = Classifier(images.num_classes, config.tokenizer.image_size)
+    frozen = open_networks(FrozenConfig(), config.tokenizer, lambda: classifier, torch.device("cpu"))
+    return TokenizerStage(Run(config), images, frozen, ViTTokenizer(config.tokenizer))
+
+
 @pytest.fixture
 def tokenizer_stage(tmp_path):
-    """tokenizer_stage(**settings) -> a TokenizerStage with every loss on, of the run `x` in a temporary folder."""
+    """tokenizer_stage(**settings) -> that of `make_stage`, in a temporary folder."""
     opened = []
 
-    def make(config: RunConfig = CONFIG, **sections) -> TokenizerStage:
-        config = replace(config, runs=str(tmp_path), **sections)
-        torch.manual_seed(0)
-        images = open_images(config.data, config.tokenizer.image_size)
-        classifier = Classifier(images.num_classes, config.tokenizer.image_size)
-        frozen = open_networks(FrozenConfig(), config.tokenizer, lambda: classifier, torch.device("cpu"))
-        opened.append(Run(config))
-        return TokenizerStage(opened[-1], images, frozen, ViTTokenizer(config.tokenizer))
+    def make(**sections) -> TokenizerStage:
+        stage = make_stage(tmp_path, **sections)
+        opened.append(stage.run)
+        return stage
 
     yield make
     for run in opened:

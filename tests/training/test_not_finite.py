@@ -1,15 +1,20 @@
 """NaN and infinity, put in anywhere, reach no checkpoint: the step is left out, or the run stops before it writes."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
 from robustok.checkpoints.reading import steps
 from robustok.config import LossConfig, TrainingConfig
+from robustok.core import distributed
 from robustok.core.errors import RunError
 from robustok.training import resuming
 from robustok.training.loop import Fit
@@ -112,8 +117,11 @@ def test_no_checkpoint_holds_what_is_not_finite(tokenizer_stage, monkeypatch, pl
         assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
 
 
-def test_a_step_left_out_changes_nothing_but_the_average(tokenizer_stage, monkeypatch, tmp_path):
-    """As a training in which nobody took that step; what the log says of it."""
+@pytest.mark.parametrize("in_gradient", [True, False])
+def test_a_step_left_out_changes_nothing_but_the_average(tokenizer_stage, monkeypatch, in_gradient):
+    """As a training in which nobody took that step; what the log says of it. A loss may be NaN though its gradient is
+    finite.
+    """
     sections = {"losses": LossConfig(adversarial=0.0), "tokenizer_training": TRAINING}
     with monkeypatch.context() as patch:
         step = TrainedModule.step
@@ -121,9 +129,9 @@ def test_a_step_left_out_changes_nothing_but_the_average(tokenizer_stage, monkey
         reference = tokenizer_stage(**sections)
         expected = Fit(reference, reference.run).run_to_end()
     stage = tokenizer_stage(name="y", **sections)
-    spoilt = poisoned(decoder.reconstruction_loss)
-    training = Fit(stage, stage.run)
     loss = decoder.reconstruction_loss
+    spoilt = poisoned(loss) if in_gradient else lambda *images: loss(*images) + NAN
+    training = Fit(stage, stage.run)
     monkeypatch.setattr(decoder, "reconstruction_loss", lambda *a: (spoilt if training.state.step == 2 else loss)(*a))
     found = training.run_to_end()
     for file in ("model", "ema", "training"):
@@ -153,6 +161,41 @@ def test_three_in_a_row_leave_a_bundle(tokenizer_stage, monkeypatch):
     assert [(s["step"], s["image_ids"]) for s in bundle["steps"]] == [(n, seen[n]) for n in (2, 3, 4)]
     assert bundle["steps"][0]["terms"]["reconstruction"] == "nan"
     assert bundle["first_not_finite"] == "the weight quant_conv.weight of tokenizer"
+
+
+def stop_on_one_of_two(rank: int, folder: str) -> None:
+    """What process `rank` of two does: NaN comes up on the second one alone."""
+    from conftest import make_stage  # beside this file, in whose folder the process runs
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    stage = make_stage(folder, tokenizer_training=TRAINING)
+    training = Fit(stage, stage.run)
+    if rank == 1:
+        inject(training, pytest.MonkeyPatch(), patched(tokenizer, "from_uint8"))
+    with pytest.raises(RunError, match=r"stopped after steps 2, 3, 4, .*patch_embed"):
+        training.run_to_end()
+    weights = torch.cat([p.detach().flatten() for trained in stage.trained for p in trained.parameters.values()])
+    others = distributed.gathered(weights)
+    assert weights.isfinite().all() and torch.equal(*others)
+    dist.destroy_process_group()
+
+
+def test_what_one_process_meets_all_leave_out_and_stop_by(tmp_path):
+    code = "import sys, test_not_finite; test_not_finite.stop_on_one_of_two(int(sys.argv[1]), sys.argv[2])"
+    command = [sys.executable, "-c", code]
+    options = {"stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parent}
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path)], **options) for rank in range(2)]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    (file,) = tmp_path.glob("x/tokenizer/stopped-at-step-4/bundle.json")
+    bundle = json.loads(file.read_text())
+    assert bundle["processes"] == 2 and bundle["first_not_finite"].startswith("the input of encoder.vit.patch_embed")
+    assert all(len(set(step["image_ids"])) == TRAINING.batch_size for step in bundle["steps"])
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
