@@ -39,7 +39,13 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} holds {str(written)[:60]!r}; expected settings, a line `name: value` each")
     settings = with_new_names(written, lambda old: say_renamed(path, old))
     base = settings.pop("base", None)
-    return settings if base is None else _merged(read_settings(preset_path(base)), settings)
+    if base is None:
+        return settings
+    try:
+        below = preset_path(base)
+    except UserError as error:
+        raise UserError(f"{path}, base: {error}") from None
+    return _merged(read_settings(below), settings)
 
 
 def run_settings_file(checkpoint: str | Path) -> Path | None:

@@ -82,12 +82,15 @@ def read_list(path: str | Path) -> BenchmarkList:
         raise UserError(f"{path}: found no tokenizers; expected a line `tokenizers:` and an entry for each below it")
     if unknown := written.keys() - {"tokenizers", "notes"}:
         raise UserError(f"{path}: {sorted(map(str, unknown))[0]} is unknown; expected tokenizers and notes")
+    notes = written.get("notes") or []
+    if not isinstance(notes, list):
+        raise UserError(f"{path}: notes: found {str(notes)[:60]!r}, expected a list of texts")
     entries = [_entry(given, f"{path}, entry {n}") for n, given in enumerate(written["tokenizers"], 1)]
     names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{path}: name: {names.count(name)} entries are called {name!r}, expected one")
-    return BenchmarkList(entries, [str(note) for note in written.get("notes") or []])
+    return BenchmarkList(entries, [str(note) for note in notes])
 
 
 def _entry(given: Any, where: str) -> Entry:

@@ -9,8 +9,8 @@ import yaml
 from .errors import UserError
 from .parsing import parsing, read_bounded
 
-MOST_BYTES = 1 << 18  # settings take a hundredth of it
-MOST_NODES = 100_000  # values, counted again wherever an alias repeats them
+MOST_BYTES = 1 << 16  # settings take a tenth of it
+MOST_NODES = 20_000  # values, counted again wherever an alias repeats them
 MOST_DIGITS = 100  # of a number
 
 

@@ -35,11 +35,23 @@ def run_config_parser(prog: str, default_config: str | None = None):
 
 def parse_run_config(parser, argv: list[str]):
     """(RunConfig, the parser's other arguments) of `argv`; an unknown key is refused with the nearest valid one, and a
-    setting that is not what its field says with what that is.
+    setting that is not what its field says with what that is, and with the file that it stands in.
     """
+    argv, files = _read_config_files(_with_new_names(argv))
+    try:
+        return _parsed(parser, argv)
+    except UserError:
+        for path, text in files.items():
+            try:
+                _parsed(parser, ["--config", text])
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+        raise
+
+
+def _parsed(parser, argv: list[str]):
     from jsonargparse import ArgumentError
 
-    argv = _read_config_files(_with_new_names(argv))
     try:
         parsed = parser.parse_args(argv)
     except (ArgumentError, TypeError, ValueError) as error:
@@ -73,19 +85,23 @@ def _with_new_names(argv: list[str]) -> list[str]:
     return renamed
 
 
-def _read_config_files(argv: list[str]) -> list[str]:
-    """The arguments with each FILE of --config replaced by its settings, which `read_settings` completes."""
-    read, after_option = [], False
+def _read_config_files(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments with each FILE of --config replaced by its settings, which `read_settings` completes, and these
+    settings by file.
+    """
+    read, files, after_option = [], {}, False
     for argument in argv:
         option, equals, path = argument.partition("=")
         if after_option:
-            read.append(_settings_text(argument))
+            files[argument] = _settings_text(argument)
+            read.append(files[argument])
         elif option == "--config" and equals:
-            read += ["--config", _settings_text(path)]
+            files[path] = _settings_text(path)
+            read += ["--config", files[path]]
         else:
             read.append(argument)
         after_option = argument == "--config"
-    return read
+    return read, files
 
 
 def _settings_text(path: str) -> str:
