@@ -33,12 +33,12 @@ from .core.options import (
     add_output,
     add_sampling,
     add_seed,
+    add_size,
     add_tokenizer_sizes,
     generator_sizes,
     positive,
     sampling_of,
     sampling_settings,
-    side,
     tokenizer_sizes,
     verb_parser,
 )
@@ -207,12 +207,12 @@ def _parser() -> argparse.ArgumentParser:
     given = command(samples)
     given.add_argument("images", help="what to evaluate")
     given.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-    given.add_argument("--size", type=side, help="resize and crop both sides to SIZE x SIZE (default: as stored)")
+    add_size(given, "both sides")
     add_shard(given, "parts of 5,000 images")
     save = command(reference)
     add_shard(save, "parts of 5,000 images")
     save.add_argument("images", help="the images of the reference")
-    save.add_argument("--size", type=side, help="resize and crop to SIZE x SIZE (default: as stored)")
+    add_size(save, "them")
     save.add_argument("--save", required=True, type=Path, help=".npz to write")
     many = command(tokenizer)
     many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
@@ -267,9 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for sampled in (drive, two):
         sampled.add_argument("--reference", required=True, help="images or saved statistics to compare with")
-        sampled.add_argument(
-            "--size", type=side, help="resize and crop the reference's images to SIZE x SIZE (default: as stored)"
-        )
+        add_size(sampled, "the reference's images")
         sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
         add_generator_sizes(sampled)
         add_tokenizer_sizes(sampled, heads="tokenizer_heads")

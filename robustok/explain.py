@@ -29,11 +29,11 @@ from .core.options import (
     add_output,
     add_sampling,
     add_seed,
+    add_size,
     add_tokenizer_sizes,
     generator_sizes,
     positive,
     sampling_settings,
-    side,
     tokenizer_sizes,
     verb_parser,
 )
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling(against, {"tokens": NO_GUIDANCE})
     clusters = command(elbow, "")
     add_network(clusters, NETWORKS, INCEPTION_WEIGHTS)
-    clusters.add_argument("--size", type=side, help="resize and crop to SIZE x SIZE (default: as stored)")
+    add_size(clusters, "the images")
     sizes = [512, 1024, 2048, 4096, 8192, 16384]
     clusters.add_argument(
         "--clusters", type=positive, nargs="+", default=sizes, help="numbers of clusters (default 512 ... 16384)"

@@ -98,7 +98,9 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     from .report.comparison import report_comparison
 
     network = _network(options) if options.reference else None
-    load_reference = open_reference(options.reference, network) if network is not None else None
+    load_reference = None
+    if network is not None:  # images of other sizes are cropped as those that the tokenizer was trained on
+        load_reference = open_reference(options.reference, network, tokenizer.image_size)
     classes = class_list(options.n, generator.num_classes, options.classes, options.class_weights)
     run_settings = {
         "seed": options.seed,

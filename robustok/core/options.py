@@ -45,9 +45,14 @@ def positive(text: str) -> int:
     return whole_number(text, 1, MOST)
 
 
-def side(text: str) -> int:
-    """Pixels along one side of an image: a whole number from 1 to MOST_SIDE."""
-    return whole_number(text, 1, MOST_SIDE)
+def image_size(text: str) -> Size:
+    """Pixels of both sides of an image, "512", or "[384,256]" (height, width), as settings of a run are written."""
+    if not text.startswith("["):
+        return whole_number(text, 1, MOST_SIDE)
+    parts = text[1:].removesuffix("]").split(",")
+    if len(parts) != 2 or not text.endswith("]"):
+        raise ArgumentTypeError(f"found {text!r}, expected pixels as 512, or as [384,256] (height, width)")
+    return as_size(*(whole_number(part.strip(), 1, MOST_SIDE) for part in parts))
 
 
 def _seed(text: str) -> int:
@@ -120,6 +125,12 @@ def tokenizer_sizes(options: Namespace) -> dict[str, Any]:
     }
 
 
+def add_size(parser: ArgumentParser, of: str) -> None:
+    """--size, what images are cut to; `of` says which."""
+    about = f"resize and crop {of} to SIZE, as 256 or [384,256] (height, width) (default: as stored)"
+    parser.add_argument("--size", type=image_size, metavar="SIZE", help=about)
+
+
 def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:
     """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode."""
     parser.add_argument(
@@ -136,14 +147,6 @@ def add_network(parser: ArgumentParser, networks: Collection[str], weights: str)
         help="how inception is computed: exact, for published figures, or fast, to be compared with fast figures only"
         " (default exact)",
     )
-
-
-def image_size(text: str) -> Size:
-    """Type of an option: "512", or "[384,256]" (height, width), as settings of a run are written."""
-    inside = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text, text]
-    if len(inside) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in inside):
-        raise ArgumentTypeError(f"found {text!r}, expected pixels as 512, or as [384,256] (height, width)")
-    return as_size(*map(side, inside))
 
 
 def _number_or_none(text: str) -> float | None:

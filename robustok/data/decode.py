@@ -67,7 +67,8 @@ def decode(data: bytes, name: str) -> Image.Image:
             _check_size(image, name)
             image.load()
             _check_size(image, name)  # an icon's header may say less than the picture in it
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image, name)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own guard, for headers that ask for even more
@@ -98,7 +99,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
