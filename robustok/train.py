@@ -55,6 +55,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .job import preflight
     from .job.pipeline import Pipeline
     from .job.registry import STAGES
+    from .job.space import check_space
     from .training.run import Run, set_aside
 
     distributed.start(resolve_device(config.device))
@@ -64,6 +65,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     try:
         pipeline = Pipeline(opened, STAGES)
         preflight.check_data(config, pipeline.images, stages, distributed.world())
+        check_space(config, pipeline.images, stages)
         if distributed.is_main():
             _warn_of_never(config, pipeline.images, stages)
         for stage in stages:
@@ -89,6 +91,7 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .data.images import open_images
     from .job import preflight
     from .job.outlook import described_stages
+    from .job.space import check_space
     from .models.starting import tokenizer_shape
 
     images = open_images(config.data, tokenizer_shape(config).image_size)
@@ -97,6 +100,7 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     say(f"{config.runs}/{config.name}: {', '.join(stages)}")
     say(f"{counts}, {images.num_classes} classes")
     say("\n".join(described_stages(config, images, stages)) or "  no stage that trains")
+    say(check_space(config, images, stages))
     say("settings are fine")
     _warn_of_never(config, images, stages)
     return 0

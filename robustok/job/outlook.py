@@ -22,7 +22,7 @@ STALE = 0.1  # share of the first weights in the average at the end, from which 
 def described_stages(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
     """A line for each stage that trains: its epochs, steps and batch, and the parameters of its model."""
     tokenizer = without_values(tokenizer_shape(c))
-    models = {"tokenizer": tokenizer, "generator": _generator(c, tokenizer, images)}
+    models = {"tokenizer": tokenizer, "generator": generator_shape(c, tokenizer, images)}
     lines = []
     for stage, (training, count) in _trainings(c, images).items():
         if stage not in stages:
@@ -63,7 +63,8 @@ def never(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
     return found
 
 
-def _generator(c: RunConfig, tokenizer, images: Images):
+def generator_shape(c: RunConfig, tokenizer, images: Images):
+    """The run's generator without values, its sizes decided."""
     if c.start.generator:
         return without_values(open_generator(c.start.generator, tokenizer).config)
     decided = trained_family(c, "generator").decided(tokenizer, images.num_classes)

@@ -10,7 +10,7 @@ import torch
 from ..checkpoints import reading, writing
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..core import distributed
-from ..core.files import read_json, remove_leftovers
+from ..core.files import read_json
 from .ema import EMA
 from .guard import refuse_not_finite
 from .optimizers import load_optimizer_state, optimizer_state
@@ -84,13 +84,12 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
 
 
 def _newest_whole(folder: Path) -> Path | None:
-    """The checkpoint to go on from, found by the main process for all; what killed processes left is cleared first.
+    """The checkpoint to go on from, found by the main process for all.
 
     The one that it calls the best is set aside where it is damaged.
     """
     step = -1
     if distributed.is_main():
-        remove_leftovers(folder, "step-")
         newest = reading.newest_whole(folder)
         if newest is not None:
             state = _state(newest)

@@ -44,6 +44,8 @@ class Run:
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _claim(self.folder)
+            for folder in (self.folder, *filter(Path.is_dir, self.folder.rglob("*"))):
+                remove_leftovers(folder)  # of processes that were killed: whoever lives holds the lock
             self._log = self._open_log()
             self._told: set[tuple[str, str]] = set()  # stages and names of the log's events
             self._trackers = Trackers(self.folder, _plain(asdict(config)))
@@ -145,7 +147,6 @@ class Run:
         kept = [line for line in read_log(path) if line["stage"] != stage or line["step"] <= step]
         self._told = {(line["stage"], line["event"]) for line in kept if "event" in line}
         self._log.close()
-        remove_leftovers(path.parent, path.name)
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._log = self._open_log()
 

@@ -4,9 +4,9 @@ A change of the disk is what Python reports of the current folder to audit hooks
 a rename, a new folder, a removal. TensorBoard's thread makes some at any time; they do not count.
 """
 
+import errno
 import os
 import re
-import resource
 import signal
 import sys
 import time
@@ -66,6 +66,14 @@ def kill_later(pattern: str, seconds: float) -> None:
     os._exit(0)
 
 
-def small_files(size: int) -> None:
-    """No file grows beyond so many bytes: what a full disk does, without one."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def full_from(number: int) -> None:
+    """From the change of this number on, the disk takes no new file and no new folder."""
+    seen = 0
+
+    def refuse(event: str, path: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen >= number and event in ("open", "os.mkdir") and not Path(path).is_dir():  # which is synced
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    _at_every_change(refuse)

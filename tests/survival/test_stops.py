@@ -15,7 +15,7 @@ STOPPED = 130
 
 @pytest.mark.parametrize("works", [TOKEN_WORKS, LATENT_WORKS], ids=["tokens", "latents"])
 def test_stopped_again_and_again_and_finished_to_the_bit(tmp_path, works):
-    """Three kills and one signal in each, at changes of the disk after something was saved to go on from."""
+    """Three kills, one signal and a full disk in each, at changes of the disk after a save to go on from."""
     server = Server(tmp_path)
     base = Base(tmp_path, server, works)
     for number, work in enumerate(works):
@@ -23,7 +23,7 @@ def test_stopped_again_and_again_and_finished_to_the_bit(tmp_path, works):
             continue  # the same as that of the other run
         draw, folder = random.Random(work.name), base.before(work)
         first = base.first_save(work)
-        span = (len(base.changes[work.name]) - first) // 4
+        span = (len(base.changes[work.name]) - first) // 5
         stops = [signal.SIGKILL, signal.SIGKILL, SOFT[number % 2], signal.SIGKILL]
         for turn, stop in enumerate(stops):
             at = draw.randint(1, span) + (first if turn == 0 else 0)
@@ -31,6 +31,9 @@ def test_stopped_again_and_again_and_finished_to_the_bit(tmp_path, works):
             said = f"{work.name}, stop {turn} at change {at}: {ended.stdout}{ended.stderr}"
             assert ended.code == (-stop if stop == signal.SIGKILL else STOPPED), said
             assert "Traceback" not in ended.stderr, said
+        ended = base.run(folder, work, ["full_from", draw.randint(1, max(1, span // 2))])
+        said = f"{work.name}: {ended.stdout}{ended.stderr}"
+        assert ended.code == 1 and "o space left" in ended.stderr and "Traceback" not in ended.stderr, said
         ended = base.run(folder, work)
         assert ended.code == 0, f"{work.name}: {ended.stdout}{ended.stderr}"
         found, expected = content(folder, work), base.expected[work.name]

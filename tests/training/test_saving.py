@@ -49,8 +49,12 @@ class Training:
             model_config=dict,
         )
         self.ema = EMA(network, 0.9)
-        self.run = Run(RunConfig(runs=str(folder), name="run", device="cpu"))
+        self.folder = folder
+        self.run = self.open()
         self.fill(value)
+
+    def open(self) -> Run:
+        return Run(RunConfig(runs=str(self.folder), name="run", device="cpu"))
 
     def fill(self, value: float) -> None:
         states = self.stage.trained[0].optimizer.state.values()
@@ -69,6 +73,9 @@ class Training:
         resuming.save(self.stage, self.ema, resuming.StageState(step=step), self.run)
 
     def resume(self) -> int:
+        """As a new process does."""
+        self.run.close()
+        self.run = self.open()
         self.fill(-1.0)
         return resuming.resume(self.stage, self.ema, self.run).step
 
