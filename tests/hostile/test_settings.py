@@ -44,7 +44,6 @@ SETTINGS = [
     settings("merges of merges", merges(40), "stands for", "with its aliases", argv=LIST),
     settings("a list in itself in YAML", "seed: &a [*a]", "lead back to themselves"),
     settings("deep YAML", "seed: " + "[" * 20_000, NOT_READ, "nested too deeply"),
-    settings("deep blocks", "".join(" " * n + "a:\n" for n in range(350)), NOT_READ, "nested too deeply", argv=LIST),
     settings("120 kB of YAML", "x: " + "1, " * 40_000, "larger than 65,536 bytes", argv=LIST),
     settings("30,000 values", "x: [" + "1," * 30_000 + "1]", "stands for", argv=LIST),
     settings("a number of 5000 digits", "seed: " + "9" * 5000, "number of 5000 digits", argv=LIST),
