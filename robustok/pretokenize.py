@@ -58,7 +58,12 @@ def main(argv: list[str]) -> int:
     check_device_name(options.device)
     imported = options.source.endswith(".jsonl")
     one_file = options.target.suffix in (".jsonl", ".json") and not imported
-    check_output("DST", options.target, {"SRC": options.source}, kind=FILE if one_file else FOLDER)
+    check_output(
+        "DST",
+        options.target,
+        {"SRC": options.source, "--tokenizer": options.tokenizer},
+        kind=FILE if one_file else FOLDER,
+    )
     if imported:
         return _import(options)
     if options.target.suffix == ".jsonl":

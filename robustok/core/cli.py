@@ -37,7 +37,8 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         if debug:
             raise
         wrong = isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS
-        return _fail(f"robustok: {error}", 2 if wrong else 1, error)
+        said = str(error).replace("\n", "\n  ")  # no name in it begins a line as a message of ours does
+        return _fail(f"robustok: {said}", 2 if wrong else 1, error)
     except Exception as error:
         if _is_of_memory(error) and not debug:
             asked = f" ({one_line(error)})" if str(error) else ""

@@ -11,7 +11,7 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.paths import regular_file
 from .decode import BadImage, check_bytes, decode
-from .listing import is_image, is_junk, look_like_splits, name_some, notes_on, say_suffixes
+from .listing import is_image, is_junk, look_like_splits, name_some, notes_on, refuse_same_but_case, say_suffixes
 
 
 class Folder:
@@ -84,9 +84,7 @@ class Folder:
                 f"data.root: {self.root}: {', '.join(folders)} look like splits, not classes; point data.root at one "
                 f"of them (validation and test images are taken from it)"
             )
-        for first, second in zip(by_case := sorted(folders, key=str.casefold), by_case[1:], strict=False):
-            if first.casefold() == second.casefold():
-                raise UserError(f"data.root: class folders {first!r} and {second!r} in {self.root} differ only in case")
+        refuse_same_but_case(folders, self.root)
         return folders, images
 
     def _list_class(self, name: str) -> list[str]:

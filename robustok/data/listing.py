@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from os.path import splitext
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ..core.errors import UserError
 from .decode import HEIC_PACKAGE, image_suffixes
 
 # What systems and synchronising programs leave behind; compared without regard to case.
@@ -43,6 +45,14 @@ def is_image(name: str) -> bool:
 def look_like_splits(names: Iterable[str]) -> bool:
     """Whether all these folders are called as splits are: train, val, test, ..."""
     return _SPLIT_NAMES.issuperset(name.lower() for name in names)
+
+
+def refuse_same_but_case(classes: Iterable[str], where: Path) -> None:
+    """Raises UserError for class folders whose names differ in case alone: on other systems they are one."""
+    by_case = sorted(classes, key=str.casefold)
+    for first, second in pairwise(by_case):
+        if first.casefold() == second.casefold():
+            raise UserError(f"data.root: classes {first!r} and {second!r} in {where} differ only in case; rename one")
 
 
 def by_suffix(names: Iterable[str]) -> dict[str, int]:

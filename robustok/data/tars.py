@@ -11,7 +11,16 @@ from PIL import Image
 
 from ..core.errors import UserError
 from .decode import BadImage, check_bytes, decode
-from .listing import MAX_CLASSES, empty_classes, is_image, is_junk, look_like_splits, notes_on, say_suffixes
+from .listing import (
+    MAX_CLASSES,
+    empty_classes,
+    is_image,
+    is_junk,
+    look_like_splits,
+    notes_on,
+    refuse_same_but_case,
+    say_suffixes,
+)
 from .stamps import refuse_changed, stamp_of
 from .tar_headers import SHOWN, Headers, member_problem, open_tar
 
@@ -209,6 +218,7 @@ class TarShards:
                 f"{self.shards[0].parent}: the folders {', '.join(tops)} in the shards look like splits, not classes; "
                 f"pack one of them alone (validation and test images are taken from it)"
             )
+        refuse_same_but_case(names, self.shards[0] if len(self.shards) == 1 else self.shards[0].parent)
         number = {name: label for label, name in enumerate(names)}
         return {key: number[folder] for key, folder in folders.items()}, names if names != ["."] else ["images"]
 

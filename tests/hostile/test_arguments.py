@@ -75,6 +75,7 @@ TOKENIZE = cases(
         "photos out --tokenizer loop": ("loop cannot be looked at",),
         "photos text.txt --tokenizer tokenizer": ("DST: text.txt is a file; expected a folder",),
         "photos photos/tokens --tokenizer tokenizer": ("DST: photos/tokens would lie inside SRC = photos",),
+        "photos tokenizer --tokenizer tokenizer": ("DST: tokenizer would lie inside --tokenizer = tokenizer",),
         "photos /proc/tokens --tokenizer tokenizer": ("DST: /proc/tokens cannot be written",),
         ("photos", "", "--tokenizer", "tokenizer"): ("photos: found an empty text",),
         "none out --tokenizer tokenizer": ("none does not exist; expected a folder of images or tar shards",),

@@ -53,6 +53,7 @@ NAMES = [
     left_out(
         "a name that climbs", FIRST, member(b"cat/../../x.png"), END, says="its name leaves the archive", images=1
     ),
+    refused("classes of another case", FIRST, member(b"Cat/1.png"), END, says=("'Cat' and 'cat'", "rename one")),
     left_out("a repeated name", FIRST, FIRST, FIRST, LAST, END, says="'cat/0.png': a second one of its name"),
     left_out("a name with a line break", FIRST, member(b"cat/a\n\x1b[2J.png", b"x"), END, says="cat/a\\n\\x1b[2J.png"),
     left_out("a name that is no UTF-8 in a tar", FIRST, member(b"cat/\xff.png", b"x"), END, says="cat/\\xff.png"),
@@ -156,7 +157,7 @@ FOLDERS = [
         "a shard that is a folder",
         in_folder(lambda folder: (folder / "b.tar").mkdir()),
         "check_data shards",
-        ("b.tar; point data.root at one kind alone",),
+        ("shards/b.tar is a folder; expected a tar shard",),
     ),
     Case(
         "a shard that is a broken link",
