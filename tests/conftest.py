@@ -43,3 +43,32 @@ def make_llamagen():
         return with_random_parameters(LlamaGen(config), spread)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_models():
+    """save(folder, generator="generator"): checkpoints of a tokenizer, a RAR generator and a classifier that fit each
+    other, small and random: 16 x 16 images of 3 classes, 4 tokens of 64 codes.
+    """
+    from dataclasses import asdict
+
+    from robustok.checkpoints import writing
+    from robustok.model_configs import RARConfig, TokenizerConfig
+    from robustok.models.frozen.classifier import Classifier
+    from robustok.models.generators.rar import RAR
+    from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+
+    def save(folder, generator="generator"):
+        torch.manual_seed(0)
+        shape = TokenizerConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, codebook_size=64, code_width=4)
+        order = RARConfig(width=32, depth=1, heads=2, mlp_width=64, codebook_size=64, num_classes=3, num_tokens=4)
+        looks = {"num_classes": 3, "image_size": 16}
+        for name, kind, model, config in (
+            ("tokenizer", "tokenizer", ViTTokenizer(shape), asdict(shape)),
+            (generator, "rar", RAR(order), asdict(order)),
+            ("classifier", "classifier", Classifier(**looks), looks),
+        ):
+            weights = {"model": model.state_dict(), "ema": model.state_dict()}
+            writing.save(folder / name / "step-1", weights, {"config": {"kind": kind, "config": config}})
+
+    return save

@@ -216,13 +216,13 @@ def open_source(root: str | Path) -> ImageSource:
         return Parquet(files)
     if found != FOLDER:
         expected = "a folder of images or tar shards, a tar file, or Parquet files"
-        raise UserError(f"data.root: {root} {found}; expected {expected}")
+        raise UserError(f"{root} {found}; expected {expected}")
     if files := files_of(root):
         _refuse_others(root, files, "Parquet files")
         return Parquet(files)
     shards = sorted(root.glob("*.tar"))
     if packed := [path for suffix in _PACKED for path in root.glob(f"*{suffix}")]:
-        raise UserError(f"data.root: {packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
+        raise UserError(f"{packed[0]} is compressed and cannot be read by offset; unpack it to .tar first")
     if not shards:
         return Folder(root)
     _refuse_others(root, shards, "tar shards")
@@ -235,4 +235,4 @@ def _refuse_others(root: Path, files: list[Path], kind: str) -> None:
     for path in sorted(root.iterdir()):
         data = path.is_dir() or is_image(path.name) or path.suffix in (".tar", ".parquet")
         if data and path not in own and not is_junk(path.name):
-            raise UserError(f"data.root: {root} holds {kind} beside {path.name}; point data.root at one kind alone")
+            raise UserError(f"{root} holds {kind} beside {path.name}; point data.root at one kind alone")

@@ -32,7 +32,7 @@ def files_of(root: Path) -> list[Path]:
         folder = files[0].parent
         names = ", ".join(split or "files of no split" for split in splits)
         raise UserError(
-            f"data.root: {folder} holds several splits ({names}); name one of them, as {folder / splits[-1]} "
+            f"{folder} holds several splits ({names}); name one of them, as {folder / splits[-1]} "
             f"(validation and test images are taken from it)"
         )
     return files
@@ -86,12 +86,12 @@ class OpenFile:
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise UserError(f"data.root: {path} is a Parquet file; to read it: {PACKAGE}") from None
+            raise UserError(f"{path} is a Parquet file; to read it: {PACKAGE}") from None
         try:
             self._footer = pq.read_metadata(self.path)
             schema = self._footer.schema.to_arrow_schema()
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are of these
-            raise UserError(f"data.root: {path}: not a readable Parquet file ({error})") from error
+            raise UserError(f"{path}: not a readable Parquet file ({error})") from error
         self.columns = _columns(schema, path)
         self.groups = [self._footer.row_group(i).num_rows for i in range(self._footer.num_row_groups)]
 
@@ -124,7 +124,7 @@ class OpenFile:
                 return found.cast(pa.large_string()).fill_null("").to_numpy()
             return found.cast(pa.int64()).fill_null(-1).to_numpy()
         except (OSError, ValueError) as error:
-            raise UserError(f"data.root: {self.path}: row group {group} cannot be read ({error})") from error
+            raise UserError(f"{self.path}: row group {group} cannot be read ({error})") from error
 
     def _read(self, group: int, column: str) -> Any:
         import pyarrow.parquet as pq
@@ -141,14 +141,14 @@ def _columns(schema: Any, path: Path) -> Columns:
     if len(named) != 1:
         found = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UserError(
-            f"data.root: {path}: expected one column `image` of bytes, or of structs of bytes and path; found {found}"
+            f"{path}: expected one column `image` of bytes, or of structs of bytes and path; found {found}"
         )
     features = _features(schema)
     labels = [field.name for field in schema if field.name in _LABEL and _holds_labels(field.type)]
     labels = labels or [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     if len(labels) > 1:
         raise UserError(
-            f"data.root: {path}: several columns of classes ({', '.join(labels)}); call the one to use `label`"
+            f"{path}: several columns of classes ({', '.join(labels)}); call the one to use `label`"
         )
     names = features.get(labels[0], {}).get("names") if labels else None
     in_struct = schema.field(named[0]).type.num_fields > 0

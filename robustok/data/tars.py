@@ -65,7 +65,7 @@ class TarShards:
         if not images:
             where = f"{shards[0]}" + (" and the other shards" if shards[1:] else "")
             found = f" (members of other types: {say_suffixes(self.ignored)})" if self.ignored else ""
-            raise UserError(f"data.root: no image in {where}{found}")
+            raise UserError(f"no image in {where}{found}")
         suffix = self._suffix_of_labels(carriers)
         if suffix is None:
             labels, self.class_names = self._from_folders(images)

@@ -12,9 +12,7 @@ from robustok.checkpoints import writing as checkpoints
 from robustok.config import SamplingConfig
 from robustok.core.cli import run_verb
 from robustok.evaluation import parts, statistics
-from robustok.model_configs import ConvTokenizerConfig, MAETokConfig, RARConfig, TokenizerConfig
-from robustok.models.frozen.classifier import Classifier
-from robustok.models.generators.rar import RAR
+from robustok.model_configs import ConvTokenizerConfig, MAETokConfig, TokenizerConfig
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
 from robustok.models.tokenizers.maetok import MAETok
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
@@ -23,20 +21,10 @@ SIZE = 16
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def room(tmp_path_factory, save_models):
     """A folder with a tokenizer, a generator, a classifier and .npz images, all small and random."""
     root = tmp_path_factory.mktemp("room")
-    torch.manual_seed(0)
-    shape = TokenizerConfig(image_size=SIZE, patch_size=8, width=32, depth=1, heads=2, codebook_size=64, code_width=4)
-    order = RARConfig(width=32, depth=1, heads=2, mlp_width=64, codebook_size=64, num_classes=3, num_tokens=4)
-    looks = {"num_classes": 3, "image_size": SIZE}
-    for kind, model, config in (
-        ("tokenizer", ViTTokenizer(shape), asdict(shape)),
-        ("rar", RAR(order), asdict(order)),
-        ("classifier", Classifier(**looks), looks),
-    ):
-        weights = {"model": model.state_dict(), "ema": model.state_dict()}
-        checkpoints.save(root / kind / "step-1", weights, {"config": {"kind": kind, "config": config}})
+    save_models(root, generator="rar")
     draw = np.random.default_rng(0)
     for name in ("images", "others"):
         np.savez(root / f"{name}.npz", draw.integers(0, 256, (70, SIZE, SIZE, 3), np.uint8))
