@@ -140,16 +140,12 @@ def _columns(schema: Any, path: Path) -> Columns:
     named = [name for name in images if name in _IMAGE] or images
     if len(named) != 1:
         found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise UserError(
-            f"{path}: expected one column `image` of bytes, or of structs of bytes and path; found {found}"
-        )
+        raise UserError(f"{path}: expected one column `image` of bytes, or of structs of bytes and path; found {found}")
     features = _features(schema)
     labels = [field.name for field in schema if field.name in _LABEL and _holds_labels(field.type)]
     labels = labels or [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     if len(labels) > 1:
-        raise UserError(
-            f"{path}: several columns of classes ({', '.join(labels)}); call the one to use `label`"
-        )
+        raise UserError(f"{path}: several columns of classes ({', '.join(labels)}); call the one to use `label`")
     names = features.get(labels[0], {}).get("names") if labels else None
     in_struct = schema.field(named[0]).type.num_fields > 0
     return Columns(named[0], in_struct, labels[0] if labels else None, names)
