@@ -188,7 +188,7 @@ class FlowSamplingConfig:
 
     steps: int = setting(50, "[1, 10000]")
     solver: Literal["euler", "heun", "dopri5", "sde"] = "euler"
-    guidance_scale: float = setting(1.5, "[0, inf)")  # 1 is no guidance
+    guidance_scale: float = setting(1.5, "[0, 1000]")  # 1 is no guidance
     # times of guidance, 1 is noise and 0 data; None: all
     guidance_interval: tuple[float, float] | None = setting(None, "[0, 1]")
     batch_size: int = setting(50, "[1, 2**20]")
@@ -206,7 +206,7 @@ class OrderConfig:
 class SamplingConfig:
     """How the generator is sampled (power-cosine guidance, section 5)."""
 
-    guidance_scale: float = setting(6.0, "[0, inf)")
+    guidance_scale: float = setting(6.0, "[0, 1000]")
     guidance_power: float | None = setting(1.15, "(0, inf)")  # None: constant guidance
     temperature: float = setting(1.02, "[0, inf)")
     top_k: int = setting(0, "[0, inf)")

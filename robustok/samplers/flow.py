@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from ..ops import Indices
 from ..ops.indices import as_indices
 from .interfaces import VelocityField
 from .paths import interpolate
-from .settings import check, check_seed, class_numbers, warn_of_null_class
+from .settings import MAX_GUIDANCE, check, check_seed, class_numbers, warn_of_null_class
 from .solvers import Interval, dormand_prince, euler, euler_maruyama, heun
 
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dopri5": dormand_prince}
@@ -39,7 +38,7 @@ class FlowSettings:
         whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
         check(whole and 1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"a whole number from 1 to {MOST_STEPS}")
         scale = self.guidance_scale
-        check(0 <= scale < math.inf, "guidance_scale", scale, "a number from 0 (1 is no guidance)")
+        check(0 <= scale <= MAX_GUIDANCE, "guidance_scale", scale, f"a number from 0 to {MAX_GUIDANCE} (1: none)")
         times = len(interval) == 2 and 0 <= interval[0] <= interval[1] <= 1
         check(times, "guidance_interval", self.guidance_interval, "two times LOW,HIGH with 0 <= LOW <= HIGH <= 1")
 

@@ -15,6 +15,8 @@ from ..ops import Indices
 from ..ops.indices import as_indices
 from .interfaces import GuidedNetwork
 
+MAX_GUIDANCE = 1000  # far beyond any use; logits multiplied by much more are no numbers any longer
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -32,7 +34,7 @@ class SamplingSettings:
     def __post_init__(self):
         power = self.guidance_power
         scale = self.guidance_scale
-        check(0 <= scale < math.inf, "guidance_scale", scale, "a number from 0 (1 is no guidance)")
+        check(0 <= scale <= MAX_GUIDANCE, "guidance_scale", scale, f"a number from 0 to {MAX_GUIDANCE} (1: none)")
         check(power is None or 0 < power < math.inf, "guidance_power", power, "a positive number or None")
         check(0 <= self.temperature < math.inf, "temperature", self.temperature, "a number from 0 (the likeliest code)")
         check(self.top_k >= 0, "top_k", self.top_k, "a number from 0 (all codes)")

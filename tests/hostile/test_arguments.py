@@ -111,6 +111,7 @@ SAMPLE = cases(
         "--temperature nan": ("temperature: found nan, expected a number from 0",),
         "--temperature -1": ("temperature: found -1.0",),
         "--guidance_scale inf": ("guidance_scale: found inf, expected a number from 0",),
+        "--guidance_scale 1e308": ("guidance_scale: found 1e+308, expected a number from 0 to 1000",),
         "--guidance_power 0": ("guidance_power: found 0.0, expected a positive number",),
         "--top_p 2": ("top_p: found 2.0, expected a share in (0, 1]",),
         "--top_k -1": ("top_k: found -1, expected a number from 0",),
