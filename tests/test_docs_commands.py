@@ -2,7 +2,7 @@
 
 In a block of `console` a line that begins with `$` is a command; the lines below are how lines of its output begin.
 With an error among them it ends with a failure, else with success. Of a `bash` block the commands of this package are
-run.
+run, those of torchrun in one process.
 Commands are made small (`SMALL`) and look through a small classifier; training stops after its dry run.
 """
 
@@ -21,7 +21,16 @@ from robustok.core.cli import run_verb
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = ("scale_out", "file_formats", "errors")
 SMALL = {"--n 50000": "--n 6 --batch_size 3 --shard_images 3", "--size 256": "--size 16", "/shared/": "shared/"}
+SMALL |= {"configs/robustok-b.yaml": "small.yaml"}
 SMALL |= {"runs/demo/post": "runs/demo/tokenizer", "--compile": "", "$PBS_ARRAY_INDEX": "1"}
+SETTINGS = """base: digits
+data: {val: 6, test: 6}
+tokenizer: {image_size: 16, patch_size: 8, width: 64, depth: 1, heads: 2, codebook_size: 16}
+"""
+SETTINGS += "".join(
+    f"{stage}: {{batch_size: 8}}\n"
+    for stage in ("classifier", "tokenizer_training", "generator_training", "post_training")
+)
 LOOKS = "--network classifier --weights runs/demo/classifier"
 
 
@@ -43,6 +52,7 @@ def room(tmp_path_factory, save_models):
             path = root / name / f"class {i % 3}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw.integers(0, 256, (*sizes[i % len(sizes)], 3), np.uint8)).save(path)
+    (root / "small.yaml").write_text(SETTINGS)
     (root / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     torch.save({"weights": Gadget()}, root / "hostile.pt")
     return root
@@ -56,7 +66,7 @@ def blocks(page: str, language: str) -> list[str]:
 def run(command: str) -> int:
     for large, small in SMALL.items():
         command = command.replace(large, small)
-    _, _, module, *arguments = shlex.split(command)
+    module, *arguments = shlex.split(command.partition(" -m ")[2])
     verb = module.removeprefix("robustok.")
     judges = verb == "evaluate" or (verb == "sample" and "--reference" in arguments)
     if judges and "--network" not in arguments:
@@ -86,7 +96,7 @@ def test_scripts_run(page, room, monkeypatch, capsys):
     for name, value in {"ID": 1, "MIN": 1, "MAX": 1, "STEP": 1}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     for block in reversed(blocks(page, "bash")):  # the pieces that the whole needs stand below it
-        commands = [line for line in block.splitlines() if line.startswith("python -m robustok.")]
+        commands = [line for line in block.splitlines() if " -m robustok." in line]
         assert commands
         for command in commands:
             assert run(command) == 0, f"{command}\n{capsys.readouterr().err}"
