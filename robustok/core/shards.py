@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from .errors import UserError
 from .text import say
@@ -23,7 +24,8 @@ SCHEDULERS = {
 }
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Every `count`-th unit of work from the `number`-th on; number 0: none, what others have done is put together."""
 
     number: int

@@ -37,7 +37,8 @@ GRID_ENGINE = ("SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPS
     ],
 )
 def test_schedulers_say_which_share(names, values, shard):
-    assert scheduled(dict(zip(names, map(str, values), strict=True))) == shard
+    expected = None if shard is None else Shard(*shard)
+    assert scheduled(dict(zip(names, map(str, values), strict=True))) == expected
     assert scheduled({}) is None
 
 
@@ -50,9 +51,9 @@ def test_an_array_of_uneven_indices_is_refused():
 def test_what_is_given_comes_before_what_the_scheduler_says(monkeypatch, capsys):
     for name, value in zip(SLURM, ("2", "1", "4", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    assert my_shard(Namespace(shard=Shard(1, 3))) == (1, 3)
+    assert my_shard(Namespace(shard=Shard(1, 3))) == Shard(1, 3)
     assert capsys.readouterr().out == ""
-    assert my_shard(Namespace(shard=None)) == (2, 4)
+    assert my_shard(Namespace(shard=None)) == Shard(2, 4)
     assert "job 2 of an array of Slurm: --shard 2/4" in capsys.readouterr().out
 
 
