@@ -44,7 +44,7 @@ class Parquet:
         self._files = [OpenFile(path) for path in files]
         for file in self._files:
             if file.columns != self._files[0].columns:
-                raise UserError(f"data.root: {file.path}: other columns or classes than in {files[0].name}")
+                raise UserError(f"{file.path}: other columns or classes than in {files[0].name}")
         self._groups = [(file, group) for file in self._files for group in range(len(file.groups))]
         sizes = [_size(file, group) for file, group in self._groups]
         self._index()
@@ -88,7 +88,7 @@ class Parquet:
         kept = labels >= 0
         self.problems += [f"{names[i]}: its label is missing or names no class" for i in np.flatnonzero(~kept).tolist()]
         if not kept.any():
-            raise UserError(f"data.root: {self._files[0].path}: no row has a label that names a class")
+            raise UserError(f"{self._files[0].path}: no row has a label that names a class")
         self.names = [names[i] for i in np.flatnonzero(kept).tolist()]
         self.labels, self._places = labels[kept], np.stack([group, row], 1)[kept]
         self.notes += empty_classes(self.labels, self.class_names)
@@ -111,7 +111,7 @@ def _size(file: OpenFile, group: int) -> int:
     """Bytes of the images of a row group. Raises UserError for one too large to be read whole."""
     if (size := file.image_bytes(group)) > LARGEST_GROUP:
         raise UserError(
-            f"data.root: {file.path}: row group {group} holds {size >> 20} MiB of images, more than the "
+            f"{file.path}: row group {group} holds {size >> 20} MiB of images, more than the "
             f"{LARGEST_GROUP >> 20} MiB that are read at once; write the file again in smaller row groups "
             f"(pyarrow: write_table(..., row_group_size=1000))"
         )
