@@ -16,7 +16,7 @@ from .errors import RunError, UserError
 from .text import one_line, say, write_any_text
 
 # What the system says of paths that cannot be meant, wherever they come from.
-_WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+_WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES)
 
 
 def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -36,9 +36,8 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
     except (UserError, RunError, OSError) as error:
         if debug:
             raise
-        wrong = isinstance(error, UserError) or getattr(error, "errno", None) in _WRONG_PATHS
-        said = str(error).replace("\n", "\n  ")  # no name in it begins a line as a message of ours does
-        return _fail(f"robustok: {said}", 2 if wrong else 1, error)
+        code, said = _in_words(error)
+        return _fail(f"robustok: {said}", code, error)
     except Exception as error:
         if _is_of_memory(error) and not debug:
             asked = f" ({one_line(error)})" if str(error) else ""
@@ -47,6 +46,14 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
         if not _one_of_several():
             raise
         return _fail(traceback.format_exc(), 1, error)
+
+
+def _in_words(error: Exception) -> tuple[int, str]:
+    """(exit code, message) of an error that is no bug."""
+    if isinstance(error, OSError) and error.errno in _WRONG_PATHS and error.filename:
+        return 2, f"{one_line(error.filename)}: {error.strerror}; give another path, or change what stands there"
+    said = str(error).replace("\n", "\n  ")  # no name in it begins a line as a message of ours does
+    return 2 if isinstance(error, UserError) else 1, said
 
 
 def _fail(message: str, code: int, error: BaseException) -> int:

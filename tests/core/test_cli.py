@@ -26,6 +26,13 @@ def verb(error: BaseException | None, result=None):
         (UserError("x: found 1, expected 2"), 2, "robustok: x: found 1, expected 2\n"),
         (RunError("the loss is NaN"), 1, "robustok: the loss is NaN\n"),
         (FileNotFoundError(2, "No such file", "a.pt"), 1, "robustok: [Errno 2] No such file: 'a.pt'\n"),
+        (
+            PermissionError(13, "Permission denied", "a"),
+            2,
+            "robustok: a: Permission denied; give another path, or change what stands there\n",
+        ),
+        (OSError(28, "No space left on device", "a"), 1, "robustok: [Errno 28] No space left on device: 'a'\n"),
+        (UserError("a\nrobustok: b"), 2, "robustok: a\n  robustok: b\n"),
         (KeyboardInterrupt("saved at step 3"), 130, "saved at step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (None, 0, ""),
