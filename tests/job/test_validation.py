@@ -53,6 +53,7 @@ def assert_same_bits(a, b):
 
 def test_figures_of_a_tokenizer_are_those_of_its_weights_and_change_none(job):
     plain = job("tokenizer", **FEW, **{"tokenizer_training.epochs": 2})
+    copytree(plain / "classifier", plain.parent / "y" / "classifier")
     run = job("tokenizer", name="y", **FEW, **WATCHED, **{"tokenizer_training.keep_best_by": "psnr"})
     assert_same_bits(plain / "tokenizer" / "step-6", run / "tokenizer" / "step-6")
     found = validations(run, "tokenizer")

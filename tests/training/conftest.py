@@ -32,15 +32,15 @@ CONFIG = RunConfig(
     ),
     codebook=CodebookConfig(usage_window=64),
     perturbation=PerturbationConfig(delta=4, beta=0.5),
-    losses=LossConfig(adversarial_start=0.0),
+    losses=LossConfig(adversarial=0.0),
     tokenizer_training=TrainingConfig(
-        epochs=1, batch_size=8, lr=1e-3, warmup_epochs=0.0, ema=0.9, save_every=1, weight_decay=0.1
+        epochs=1, batch_size=8, lr=1e-3, warmup_epochs=0.0, ema=0.9, save_every=3, weight_decay=0.1
     ),
 )
 
 
 def make_stage(folder, **sections) -> TokenizerStage:
-    """A TokenizerStage with every loss on, of the run `x` in this folder; it holds the run open."""
+    """A TokenizerStage without an adversary, nine steps long, of the run `x` in this folder; it holds the run open."""
     config = replace(CONFIG, runs=str(folder), **sections)
     torch.manual_seed(0)
     images = open_images(config.data, config.tokenizer.image_size)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ def inject(fit: Fit, monkeypatch, how: Callable) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_no_checkpoint_holds_what_is_not_finite(tokenizer_stage, monkeypatch, place):
     how, named = PLACES[place]
-    stage = tokenizer_stage()
+    every_step = replace(TRAINING, save_every=1)
+    stage = tokenizer_stage(losses=LossConfig(adversarial_start=0.0), tokenizer_training=every_step)
     training = Fit(stage, stage.run)
     inject(training, monkeypatch, how)
     with pytest.raises(RunError, match="not finite") as stopped:
@@ -122,7 +124,7 @@ def test_a_step_left_out_changes_nothing_but_the_average(tokenizer_stage, monkey
     """As a training in which nobody took that step; what the log says of it. A loss may be NaN though its gradient is
     finite.
     """
-    sections = {"losses": LossConfig(adversarial=0.0), "tokenizer_training": TRAINING}
+    sections = {"tokenizer_training": TRAINING}
     with monkeypatch.context() as patch:
         step = TrainedModule.step
         patch.setattr(TrainedModule, "step", lambda self, n: torch.tensor(1.0) if n == 2 else step(self, n))
