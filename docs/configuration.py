@@ -3,7 +3,7 @@ dataclasses.
 
     python docs/configuration.py > docs/configuration.md
 
-What a setting may be and means stands beside it in robustok/config.py and robustok/model_configs.py.
+What a setting may be and means stands beside it in robustok/config.py, training_configs.py and model_configs.py.
 """
 
 import ast

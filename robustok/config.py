@@ -2,7 +2,7 @@
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
 learning rates are absolute. Each setting says what it may be (`core.settings`); how settings must fit each other is in
-job/relations.py. The shapes of the models are in model_configs.py.
+job/relations.py. How models learn is in training_configs.py, their shapes are in model_configs.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,17 @@ from typing import Any, Literal
 
 from .core.settings import NAME, PATH, WORD, setting
 from .model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
+from .training_configs import (
+    CodebookConfig,
+    DiscriminatorConfig,
+    LossConfig,
+    OrderConfig,
+    PerturbationConfig,
+    StoppingConfig,
+    TrainingConfig,
+    ValidationConfig,
+    WarmupConfig,
+)
 
 RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
     "data.stop": "data.val",
@@ -75,114 +86,6 @@ class StartConfig:
 
 
 @dataclass(frozen=True)
-class PerturbationConfig:
-    """Latent perturbation of main training (section 3): kind, rate, proportion, strength, and their annealing."""
-
-    # The kinds of robustok.perturb; None: neighbor where the tokenizer has codes, no perturbation where it has none.
-    kind: Literal["neighbor", "uniform", "adversarial", "gaussian", "interpolate", "mask"] | None = None
-    alpha: float = setting(1.0, "[0, 1]")  # share of an image's tokens perturbed
-    beta: float = setting(0.1, "[0, 1]")  # share of the global batch's images perturbed
-    delta: int = setting(100, "[1, 2**20]")  # size of the neighbour set, of neighbor and adversarial
-    # largest strength of gaussian and interpolate, on the scale of the latents
-    strength: float | None = setting(None, "[0, inf)")
-    neighbors: Literal["latent", "code"] = "latent"
-    anneal_start: float = setting(40.0, "[0, inf)")  # epochs; the ratio r is 1 until here,
-    anneal_end: float = setting(120.0, "[0, inf)")  # falls linearly until here,
-    # and then stays at this; alpha, int(delta) and strength are multiplied by r
-    anneal_end_ratio: float = setting(0.5, "[0, 1]")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the loss terms of main training and post-training (section 2)."""
-
-    reconstruction: float = setting(1.0, "[0, inf)")
-    perceptual: float = setting(1.0, "[0, inf)")
-    vq: float = setting(1.0, "[0, inf)")
-    commit: float = setting(0.25, "[0, inf)")
-    semantic: float = setting(0.1, "[0, inf)")
-    adversarial: float = setting(0.5, "[0, inf)")
-    adversarial_start: float = setting(56.0, "[0, inf)")  # epochs
-    adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
-    # a blur of the discriminator's inputs fades out over so long from its start; 0: none
-    blur_epochs: float = setting(0.0, "[0, inf)")
-    lecam: float = setting(0.001, "[0, inf)")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how fast a stage learns (AdamW, warm-up and cosine)."""
-
-    epochs: float = setting(200.0, "(0, 1e6]")
-    batch_size: int = setting(1024, "[1, 2**20]")  # images an optimiser step, over all processes and micro-batches
-    accumulate: int = setting(1, "[1, 2**16]")  # micro-batches a step
-    lr: float = setting(2.4e-4, "(0, 1]")
-    min_lr: float = setting(5e-5, "[0, 1]")
-    warmup_epochs: float = setting(1.0, "[0, inf)")
-    warmup_lr: float = setting(1e-5, "[0, 1]")  # where the warm-up starts
-    decay_after_warmup: bool = False  # the cosine starts at the end of the warm-up (RAR) instead of at 0 (tokenizer)
-    betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
-    weight_decay: float = setting(0.0, "[0, 10]")
-    clip_norm: float | None = setting(None, "(0, inf)")  # largest gradient norm; None: no clipping
-    ema: float = setting(0.9999, "[0, 1)")
-    save_every: int = setting(500, "[1, inf)")  # optimiser steps between checkpoints
-    keep: int = setting(2, "[1, inf)")  # newest checkpoints that are kept, beside the best one
-    # figure of validation by which the step to use is chosen, a stage's own; None: the last step
-    keep_best_by: Literal["rfd", "pfd", "nfd", "psnr", "loss"] | None = None
-
-
-@dataclass(frozen=True)
-class DiscriminatorConfig:
-    """Optimiser of the discriminator; its schedule counts from `losses.adversarial_start`."""
-
-    lr: float = setting(8e-4, "(0, 1]")
-    min_lr: float = setting(5e-5, "[0, 1]")
-    warmup_epochs: float = setting(4.0, "[0, inf)")
-    warmup_lr: float = setting(1e-5, "[0, 1]")
-    betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
-    weight_decay: float = setting(5e-4, "[0, 10]")
-
-
-@dataclass(frozen=True)
-class WarmupConfig(DiscriminatorConfig):
-    """Warm-up of a new discriminator before post-training, for a tokenizer that came without one. Its batches are those
-    of `post_training`.
-    """
-
-    epochs: float = setting(1.0, "(0, 1e6]")
-    lr: float = setting(2e-4, "(0, 1]")
-    warmup_epochs: float = setting(0.1, "[0, inf)")  # of the learning rate
-
-
-@dataclass(frozen=True)
-class StoppingConfig:
-    """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
-
-    every_epochs: float = setting(5.0, "(0, inf)")
-    patience: int = setting(2, "[1, inf)")  # checks without a better score
-
-
-@dataclass(frozen=True)
-class ValidationConfig:
-    """Figures on the validation images while tokenizer and generator are trained, of their averaged weights."""
-
-    every_epochs: float | None = setting(None, "(0, inf)")  # from one validation to the next; None: none
-    inception: str | None = setting(None, PATH)  # Inception's weights, for FID; None: the run's classifier
-
-
-@dataclass(frozen=True)
-class CodebookConfig:
-    """How the codebook starts: the encoder is trained without it first, then k-means of its outputs sets the codes."""
-
-    # optimiser steps without quantisation before the codebook is set; 0: random codebook
-    continuous_steps: int = setting(0, "[0, inf)")
-    # optimiser steps after which a code that was no latent's nearest is set on a latent of the batch; None: never
-    restart_dead_after: int | None = setting(None, "[1, inf)")
-    usage_window: int = setting(65536, "[1, inf)")  # tokens over which usage is counted
-    alarm_usage: float = setting(0.1, "[0, 1]")  # share of the codes in use below which the log has an alarm
-
-
-@dataclass(frozen=True)
 class FlowSamplingConfig:
     """How a flow generator is sampled."""
 
@@ -192,14 +95,6 @@ class FlowSamplingConfig:
     # times of guidance, 1 is noise and 0 data; None: all
     guidance_interval: tuple[float, float] | None = setting(None, "[0, 1]")
     batch_size: int = setting(50, "[1, 2**20]")
-
-
-@dataclass(frozen=True)
-class OrderConfig:
-    """Random-to-raster annealing: sequences are permuted with probability r."""
-
-    anneal_start: float = setting(200.0, "[0, inf)")  # epochs; r is 1 until here
-    anneal_end: float = setting(300.0, "[0, inf)")  # and 0 from here
 
 
 @dataclass(frozen=True)

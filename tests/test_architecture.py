@@ -13,7 +13,8 @@ VERBS = ("train", "pretokenize", "sample", "evaluate", "explain", "check_data", 
 BELOW = {
     "core": (),
     "model_configs": ("core",),
-    "config": ("core", "model_configs"),
+    "training_configs": ("core",),
+    "config": ("core", "model_configs", "training_configs"),
     "kernels": (),  # and `_C` and `_cuda`, the compiled extensions
     "ops": ("core", "kernels", "_C", "_cuda"),
     "presets": ("core", "config"),
