@@ -4,6 +4,7 @@
     model.safetensors       the model;   ema.safetensors: its moving average, same names
     discriminator.safetensors   where the stage has one
     training.safetensors    optimisers and whatever else the stage needs to go on
+    shard-N-....safetensors     optimisers of a network that was sharded over processes, as process N - 1 held them
     upstream.json           where the model came from a published file: what its layout needs to be written again
     source.json             and who published it, under which licence
     recipe.json             where a run's checkpoint was copied: how it was trained, and its figures (`source.py`)
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,15 @@ from ..core.files import remove_whole, sha256, written_whole
 from .reading import MANIFEST, damage, steps
 
 
-def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, Any],
+    beside: Callable[[Path], None] | None = None,
+) -> None:
     """Writes `tensors` {file stem: {name: tensor}} and `documents` {file stem: JSON value} as the checkpoint `folder`.
+
+    beside: writes more files into the folder that it is given, which becomes the checkpoint.
 
     Raises RunError when the disk is full or not writable; what was there before stays, the temporary folder goes.
     """
@@ -43,6 +51,8 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: M
                 # clone: safetensors refuses tensors that share memory
                 copies = {name: value.detach().cpu().contiguous().clone() for name, value in named.items()}
                 write_safetensors(temporary / f"{stem}.safetensors", copies)
+            if beside is not None:
+                beside(temporary)
             for stem, value in documents.items():
                 (temporary / f"{stem}.json").write_text(json.dumps(value, indent=1))
             files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}

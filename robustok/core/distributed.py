@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import RunError
+from .meeting import meet
 from .peers import SILENCE, Peers
 
 T = TypeVar("T")
@@ -20,7 +21,6 @@ T = TypeVar("T")
 PATIENCE = timedelta(minutes=20)
 
 _peers: Peers | None = None
-_starts = 0  # of this process, each with names of its own in the store
 
 
 def start(device: torch.device) -> None:
@@ -30,13 +30,16 @@ def start(device: torch.device) -> None:
 
     From here to `stop` the processes look after each other (core/peers.py). Raises RunError where they do not meet.
     """
-    global _peers, _starts
+    global _peers
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        _starts += 1
-        _peers = Peers(_connect, rank(), world())
+        store, name, rank, world = meet(PATIENCE)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore(name, store), rank=rank, world_size=world, timeout=PATIENCE
+        )
+        _peers = Peers(lambda: _connect(name), rank, world)
     except dist.DistError as error:
         raise RunError(
             f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']} did not meet the others at "
@@ -68,12 +71,11 @@ def last_words(code: int, error: BaseException) -> Iterator[None]:
         _peers.end_all(code)
 
 
-def _connect() -> dist.Store:
+def _connect(name: str) -> dist.Store:
     """A new connection to the store at which the processes met, for names of this start alone."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
-    attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
-    return dist.PrefixStore("/".join(("robustok", *attempt, str(_starts))), store)
+    return dist.PrefixStore(f"{name}/peers", store)
 
 
 def rank() -> int:

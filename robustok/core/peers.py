@@ -88,11 +88,11 @@ class Peers:
     def claim_last_words(self, code: int, error: BaseException) -> None:
         """To be called by a process that fails before it says why. Does not return where another one failed first."""
         try:
-            for other in self._watched:  # a launcher may stop this process because that one ended
-                if how := self._gone(other):
-                    self._end(f"{other} {how}")
-            if _of_connections(error):  # another one is gone: the watch ends this process as soon as it sees which
-                time.sleep(SILENCE + 3 * BEAT)
+            until = time.monotonic() + (SILENCE + 3 * BEAT if _of_connections(error) else 0)
+            self._name_who_is_gone()  # a launcher may stop this process because that one ended
+            while time.monotonic() < until:  # the watch ends this process as soon as it misses one of another machine
+                time.sleep(0.02)
+                self._name_who_is_gone()
             if not self._claim(self._store, str(self._me), code):
                 self._end_quietly()
         except dist.DistError:
@@ -102,6 +102,11 @@ class Peers:
         """To be called after that, when it has said why: the others end, too."""
         self._store.set("said", "")
         self._exit(code)
+
+    def _name_who_is_gone(self) -> None:
+        for other in self._watched:
+            if how := self._gone(other):
+                self._end(f"{other} {how}")
 
     def _near(self, other: Process) -> bool:
         return (other.host, other.pids) == (self._me.host, self._me.pids)

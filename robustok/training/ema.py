@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .optimizers import along_rows
+from .parallel import held_as
 
 
 class EMA:
@@ -43,7 +44,7 @@ class EMA:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, average in self.average.items():
-            average.copy_(tensors[name])
+            average.copy_(held_as(tensors[name], average))
 
     @contextmanager
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, TrainingConfig
 from ..models.parameters import decayed_parameters
-from .parallel import parallelize, whole
+from .parallel import averaged, held_as, parallelize, whole
 from .run import Run
 from .schedules import cosine_rate
 
@@ -51,7 +51,8 @@ class TrainedModule:
 
         module: what is called in training if that is not the network itself; the network must be inside.
         """
-        module = network if module is None else module
+        c = run.config
+        module = parallelize(module or network, compile=c.compile, parallel=c.parallel, bfloat16=run.bfloat16)
         parameters = _learning_parameters(network, module)
         matrices = {id(parameter) for parameter in decayed_parameters(network)}
         decayed = [p for p in parameters.values() if id(p) in matrices]
@@ -59,9 +60,8 @@ class TrainedModule:
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         fused = run.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=tuple(settings.betas), fused=fused)
-        module = parallelize(module, compile=run.config.compile)
         clip_norm = getattr(settings, "clip_norm", None)
-        return cls(name, network, module, parameters, optimizer, learning_rate, clip_norm)
+        return cls(name, network, averaged(module), parameters, optimizer, learning_rate, clip_norm)
 
     def step(self, number: int) -> Tensor:
         """Takes an optimiser step at the rate of step `number`; returns the norm of the gradients before clipping.
@@ -119,7 +119,7 @@ def learning_rate(settings: TrainingConfig, steps_per_epoch: int) -> Callable[[i
 
 
 def optimizer_state(trained: TrainedModule) -> dict[str, Tensor]:
-    """The optimiser's state as tensors `optimizer.MODULE.PARAMETER.ENTRY`, as they are.
+    """The optimiser's state as tensors `optimizer.MODULE.PARAMETER.ENTRY`, as they are: sharded where parameters are.
 
     Settings of the groups are not in it: they come from the config.
     """
@@ -130,8 +130,19 @@ def optimizer_state(trained: TrainedModule) -> dict[str, Tensor]:
     }
 
 
+def empty_state(trained: TrainedModule, key: str) -> Tensor | None:
+    """A tensor to read one of `optimizer_state` into that has its parameter's shape; None for another network's."""
+    prefix = f"optimizer.{trained.name}."
+    if not key.startswith(prefix):
+        return None
+    return torch.zeros_like(trained.parameters[key.removeprefix(prefix).rpartition(".")[0]].detach())
+
+
 def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) -> None:
-    """Sets the optimiser's state from `optimizer_state`'s tensors or a former checkpoint's; others are ignored."""
+    """Sets the optimiser's state from `optimizer_state`'s tensors or a former checkpoint's; others are ignored.
+
+    A tensor may be whole or sharded as its parameter is.
+    """
     names = list(trained.parameters)
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
     prefix = f"optimizer.{trained.name}."
@@ -141,7 +152,8 @@ def load_optimizer_state(trained: TrainedModule, tensors: Mapping[str, Tensor]) 
         name, _, entry = key.removeprefix(prefix).rpartition(".")
         if name not in trained.parameters:
             name = names[int(name)]
-        states[name][entry] = value
+        parameter = trained.parameters[name]
+        states[name][entry] = held_as(value, parameter) if value.shape == parameter.shape else value
     number = {id(p): i for i, p in enumerate(p for g in trained.optimizer.param_groups for p in g["params"])}
     numbered = {number[id(trained.parameters[name])]: state for name, state in states.items()}
     groups = trained.optimizer.state_dict()["param_groups"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from ..checkpoints import reading, writing
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..core import distributed
 from ..core.files import read_json
+from . import sharded
 from .ema import EMA
 from .guard import refuse_not_finite
-from .optimizers import load_optimizer_state, optimizer_state
-from .parallel import whole
+from .optimizers import empty_state, load_optimizer_state, optimizer_state
+from .parallel import load_weights, whole_on_main
 from .run import Run
 from .stages.base import Stage
 
@@ -34,16 +37,18 @@ class StageState:
 def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
     """Writes the checkpoint step-N of the stage; keeps the newest ones, and those that they call the best.
 
-    All processes must call this: each gathers what may be sharded, the main one writes. Raises RunError where a tensor
-    is not finite.
+    All processes must call this: the main one writes, and each its shards of the optimisers' state where a network is
+    sharded. Raises RunError where a tensor is not finite.
     """
     training = {f"extra.{name}": tensor for name, tensor in stage.extra_state().items()}
     for trained in stage.trained:
         training |= optimizer_state(trained)
     tensors = {"model": stage.model.state_dict(), "ema": ema.state_dict(stage.model), "training": training}
     tensors |= {trained.name: trained.network.state_dict() for trained in stage.trained[1:]}
-    tensors = {stem: {name: whole(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
-    refuse_not_finite(tensors, run.folder / stage.name)
+    shards = {name: training.pop(name) for name, tensor in [*training.items()] if isinstance(tensor, DTensor)}
+    tensors = {stem: {name: whole_on_main(tensor) for name, tensor in named.items()} for stem, named in tensors.items()}
+    own = {name: tensor.to_local() for name, tensor in shards.items()}
+    refuse_not_finite({**tensors, "shards": own}, run.folder / stage.name)
     documents = {
         "config": {"kind": stage.kind, "config": stage.model_config()},
         "state": {**asdict(state), "settings": run.settings(stage.sections)},
@@ -52,9 +57,12 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
         documents["upstream"] = dict(stage.upstream)
     if distributed.is_main():
         folder = run.folder / stage.name
-        writing.save(folder / f"step-{state.step}", tensors, documents)
+        beside = partial(sharded.write, tensors=shards) if shards else None
+        writing.save(folder / f"step-{state.step}", tensors, documents, beside)
         keep = stage.training.keep
         writing.keep_newest(folder, keep, also=[_best_of(path) for path in reading.steps(folder)[-keep:]])
+    elif shards:
+        sharded.write(None, shards)
     distributed.barrier()
 
 
@@ -72,12 +80,12 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     if state.best is not None and not (folder / state.best).exists():
         state.best = state.score = None
     model, average, training = reading.load(newest, "model", "ema", "training")
-    stage.model.load_state_dict(model)
+    load_weights(stage.model, model)
     ema.load(average)
     for trained in stage.trained:
-        load_optimizer_state(trained, training)
+        load_optimizer_state(trained, training | sharded.read(newest, partial(empty_state, trained), besides=training))
     for trained in stage.trained[1:]:
-        trained.network.load_state_dict(reading.load(newest, trained.name)[0])
+        load_weights(trained.network, reading.load(newest, trained.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
     return state

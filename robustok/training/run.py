@@ -60,12 +60,16 @@ class Run:
         finally:
             self._lock.close()
 
-    def autocast(self):
-        """bfloat16 autocast where the settings ask for it, or where they say auto and the device is made for it."""
+    @property
+    def bfloat16(self) -> bool:
+        """Whether networks compute in bfloat16: settings ask for it, or say auto and the device is made for it."""
         wanted = self.config.precision
         fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        use = wanted == "bfloat16" or (wanted == "auto" and fast)
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
+        return wanted == "bfloat16" or (wanted == "auto" and fast)
+
+    def autocast(self):
+        """bfloat16 autocast, where networks compute in it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     def settings(self, sections: Collection[str]) -> dict[str, Any]:
         """What a stage's result depends on: these sections of the config, and which images there are.

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from robustok.core import distributed
+from robustok.core import distributed, meeting
 from robustok.core.errors import RunError
 
 SCRIPT = """
@@ -57,13 +59,30 @@ def test_two_processes():
     assert [process.communicate(timeout=120)[0] for process in processes] == ["agreed\n", "agreed\n"]
 
 
-def test_processes_that_do_not_meet_are_told_where(monkeypatch):
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_do_not_meet_are_told_where(monkeypatch, rank):
     port = free_port()
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=1))
-    with pytest.raises(RunError, match=rf"process 0 of 2 did not meet the others at 127\.0\.0\.1:{port} \(.*1/2"):
+    with pytest.raises(RunError, match=rf"process {rank} of 2 did not meet the others at 127\.0\.0\.1:{port} "):
         distributed.start(torch.device("cpu"))
+
+
+def test_words_of_former_processes_mislead_nobody():
+    """torchrun keeps its store over restarts: the second process's last word is of one that is gone."""
+    store = dist.HashStore()
+    store.set("hello/1", "gone")
+    with ThreadPoolExecutor() as pool:
+        welcome = pool.submit(meeting._welcome, store, 3, timedelta(seconds=60))
+        arrive = [pool.submit(meeting._arrive, store, rank, timedelta(seconds=60)) for rank in (2, 1)]
+        assert len({done.result() for done in (welcome, *arrive)}) == 1
+
+
+def test_who_has_not_come_is_named():
+    store = dist.HashStore()
+    with pytest.raises(RunError, match=r"processes \[1, 2\] of 3 have not come in 0:00:01"):
+        meeting._welcome(store, 3, timedelta(seconds=1))
 
 
 def test_one_process_alone(monkeypatch):
