@@ -66,7 +66,7 @@ def _shard(module: nn.Module, bfloat16: bool) -> None:
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in compiled_blocks(module):
         fully_shard(block, mesh=mesh, mp_policy=half if bfloat16 else MixedPrecisionPolicy())
-    fully_shard(module, mesh=mesh)
+    fully_shard(module, mesh=mesh, reshard_after_forward=True)  # validation has no backward pass to do so
 
 
 @contextmanager

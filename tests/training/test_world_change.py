@@ -25,9 +25,10 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-def steps(run: Path) -> list[dict]:
-    records = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [record for record in records if record["stage"] == "generator"]
+def records(run: Path, figure: str) -> list[dict]:
+    """The lines of the generator's log with this figure."""
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["stage"] == "generator" and figure in line]
 
 
 def images(runs: Path, name: str) -> dict[tuple[int, int], list[int]]:
@@ -53,12 +54,16 @@ def learned(runs: Path, stem: str, run: str, step: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["fsdp2", *GONE_ON])
 def test_the_steps_are_the_same(runs, name):
-    found, expected = steps(runs / name), steps(runs / "ddp2")
+    found, expected = (records(runs / run, "loss") for run in (name, "ddp2"))
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5]
     for a, b in zip(found, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=FLOAT32)
         assert a["generator_grad_norm"] == pytest.approx(b["generator_grad_norm"], rel=1e-5)
         assert b["generator_grad_norm"] > 0.5  # so clipping counts
+    validated = [records(runs / run, "validation_loss") for run in (name, "ddp2")]
+    assert [record["step"] for record in validated[0]] == [0, 3, 5]
+    for a, b in zip(*validated, strict=True):
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=FLOAT32)
     for stem in ("model", "ema"):
         ours, theirs, before = (learned(runs, stem, *which) for which in ((name, 5), ("ddp2", 5), ("ddp2", 3)))
         assert (ours - theirs).norm() < 0.01 * (theirs - before).norm(), stem

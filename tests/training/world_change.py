@@ -38,6 +38,7 @@ SETTINGS = {
     "tokenizer_training.epochs": 0.5,
     "tokenizer_training.batch_size": 48,
     "post_training.batch_size": 48,
+    "validation.every_epochs": 0.75,  # 3 steps
     "generator.width": 32,
     "generator.depth": 2,
     "generator.heads": 2,

@@ -66,6 +66,6 @@ class GeneratorStage(Stage):
         for part in torch.arange(len(rows.ids)).split(VALIDATED_AT_ONCE):
             inputs, labels, ids = (values[part].to(self.run.device) for values in rows)
             with self.run.autocast():
-                loss, _ = self.model.loss(inputs, labels, seed=seed, sample_ids=ids, **settings)
+                loss, _ = self.trained[0].module(inputs, labels, seed=seed, sample_ids=ids, **settings)
             total += loss.item() * len(part)
         return {"loss": total / len(rows.ids)}
