@@ -19,7 +19,7 @@ from PIL import Image
 from robustok.core.cli import run_verb
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("scale_out", "file_formats", "errors")
+PAGES = ("scale_out", "file_formats", "errors", "monitoring")
 SMALL = {"--n 50000": "--n 6 --batch_size 3 --shard_images 3", "--size 256": "--size 16", "/shared/": "shared/"}
 SMALL |= {"configs/robustok-b.yaml": "small.yaml"}
 SMALL |= {"runs/demo/post": "runs/demo/tokenizer", "--compile": "", "$PBS_ARRAY_INDEX": "1"}

@@ -14,6 +14,7 @@ from .images import ImageSource, bad_budget
 from .latents import LatentSet
 from .listing import by_suffix
 from .loader import prefetch
+from .readers import reading
 from .rows import RowSet
 from .tokens import TokenSet
 from .transforms import center_crop
@@ -137,8 +138,9 @@ def _try_read(source: ImageSource, index: int) -> Image.Image | None:
 def _look(source: ImageSource, index: int) -> tuple[tuple[int, int], bytes] | BadImage:
     """((width, height), SHA-256 of the bytes) of an image, or what is wrong with it."""
     try:
-        digest = hashlib.sha256(source.read_bytes(index)).digest()
-        return source.read(index).size, digest
+        with reading(source.names[index]):
+            digest = hashlib.sha256(source.read_bytes(index)).digest()
+            return source.read(index).size, digest
     except BadImage as error:
         return error
 

@@ -25,6 +25,7 @@ from ..data.decode import BadImage
 from ..data.digits import Digits, means_digits
 from ..data.images import ImageSource, open_source, say_what_was_found
 from ..data.loader import prefetch
+from ..data.readers import reading
 from ..data.transforms import center_crop, to_array
 from .npz import MOST_BYTES, MOST_IMAGES, npz_header, npz_labels, npz_names, open_npz, read_header
 
@@ -94,7 +95,8 @@ class StoredImages:
         images = []
         for index in numbers:
             try:
-                image = self.source.read(index)
+                with reading(self.source.names[index]):
+                    image = self.source.read(index)
             except BadImage as error:
                 self._leave_out(index, error)
                 continue

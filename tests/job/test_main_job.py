@@ -32,7 +32,7 @@ def final_tensors(run):
 
 
 def test_main_job_writes_metrics_and_an_offline_report(job):
-    run = job()
+    run = job(validation__every_epochs=0.35)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["distance"] == "FD-digits"
     assert {"psnr", "codebook_usage", "codebook_perplexity", "rfd", "pfd"} <= metrics["tokenizer"].keys()
@@ -52,6 +52,8 @@ def test_main_job_writes_metrics_and_an_offline_report(job):
     assert not re.search(r"(src|href)=['\"](?!data:)", report)
     assert report.count("<img") >= 9
     assert "FD-digits" in report
+    for curve in ("tokenizer: validation_rfd", "generator: validation_loss", "post: validation_gfd"):
+        assert curve in report
     assert "not FID" in report
     assert (run / "config.yaml").is_file()
     assert any((run / "tensorboard").iterdir())
