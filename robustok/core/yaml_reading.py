@@ -11,6 +11,7 @@ from .parsing import parsing, read_bounded
 
 MOST_BYTES = 1 << 16  # settings take a tenth of it
 MOST_NODES = 20_000  # values, counted again wherever an alias repeats them
+MOST_DEPTH = 50  # values one in the other
 MOST_DIGITS = 100  # of a number
 
 
@@ -26,30 +27,32 @@ def read_yaml(path: str | Path, cure: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            if (size := _size(node, str(path), {})) > MOST_NODES:
-                found = "aliases that lead back to themselves" if size == math.inf else f"{size:,} values"
-                raise UserError(f"{path} stands for {found}, with its aliases; expected at most {MOST_NODES:,}; {cure}")
+            size, depth = _measure(node, str(path), {})
+            if size > MOST_NODES or depth > MOST_DEPTH:
+                found = "aliases that lead back to themselves"
+                if size < math.inf:
+                    found = f"{size:,} values, {depth} one in the other, its aliases followed"
+                expected = f"expected at most {MOST_NODES:,} values, {MOST_DEPTH} one in the other"
+                raise UserError(f"{path} holds {found}; {expected}; {cure}")
             return loader.construct_document(node)
         finally:
             loader.dispose()
 
 
-def _size(node: yaml.Node, where: str, known: dict[int, float]) -> float:
-    """Nodes in a node, itself counted; those already seen are not walked again."""
+def _measure(node: yaml.Node, where: str, known: dict[int, tuple[float, float]]) -> tuple[float, float]:
+    """(how many nodes are in a node, itself counted; how deep they go); those already seen are not walked again."""
     if id(node) not in known:
-        known[id(node)] = math.inf  # what it comes to if it is met again before it is counted
+        known[id(node)] = math.inf, math.inf  # what it comes to if it is met again before it is measured
         if isinstance(node, yaml.MappingNode):
             _refuse_twice([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)], where)
             inside = [part for pair in node.value for part in pair]
         else:
             inside = node.value if isinstance(node, yaml.SequenceNode) else []
-        if (
-            isinstance(node, yaml.ScalarNode)
-            and node.tag.endswith((":int", ":float"))
-            and len(node.value) > MOST_DIGITS
-        ):
+        is_number = node.tag.endswith((":int", ":float")) and isinstance(node, yaml.ScalarNode)
+        if is_number and len(node.value) > MOST_DIGITS:
             raise UserError(f"{where} holds a number of {len(node.value)} digits; expected at most {MOST_DIGITS}")
-        known[id(node)] = 1 + sum(_size(part, where, known) for part in inside)
+        found = [_measure(part, where, known) for part in inside]
+        known[id(node)] = 1 + sum(size for size, _ in found), 1 + max((depth for _, depth in found), default=0)
     return known[id(node)]
 
 
