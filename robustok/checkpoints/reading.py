@@ -121,6 +121,16 @@ def steps(stage_folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def read_stage(path: Path) -> dict[str, Any]:
+    """What stage.json says of the stage of a run. Raises UserError for a best checkpoint that is not in its folder."""
+    record = read_record(path)
+    if record.get("best") is not None:
+        named_in(path.parent, record["best"], path)
+    if not isinstance(record.get("settings", {}), dict) or not isinstance(record.get("seconds", 0.0), int | float):
+        raise UserError(f"{path} is no record of a stage: settings must be an object, and seconds a number")
+    return record
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder meant by `path`: itself, or in a stage's folder the best, else the newest valid one.
 
@@ -130,9 +140,9 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "config.json").is_file():
         return path
     stage = path / "stage.json"
-    best = read_record(stage).get("best") if stage.is_file() else None
+    best = read_stage(stage).get("best") if stage.is_file() else None
     if best is not None:
-        return named_in(path, best, stage)
+        return path / best
     rejected = []
     for step in reversed(steps(path)):
         if (reason := damage(step)) is None:

@@ -22,6 +22,7 @@ from .errors import RunError, UserError
 from .parsing import parsing, read_bounded
 
 MOST_JSON = 1 << 25  # bytes; the manifest of a million classes by name fits
+MOST_DEPTH = 50  # lists and objects one in the other: whoever walks over them need not count
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(tmp|old)")  # what `_beside` makes
 _LONGEST = 255 - len("..0123456789abcdef.tmp")  # bytes of a name that such a one can hold
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota left, a file larger than allowed
@@ -86,9 +87,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError when it is missing, not valid, or larger than MOST_JSON."""
+    """The content of a JSON file. Raises UserError when it is missing, not valid, larger than MOST_JSON, or nested
+    deeper than MOST_DEPTH.
+    """
     with parsing(path, "JSON"):
-        return json.loads(read_bounded(path, MOST_JSON, "a JSON file"))
+        value = json.loads(read_bounded(path, MOST_JSON, "a JSON file"))
+        _refuse_deep(value, MOST_DEPTH)
+    return value
+
+
+def _refuse_deep(value: Any, left: int) -> None:
+    if not left:
+        raise RecursionError
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(item, dict | list):
+            _refuse_deep(item, left - 1)
 
 
 def read_record(path: Path) -> dict[str, Any]:

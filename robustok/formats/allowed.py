@@ -12,6 +12,7 @@ import torch
 from ..core.errors import UserError
 
 MOST_VALUES = 5_000_000  # that an object comes to
+MOST_DEPTH = 100  # one in the other
 MOST_BITS = 1024  # of a whole number
 MOST_REPEATED = 1 << 20  # numbers of an expanded tensor, one stored number seen as many
 # Packages whose classes hold no weights. Lightning's checkpoints name some beside the weights.
@@ -90,36 +91,39 @@ def allowed_globals() -> dict[tuple[str, str], Any]:
 def plain(value: Any, where: str) -> Any:
     """`value` with plain types in place of the classes made for one file, and without what is left out.
 
-    Raises UserError naming `where` for what holds itself, and for more than MOST_VALUES values, counted again wherever
-    one repeats: who walks over the result later need not count.
+    Raises UserError naming `where` for what holds itself, for more than MOST_VALUES values, counted again wherever one
+    repeats, and more than MOST_DEPTH one in the other: who walks over the result later need not count.
     """
-    made, size = _plain(value, {})
-    if size > MOST_VALUES:
-        found = "a value that holds itself" if size == math.inf else f"{size:,} values, most of them the same again"
+    made, size, depth = _plain(value, {})
+    if size > MOST_VALUES or depth > MOST_DEPTH:
+        found = "a value that holds itself" if size == math.inf else f"{size:,} values, {depth} one in the other"
         raise UserError(f"{where} holds {found}: no torch checkpoint does")
     return made
 
 
-def _plain(value: Any, known: dict[int, tuple[Any, float]]) -> tuple[Any, float]:
-    """(the plain value, how many values it comes to); each container is walked once."""
+def _plain(value: Any, known: dict[int, tuple[Any, float, float]]) -> tuple[Any, float, float]:
+    """(the plain value, how many values it comes to, how deep they go); each container is walked once."""
     if not isinstance(value, dict | list | tuple | argparse.Namespace):
-        return _plain_number(value), 1
+        return _plain_number(value), 1, 1
     if id(value) in known:
         return known[id(value)]
-    known[id(value)] = None, math.inf  # what it comes to if it is met again before it is counted
-    made: Any
-    if isinstance(value, argparse.Namespace):
-        names, size = _plain(vars(value), known)
-        made = argparse.Namespace(**names) if size < math.inf else None
-    elif isinstance(value, dict):
-        kept = [pair for pair in value.items() if not any(map(_is_left_out, pair))]
-        pairs = [(_plain(key, known), _plain(item, known)) for key, item in kept]
-        made, size = {key: item for (key, _), (item, _) in pairs}, sum(a + b for (_, a), (_, b) in pairs)
-    else:
-        items = [_plain(item, known) for item in value if not _is_left_out(item)]
-        made, size = (list if isinstance(value, list) else tuple)(item for item, _ in items), sum(n for _, n in items)
-    known[id(value)] = made, 1 + size
+    known[id(value)] = None, math.inf, math.inf  # what it comes to if it is met again before it is counted
+    content = vars(value) if isinstance(value, argparse.Namespace) else value
+    pairs = content.items() if isinstance(content, dict) else ((item,) for item in content)
+    kept = [[_plain(part, known) for part in pair] for pair in pairs if not any(map(_is_left_out, pair))]
+    made, parts = [tuple(made for made, _, _ in pair) for pair in kept], [part for pair in kept for part in pair]
+    size, depth = 1 + sum(part[1] for part in parts), 1 + max((part[2] for part in parts), default=0)
+    known[id(value)] = _like(value, made) if size < math.inf else None, size, depth
     return known[id(value)]
+
+
+def _like(value: Any, made: list[tuple[Any, ...]]) -> Any:
+    """A plain container as `value` is one: of pairs of names and items, or of single items."""
+    if isinstance(value, argparse.Namespace):
+        return argparse.Namespace(**dict(made))
+    if isinstance(value, dict):
+        return dict(made)
+    return (list if isinstance(value, list) else tuple)(item for (item,) in made)
 
 
 def _plain_number(value: Any) -> Any:

@@ -10,7 +10,8 @@ import torch
 
 from ..core import distributed
 from ..core.device import peak_memory_bytes
-from ..core.files import read_json, write_json
+from ..core.files import read_record, write_json
+from ..core.parsing import parsing
 from ..core.text import say
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
@@ -45,7 +46,9 @@ def evaluate_run(job: Pipeline) -> None:
     record, written = job.run.stage_record(FOLDER), [job.run.folder / name for name in (METRICS, REPORT)]
     if all(record.get(name) == value for name, value in depends_on.items()) and all(map(Path.is_file, written)):
         if distributed.is_main():
-            _show(job, read_json(job.run.folder / METRICS))
+            path = job.run.folder / METRICS
+            with parsing(path, "figures of a run", f"remove {job.run.folder / FOLDER} to evaluate again"):
+                _show(job, read_record(path))
             say(f"Everything was done before; to evaluate again, remove {job.run.folder / FOLDER}")
         return
     _ = job.features  # trains the classifier on first use

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.reading import find_checkpoint
 from ..config import FlowSamplingConfig, SamplingConfig
 from ..core import distributed
 from ..core.errors import UserError
@@ -152,7 +153,7 @@ class Pipeline:
         Raises UserError where there is neither, and where the stage ended under other settings.
         """
         if self.is_finished(folder):
-            return self.run.folder / folder / self.run.stage_record(folder)["best"]
+            return find_checkpoint(self.run.folder / folder)
         start = getattr(self.config.start, folder, None)
         if start:
             return locate(start)

@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 from ..checkpoints import reading, writing
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..core import distributed
-from ..core.files import read_json
+from ..core.files import read_record
+from ..core.parsing import named_in, parsing
 from . import sharded
 from .ema import EMA
 from .guard import refuse_not_finite
@@ -75,8 +76,8 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     newest = _newest_whole(folder)
     if newest is None:
         return StageState()
-    refuse_other_settings(read_json(newest / "state.json")["settings"], run.settings(stage.sections), newest)
-    state = _state(newest)
+    state, stored = _state(newest), read_record(newest / "state.json")
+    refuse_other_settings(stored["settings"], run.settings(stage.sections), newest)
     if state.best is not None and not (folder / state.best).exists():
         state.best = state.score = None
     model, average, training = reading.load(newest, "model", "ema", "training")
@@ -109,9 +110,18 @@ def _newest_whole(folder: Path) -> Path | None:
 
 
 def _state(checkpoint: Path) -> StageState:
-    """How far the stage was at a checkpoint of it."""
-    stored = read_json(checkpoint / "state.json")
-    return StageState(**{name: value for name, value in stored.items() if name != "settings"})
+    """How far the stage was at a checkpoint of it. Raises UserError for a state.json that does not say so."""
+    path = checkpoint / "state.json"
+    with parsing(path, "the state of a stage"):
+        stored = read_record(path)
+        if not isinstance(stored.pop("settings", None), dict):
+            raise ValueError("no settings")
+        state = StageState(**stored)
+        if checkpoint.name != f"step-{state.step}":
+            raise ValueError(f"of step {state.step!r:.60}")
+        if state.best is not None:
+            named_in(checkpoint.parent, state.best, path)
+    return state
 
 
 def _best_of(checkpoint: Path) -> str | None:

@@ -17,12 +17,13 @@ from typing import Any, TextIO
 import torch
 import yaml
 
+from ..checkpoints.reading import read_stage
 from ..checkpoints.stored_settings import refuse_other_settings
 from ..config import RunConfig, what_results_depend_on
 from ..core import distributed
 from ..core.device import resolve_device
 from ..core.errors import UserError
-from ..core.files import explained_full_disk, read_record, remove_leftovers, write_bytes, write_json
+from ..core.files import explained_full_disk, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
 from ..core.paths import given_path
 from ..core.text import say
@@ -91,14 +92,14 @@ class Run:
     def stage_record(self, folder: str) -> dict[str, Any]:
         """What stage.json says of the stage in this folder of the run; empty before it has ended once."""
         path = self.folder / folder / "stage.json"
-        return read_record(path) if path.is_file() else {}
+        return read_stage(path) if path.is_file() else {}
 
     def is_finished(self, folder: str, sections: Collection[str]) -> bool:
         """True for a stage that ended under these settings. Raises UserError if it ended under others."""
         record = self.stage_record(folder)
         if not record.get("finished"):
             return False
-        refuse_other_settings(record["settings"], self.settings(sections), self.folder / folder)
+        refuse_other_settings(record.get("settings", {}), self.settings(sections), self.folder / folder)
         return True
 
     def update_stage(self, folder: str, **values: Any) -> None:
