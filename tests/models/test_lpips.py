@@ -71,5 +71,5 @@ def test_missing_file(recipe, tmp_path):
     torch.save(recipe[1], tmp_path / "vgg.pth")
     with pytest.raises(UserError, match=r"26 of 31 LPIPS tensors are missing \(features.0.weight"):
         load_lpips(tmp_path)
-    with pytest.raises(UserError, match="no files of weights"):
+    with pytest.raises(UserError, match=r"nowhere does not exist; expected the folder of vgg\.pth"):
         load_lpips(tmp_path / "nowhere")
