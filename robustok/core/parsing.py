@@ -13,8 +13,12 @@ from .errors import RunError, UserError
 from .paths import regular_file
 
 DAMAGED = "it is damaged, incomplete or another kind of file: make or fetch it again"
-# The system's reasons that lie with the path that the user gave, not with the machine.
-_OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
+# The system's reasons that lie with the path that the user gave, or with a place that the file names in itself, and not
+# with the machine.
+_OF_THE_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EINVAL, errno.EOVERFLOW),
+)
 _SHOWN = 300  # characters of a parser's own message
 
 
@@ -22,7 +26,7 @@ _SHOWN = 300  # characters of a parser's own message
 def parsing(path: str | Path, kind: str, cure: str = DAMAGED) -> Iterator[None]:
     """Raises UserError "PATH cannot be read as KIND (why); CURE" for whatever the body raises while it parses a file.
 
-    Our own errors pass, and so do the system's that are no fault of the path (a disk that fails).
+    Our own errors pass, and so do the system's that are no fault of the file (a disk that fails).
     """
     try:
         yield
@@ -30,7 +34,7 @@ def parsing(path: str | Path, kind: str, cure: str = DAMAGED) -> Iterator[None]:
         raise
     except Exception as error:  # a hostile file can make a parser raise anything
         if isinstance(error, OSError) and error.errno is not None:  # decompressors raise it without
-            if error.errno not in _OF_THE_PATH:
+            if error.errno not in _OF_THE_FILE:
                 raise
             raise UserError(f"{path} cannot be read as {kind} ({error.strerror}); {cure}") from error
         raise UserError(f"{path} cannot be read as {kind} ({_why(error)}); {cure}") from error
