@@ -73,7 +73,7 @@ class TrainedModule:
             group["lr"] = self.learning_rate(number)
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm or float("inf"))
         norm = whole(norm)
-        if self.optimizer.defaults["fused"]:
+        if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~norm.isfinite()).float()
             self.optimizer.step()
         elif norm.isfinite():

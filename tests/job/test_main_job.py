@@ -31,7 +31,9 @@ def final_tensors(run):
     return tensors
 
 
-def test_main_job_writes_metrics_and_an_offline_report(job):
+def test_main_job_writes_metrics_and_an_offline_report(job, monkeypatch):
+    for name in ("SOME_TOKEN", "HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "canary-4711")  # what the environment holds is written nowhere
     run = job(validation__every_epochs=0.35)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["distance"] == "FD-digits"
@@ -52,6 +54,8 @@ def test_main_job_writes_metrics_and_an_offline_report(job):
     assert not re.search(r"(src|href)=['\"](?!data:)", report)
     assert report.count("<img") >= 9
     assert "FD-digits" in report
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert len(files) > 30 and not [path for path in files if b"canary-4711" in path.read_bytes()]
     for curve in ("tokenizer: validation_rfd", "generator: validation_loss", "post: validation_gfd"):
         assert curve in report
     assert "not FID" in report
