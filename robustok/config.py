@@ -1,15 +1,15 @@
 """Every setting of a run, as frozen dataclasses. The presets are YAML files in configs/.
 
 Lengths of training are in epochs (passes over the training images), batch sizes count images over all processes,
-learning rates are absolute. Each setting says what it may be (`core.settings`); how settings must fit each other is in
+learning rates are absolute. None, where the comment says nothing else: decided from the data and the device, which is
+said (job/decisions.py). Each setting says what it may be (`core.settings`); how settings must fit each other is in
 job/relations.py. How models learn is in training_configs.py, their shapes are in model_configs.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from .core.settings import NAME, PATH, WORD, setting
 from .model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
@@ -25,12 +25,6 @@ from .training_configs import (
     WarmupConfig,
 )
 
-RENAMED = {  # former name of a setting -> its name; files, options and stored runs with former names are still read
-    "data.stop": "data.val",
-    "data.judge": "data.test",
-}
-HOUSEKEEPING = ("save_every", "keep", "alarm_usage")  # settings within sections on which no result depends
-
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -38,8 +32,10 @@ class DataConfig:
 
     # folder of images (one sub-folder a class), tar shards or Parquet files; None: scikit-learn's digits
     root: str | None = setting(None, PATH)
-    val: int = setting(200, "[2, inf)")  # validation images: post-training stops by them and chooses its best step
-    test: int = setting(300, "[2, inf)")  # test images: only the final evaluation sees them
+    # Validation images: post-training stops by them and chooses its best step. None: a tenth, 2 to 2000
+    val: int | None = setting(None, "[2, inf)")
+    # Test images: only the final evaluation sees them. None: three twentieths, 2 to 10,000
+    test: int | None = setting(None, "[2, inf)")
     split_seed: int = setting(0, "[0, 2**63)")
     # random crop from a random resize: smallest and largest share of the side kept
     crop_min: float = setting(1.0, "(0, 1]")
@@ -94,7 +90,7 @@ class FlowSamplingConfig:
     guidance_scale: float = setting(1.5, "[0, 1000]")  # 1 is no guidance
     # times of guidance, 1 is noise and 0 data; None: all
     guidance_interval: tuple[float, float] | None = setting(None, "[0, 1]")
-    batch_size: int = setting(50, "[1, 2**20]")
+    batch_size: int | None = setting(None, "[1, 2**20]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class SamplingConfig:
     temperature: float = setting(1.02, "[0, inf)")
     top_k: int = setting(0, "[0, inf)")
     top_p: float = setting(1.0, "(0, 1]")
-    batch_size: int = setting(50, "[1, 2**20]")
+    batch_size: int | None = setting(None, "[1, 2**20]")
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class PairsConfig:
 class EvaluationConfig:
     """How many images the evaluation samples and takes at a time."""
 
-    samples_per_class: int = setting(50, "[1, 10**6]")
+    samples_per_class: int | None = setting(None, "[1, 10**6]")
     batch_size: int = setting(100, "[1, 2**20]")
 
 
@@ -168,30 +164,3 @@ class RunConfig:
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-
-def with_new_names(settings: Mapping[str, Any], note: Callable[[str], None] = lambda old: None) -> dict[str, Any]:
-    """Settings {section: {name: value}} with former names (`RENAMED`) replaced; `note` is called with each one found.
-
-    A setting that is there under both names keeps the value of the new one.
-    """
-    settings = {name: dict(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
-    for old, new in RENAMED.items():
-        (section, name), (_, new_name) = old.split("."), new.split(".")
-        if isinstance(settings.get(section), dict) and name in settings[section]:
-            value = settings[section].pop(name)
-            settings[section].setdefault(new_name, value)
-            note(old)
-    return settings
-
-
-def what_results_depend_on(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as `with_new_names` takes and gives them, without those of `HOUSEKEEPING`: what stored results are
-    compared by.
-    """
-    return {
-        section: {name: value for name, value in values.items() if name not in HOUSEKEEPING}
-        if isinstance(values, Mapping)
-        else values
-        for section, values in with_new_names(settings).items()
-    }

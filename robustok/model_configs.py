@@ -1,6 +1,7 @@
 """The shape of every family of models, as frozen dataclasses: what a checkpoint stores of a model beside its weights.
 
-`None` in a generator's shape stands for what the tokenizer and the data decide.
+`None` in a generator's shape, or for the number of codes of a tokenizer that a run trains, stands for what the
+tokenizer and the data decide.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class TokenizerConfig(OfImages):
     layer_scale: float | None = setting(1e-5, "[0, inf)")  # initial value of LayerScale; None: no LayerScale
     drop_path: float = setting(0.0, "[0, 1)")  # stochastic depth, rising linearly over the blocks
     num_latents: int | None = setting(None, "[1, 2**20]")  # L; None: as many as patches
-    codebook_size: int = setting(256, "[1, 2**20]")  # K
+    codebook_size: int | None = setting(256, "[1, 2**20]")  # K
     code_width: int = setting(8, "[1, 2**16]")  # D
     normalize: bool = True  # compare l2-normalised vectors
     # Q; more than one: product quantisation, code_width is that of each (XQ-GAN)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import RENAMED, RunConfig, with_new_names
+from .config import RunConfig
 from .core.errors import UserError
 from .core.options import sampling_of
 from .core.paths import given_path
+from .core.setting_names import RENAMED, with_new_names
 from .core.text import say
 from .core.yaml_reading import read_yaml
 

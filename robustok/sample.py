@@ -47,7 +47,7 @@ from .generation.image_writer import KINDS
 
 SHARD = 1000  # images a shard, about
 MOST_TILES = 10_000  # images of a grid
-BATCH_SIZE = {"cuda": 256, "cpu": SamplingConfig.batch_size}
+BATCH_SIZE = {"cuda": 256, "cpu": 50}
 PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
 
 

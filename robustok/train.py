@@ -7,6 +7,7 @@
 The same command again resumes; finished stages are not run again.
 """
 
+import os
 import shlex
 import sys
 import warnings
@@ -24,17 +25,23 @@ STAGE_NAMES = ("classifier", "tokenizer", "tokens", "generator", "pairs", "discr
 
 def main(argv: list[str]) -> int:
     """Parses the settings and runs the stages asked for; returns the exit code."""
-    named = any(argument.split("=")[0] == "--config" for argument in argv)
-    parser = run_config_parser("robustok.train", None if named else str(preset_path("digits")))
+    given = {argument.split("=")[0] for argument in argv}
+    preset = None if "--config" in given else "images" if "--data.root" in given else "digits"
+    parser = run_config_parser("robustok.train", None if preset is None else str(preset_path(preset)))
     parser.add_argument("--stage", default="all", help="all in order, or one alone: " + ", ".join(STAGE_NAMES))
     parser.add_argument(
         "--dry_run", action="store_true", help="check the settings and the data, say what would be done, and end"
     )
     config, options = parse_run_config(parser, argv)
     from .job import preflight
+    from .job.decisions import as_begun
     from .models.starting import with_started_families
 
-    config, stages = with_started_families(config), _chosen(options["stage"])
+    stages = _chosen(options["stage"])
+    config, file = as_begun(config)
+    if file is not None and int(os.environ.get("RANK", "0")) == 0:
+        say(f"what the settings leave open is as this run began: {file}")
+    config = with_started_families(config)
     preflight.check_settings(config)
     preflight.check_stages(config, stages)
     check_output("runs", given_path(config.runs) / config.name, {"data.root": config.data.root})
@@ -52,57 +59,81 @@ def _chosen(stage: str) -> tuple[str, ...]:
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .core import distributed
     from .core.device import resolve_device
-    from .job import preflight
     from .job.pipeline import Pipeline
     from .job.registry import STAGES
     from .job.space import check_space
     from .training.run import Run, set_aside
 
     distributed.start(resolve_device(config.device))
-    if config.resume == "never" and distributed.is_main():
-        set_aside(given_path(config.runs) / config.name)
-    opened = Run(config)
+    opened = None
     try:
-        pipeline = Pipeline(opened, STAGES)
-        preflight.check_data(config, pipeline.images, stages, distributed.world())
-        check_space(config, pipeline.images, stages)
-        if distributed.is_main():
-            _warn_of_never(config, pipeline.images, stages)
+        outline = _checked(config, stages)
+        check_space(outline)
+        if config.resume == "never" and distributed.is_main():
+            set_aside(given_path(config.runs) / config.name)
+        opened = Run(outline.config)
+        pipeline = Pipeline(opened, outline.images, STAGES)
         for stage in stages:
             STAGES[stage].run(pipeline)
     except KeyboardInterrupt as stop:
         command = "python -m robustok.train " + shlex.join([*sys.argv[1:], "--resume", "auto"])
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None
     finally:
-        opened.close()
+        if opened is not None:
+            opened.close()
     distributed.stop()
     return 0
 
 
-def _warn_of_never(config: RunConfig, images, stages: tuple[str, ...]) -> None:
-    """Warns of parts that the run is too short for."""
-    from .job.outlook import never
-
-    for sentence in never(config, images, stages):
-        warnings.warn(sentence, stacklevel=2)
-
-
-def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
+def _checked(config: RunConfig, stages: tuple[str, ...]):
+    """The run as it will be, with what its settings leave open decided; nothing is written yet. The main process says
+    what was decided, and warns of parts that the run is too short for.
+    """
+    from .core import distributed
+    from .core.device import resolve_device
     from .data.images import open_images
-    from .job import preflight
-    from .job.outlook import described_stages
-    from .job.space import check_space
+    from .job import decisions, outlook, preflight
+    from .job.outline import Outline
     from .models.starting import tokenizer_shape
 
     images = open_images(config.data, tokenizer_shape(config).image_size)
-    preflight.check_data(config, images, stages, world=1)
+    device = resolve_device(config.device).type
+    config, made = decisions.decided(config, images, distributed.world(), device)
+    outline = Outline(config, images, stages)
+    preflight.check_run(outline, distributed.world())
+    if distributed.is_main():
+        _say_decided(outline, made)
+        for sentence in outlook.never(outline):
+            warnings.warn(sentence, stacklevel=2)
+    return outline
+
+
+def _say_decided(outline, made: list) -> None:
+    """Says what was decided of the settings that these stages depend on."""
+    from .job import decisions
+    from .job.registry import STAGES
+    from .models.registry import sections_of
+
+    names = {name for stage in outline.stages for name in STAGES[stage].sections}
+    names |= {"evaluation", "sampling"} if "evaluate" in outline.stages else set()
+    relevant = sections_of(outline.config, names)
+    if lines := decisions.lines(decision for decision in made if decision.name.partition(".")[0] in relevant):
+        say("decided, as no setting says it (an option overrides each):")
+        say("\n".join(lines))
+
+
+def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
+    from .job.outlook import described_stages
+    from .job.space import check_space
+
+    outline = _checked(config, stages)
+    images = outline.images
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
     say(f"{config.runs}/{config.name}: {', '.join(stages)}")
     say(f"{counts}, {images.num_classes} classes")
-    say("\n".join(described_stages(config, images, stages)) or "  no stage that trains")
-    say(check_space(config, images, stages))
+    say("\n".join(described_stages(outline)) or "  no stage that trains")
+    say(check_space(outline))
     say("settings are fine")
-    _warn_of_never(config, images, stages)
     return 0
 
 

@@ -1,6 +1,6 @@
 """How models learn: the sections of `RunConfig` on losses, perturbation, optimisers and when training stops.
 
-Units as in config.py: lengths in epochs, batches over all processes, absolute learning rates.
+Units as in config.py: lengths in epochs, batches over all processes, absolute learning rates; and None as there.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class PerturbationConfig:
     kind: Literal["neighbor", "uniform", "adversarial", "gaussian", "interpolate", "mask"] | None = None
     alpha: float = setting(1.0, "[0, 1]")  # share of an image's tokens perturbed
     beta: float = setting(0.1, "[0, 1]")  # share of the global batch's images perturbed
-    delta: int = setting(100, "[1, 2**20]")  # size of the neighbour set, of neighbor and adversarial
+    delta: int | None = setting(None, "[1, 2**20]")  # size of the neighbour set, of neighbor and adversarial
     # largest strength of gaussian and interpolate, on the scale of the latents
     strength: float | None = setting(None, "[0, inf)")
     neighbors: Literal["latent", "code"] = "latent"
-    anneal_start: float = setting(40.0, "[0, inf)")  # epochs; the ratio r is 1 until here,
-    anneal_end: float = setting(120.0, "[0, inf)")  # falls linearly until here,
+    anneal_start: float | None = setting(None, "[0, inf)")  # epochs; the ratio r is 1 until here,
+    anneal_end: float | None = setting(None, "[0, inf)")  # falls linearly until here,
     # and then stays at this; alpha, int(delta) and strength are multiplied by r
     anneal_end_ratio: float = setting(0.5, "[0, 1]")
 
@@ -39,7 +39,7 @@ class LossConfig:
     commit: float = setting(0.25, "[0, inf)")
     semantic: float = setting(0.1, "[0, inf)")
     adversarial: float = setting(0.5, "[0, inf)")
-    adversarial_start: float = setting(56.0, "[0, inf)")  # epochs
+    adversarial_start: float | None = setting(None, "[0, inf)")  # epochs
     adversarial_kind: Literal["hinge", "non_saturating"] = "hinge"
     # a blur of the discriminator's inputs fades out over so long from its start; 0: none
     blur_epochs: float = setting(0.0, "[0, inf)")
@@ -50,19 +50,21 @@ class LossConfig:
 class TrainingConfig:
     """How long and how fast a stage learns (AdamW, warm-up and cosine)."""
 
-    epochs: float = setting(200.0, "(0, 1e6]")
-    batch_size: int = setting(1024, "[1, 2**20]")  # images an optimiser step, over all processes and micro-batches
+    epochs: float | None = setting(None, "(0, 1e6]")
+    batch_size: int | None = setting(
+        None, "[1, 2**20]"
+    )  # images an optimiser step, over all processes and micro-batches
     accumulate: int = setting(1, "[1, 2**16]")  # micro-batches a step
     lr: float = setting(2.4e-4, "(0, 1]")
     min_lr: float = setting(5e-5, "[0, 1]")
-    warmup_epochs: float = setting(1.0, "[0, inf)")
+    warmup_epochs: float | None = setting(None, "[0, inf)")
     warmup_lr: float = setting(1e-5, "[0, 1]")  # where the warm-up starts
     decay_after_warmup: bool = False  # the cosine starts at the end of the warm-up (RAR) instead of at 0 (tokenizer)
     betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
     weight_decay: float = setting(0.0, "[0, 10]")
     clip_norm: float | None = setting(None, "(0, inf)")  # largest gradient norm; None: no clipping
-    ema: float = setting(0.9999, "[0, 1)")
-    save_every: int = setting(500, "[1, inf)")  # optimiser steps between checkpoints
+    ema: float | None = setting(None, "[0, 1)")
+    save_every: int | None = setting(500, "[1, inf)")  # optimiser steps between checkpoints
     keep: int = setting(2, "[1, inf)")  # newest checkpoints that are kept, beside the best one
     # figure of validation by which the step to use is chosen, a stage's own; None: the last step
     keep_best_by: Literal["rfd", "pfd", "nfd", "psnr", "loss"] | None = None
@@ -74,7 +76,7 @@ class DiscriminatorConfig:
 
     lr: float = setting(8e-4, "(0, 1]")
     min_lr: float = setting(5e-5, "[0, 1]")
-    warmup_epochs: float = setting(4.0, "[0, inf)")
+    warmup_epochs: float | None = setting(None, "[0, inf)")
     warmup_lr: float = setting(1e-5, "[0, 1]")
     betas: tuple[float, float] = setting((0.9, 0.95), "[0, 1)")
     weight_decay: float = setting(5e-4, "[0, 10]")
@@ -86,16 +88,16 @@ class WarmupConfig(DiscriminatorConfig):
     of `post_training`.
     """
 
-    epochs: float = setting(1.0, "(0, 1e6]")
+    epochs: float | None = setting(None, "(0, 1e6]")
     lr: float = setting(2e-4, "(0, 1]")
-    warmup_epochs: float = setting(0.1, "[0, inf)")  # of the learning rate
+    warmup_epochs: float | None = setting(None, "[0, inf)")  # of the learning rate
 
 
 @dataclass(frozen=True)
 class StoppingConfig:
     """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
 
-    every_epochs: float = setting(5.0, "(0, inf)")
+    every_epochs: float | None = setting(None, "(0, inf)")
     patience: int = setting(2, "[1, inf)")  # checks without a better score
 
 
@@ -104,7 +106,7 @@ class CodebookConfig:
     """How the codebook starts: the encoder is trained without it first, then k-means of its outputs sets the codes."""
 
     # optimiser steps without quantisation before the codebook is set; 0: random codebook
-    continuous_steps: int = setting(0, "[0, inf)")
+    continuous_steps: int | None = setting(0, "[0, inf)")
     # optimiser steps after which a code that was no latent's nearest is set on a latent of the batch; None: never
     restart_dead_after: int | None = setting(None, "[1, inf)")
     usage_window: int = setting(65536, "[1, inf)")  # tokens over which usage is counted
@@ -115,8 +117,8 @@ class CodebookConfig:
 class OrderConfig:
     """Random-to-raster annealing: sequences are permuted with probability r."""
 
-    anneal_start: float = setting(200.0, "[0, inf)")  # epochs; r is 1 until here
-    anneal_end: float = setting(300.0, "[0, inf)")  # and 0 from here
+    anneal_start: float | None = setting(None, "[0, inf)")  # epochs; r is 1 until here
+    anneal_end: float | None = setting(None, "[0, inf)")  # and 0 from here
 
 
 @dataclass(frozen=True)

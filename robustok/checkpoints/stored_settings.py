@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import what_results_depend_on
 from ..core.errors import UserError
+from ..core.setting_names import what_results_depend_on
 
 SHOWN = 10  # differences named
 

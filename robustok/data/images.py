@@ -7,6 +7,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from .listing import is_image, is_junk
 from .parquet import Parquet
 from .parquet_files import files_of, files_of_split
 from .readers import reading
-from .splits import split_order
+from .splits import split_order, split_sizes
 from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
 
@@ -189,7 +190,8 @@ def open_images(config: DataConfig, image_size: Size) -> Images:
     """The images of `config.root` (None: the digits), split and ready to load at `image_size`.
 
     The splits are drawn by `config.split_seed` (`splits.split_order`): first `config.val` validation images, then
-    `config.test` test images, the rest to train. Raises UserError for a path, a layout or numbers that cannot work.
+    `config.test` test images, the rest to train; `splits.split_sizes` says how many where these are None. Raises
+    UserError for a path, a layout or numbers that cannot work.
     """
     if not 0 < config.crop_min <= config.crop_max <= 1:
         raise UserError(
@@ -197,12 +199,13 @@ def open_images(config: DataConfig, image_size: Size) -> Images:
             f"expected 0 < crop_min <= crop_max <= 1"
         )
     source = Digits() if config.root is None else open_source(config.root)
-    if min(config.val, config.test) < 0 or config.val + config.test >= len(source.labels):
+    val, test = split_sizes(source.labels, config.val, config.test)
+    if min(val, test) < 0 or val + test >= len(source.labels):
         raise UserError(
-            f"data.val = {config.val} and data.test = {config.test} leave no image of {len(source.labels)} "
+            f"data.val = {val} and data.test = {test} leave no image of {len(source.labels)} "
             f"to train on; make them smaller"
         )
-    return Images(source, config, image_size)
+    return Images(source, replace(config, val=val, test=test), image_size)
 
 
 def open_source(root: str | Path) -> ImageSource:

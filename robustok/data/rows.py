@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import what_results_depend_on
 from ..core.errors import UserError
 from ..core.files import read_record, remove_leftovers, write_json, written_whole
 from ..core.locks import hold
 from ..core.parsing import named_in, parsing
 from ..core.paths import regular_file
+from ..core.setting_names import what_results_depend_on
 from ..models.interfaces import TrainableTokenizer
 
 VERSION = 1

@@ -10,6 +10,8 @@ from ..core.errors import UserError
 from ..core.random import SHUFFLE, derive_seed, keyed_words
 from .listing import name_some
 
+LEAST, MOST_VAL, MOST_TEST = 2, 2000, 10_000  # images of a split whose size is not given
+
 
 def permutation(n: int, seed: int) -> Tensor:
     """0..n-1 (int64) in an order that depends on (n, seed) alone, the same in every version of every library."""
@@ -40,6 +42,20 @@ def blockwise_permutation(blocks: Blocks, seed: int) -> Tensor:
     plain = permutation(len(number), seed)
     window = place[number[plain.numpy()]] // blocks.at_once
     return plain[torch.from_numpy(np.argsort(window, kind="stable"))]
+
+
+def split_sizes(labels: np.ndarray, val: int | None, test: int | None) -> tuple[int, int]:
+    """How many images validate and test. None: a tenth of them to validate, 2000 at the most, and three twentieths to
+    test, 10,000 at the most; at least 2 of either, and together no more than leave every class an image to train on.
+
+    labels: (N,) classes. The bounds are those of the published recipe's split of ImageNet (configs/robustok-b.yaml).
+    """
+    count, spare = len(labels), len(labels) - len(np.unique(labels))
+    if val is None:
+        val = max(LEAST, min(count // 10, MOST_VAL, spare * 2 // 5))
+    if test is None:
+        test = max(LEAST, min(count * 3 // 20, MOST_TEST, spare - val))
+    return val, test
 
 
 def split_order(labels: np.ndarray, class_names: list[str], val: int, test: int, seed: int) -> Tensor:

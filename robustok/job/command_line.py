@@ -9,8 +9,9 @@ from dataclasses import fields, is_dataclass
 
 import yaml
 
-from ..config import RENAMED, RunConfig
+from ..config import RunConfig
 from ..core.errors import UserError
+from ..core.setting_names import RENAMED
 from ..core.settings import check_config, expected, walk
 from ..presets import read_settings, say_renamed
 

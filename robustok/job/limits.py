@@ -1,7 +1,5 @@
 """What depends on a setting times the size of the data, refused before a run begins and not in the middle of it."""
 
-from collections.abc import Collection
-
 import torch
 
 from ..config import RunConfig
@@ -10,29 +8,29 @@ from ..data.images import Images
 from ..data.tokens import MAX_CODES
 from ..models.frozen.classifier import Classifier
 from ..models.interfaces import is_discrete
-from ..models.registry import trained_config, trained_family
-from ..models.starting import open_generator, tokenizer_shape, without_values
+from ..models.registry import trained_family
+from .outline import Outline
 
 STORED = {"tokens", "generator", "pairs", "post", "evaluate"}  # stages that write or read tokens on disk
 
 
-def check_limits(c: RunConfig, images: Images, stages: Collection[str]) -> None:
+def check_limits(run: Outline) -> None:
     """Raises UserError where codebook, tokenizer or generator do not fit how many images and classes there are."""
-    tokenizer = without_values(tokenizer_shape(c))
-    if is_discrete(tokenizer):
-        codes = tokenizer.codebook.shape[-2]
+    c, images, stages = run.config, run.images, run.stages
+    if is_discrete(run.tokenizer):
+        codes = run.tokenizer.codebook.shape[-2]
         if codes > MAX_CODES and STORED & set(stages):
             raise UserError(
                 f"codebook_size: the tokenizer has {codes} codes, but tokens are stored as 16 bits, expected at most "
                 f"{MAX_CODES} codes for the stages {', '.join(s for s in stages if s in STORED)}; --stage tokenizer "
                 "alone can train it"
             )
-        if "tokenizer" in stages and trained_family(c, "tokenizer").section is not None:
-            _check_kmeans(c, without_values(trained_config(c, "tokenizer")), images)
-            _check_restarts(c, without_values(trained_config(c, "tokenizer")))
+        if "tokenizer" in stages and run.trained_tokenizer is not None:
+            _check_kmeans(c, run.trained_tokenizer, images)
+            _check_restarts(c, run.trained_tokenizer)
             _check_teacher(c, images)
     if STORED & set(stages):
-        _check_classes(c, tokenizer, images)
+        _check_classes(run)
     samples = c.evaluation.samples_per_class * images.num_classes
     if samples < 2 and {"post", "evaluate"} & set(stages):
         raise UserError(f"evaluation.samples_per_class: found {samples} of one class, expected at least 2")
@@ -77,11 +75,11 @@ def _check_teacher(c: RunConfig, images: Images) -> None:
         )
 
 
-def _check_classes(c: RunConfig, tokenizer, images: Images) -> None:
+def _check_classes(run: Outline) -> None:
     """A generator must know every class of the data."""
+    c, images = run.config, run.images
     if c.start.generator:
-        generator = without_values(open_generator(c.start.generator, tokenizer).config)
-        known, name = generator.num_classes, "start.generator"
+        known, name = run.generator.num_classes, "start.generator"
         fits, expected = known >= images.num_classes, f"at least the {images.num_classes} classes of the data"
     else:
         section = trained_family(c, "generator").section

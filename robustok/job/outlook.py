@@ -4,34 +4,28 @@ Perturbation, adversary and annealing begin at epochs that are settings: a short
 them out.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
-from ..config import RunConfig, TrainingConfig
-from ..data.images import Images
-from ..data.transforms import VIEWS
+from ..config import TrainingConfig
 from ..models.interfaces import is_discrete
 from ..models.registry import trained_config, trained_family
-from ..models.starting import open_generator, tokenizer_shape, without_values
 from ..models.tokenizers.perturbation import kind_for
 from ..training.schedules import step_counts
+from .decisions import examples
+from .outline import Outline
 
 STALE = 0.1  # share of the first weights in the average at the end, from which on it is said
 
 
-def described_stages(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
+def described_stages(run: Outline) -> list[str]:
     """A line for each stage that trains: its epochs, steps and batch, and the parameters of its model."""
-    tokenizer = without_values(tokenizer_shape(c))
-    models = {"tokenizer": tokenizer, "generator": generator_shape(c, tokenizer, images)}
-    lines = []
-    for stage, (training, count) in _trainings(c, images).items():
-        if stage not in stages:
-            continue
+    c, lines = run.config, []
+    for stage, (training, count) in _trainings(run).items():
         per_epoch, total = step_counts(training, count)
         line = f"{training.epochs:g} epochs of {per_epoch} steps, {total} in all, each of {training.batch_size} images"
-        if stage in models:
+        if stage in ("tokenizer", "generator"):
             family = trained_family(c, "tokenizer" if stage == "tokenizer" else "generator")
-            size = sum(parameter.numel() for parameter in models[stage].parameters())
+            size = sum(parameter.numel() for parameter in getattr(run, stage).parameters())
             line += f"; {family.kind} of {size / 1e6:.1f} million parameters"
         if stage == "post":
             line += f"; once for each of {', '.join(c.pairs.modes)}"
@@ -39,13 +33,10 @@ def described_stages(c: RunConfig, images: Images, stages: Collection[str]) -> l
     return lines
 
 
-def never(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
+def never(run: Outline) -> list[str]:
     """Sentences on what is set to begin, or to end, after the last step of its stage."""
-    trainings = _trainings(c, images)
-    found = []
-    for stage, (training, count) in trainings.items():
-        if stage not in stages:
-            continue
+    c, found = run.config, []
+    for stage, (training, count) in _trainings(run).items():
         section = _SECTION[stage]
         end, (_, total) = training.epochs, step_counts(training, count)
         if training.warmup_epochs >= end:
@@ -59,31 +50,18 @@ def never(c: RunConfig, images: Images, stages: Collection[str]) -> list[str]:
                 f"{section}.ema = {training.ema:g} over {total} steps: {training.ema**total:.0%} of the averaged "
                 "weights, which later stages use, are still those of the start"
             )
-        found += _OF_STAGE[stage](c, end, total) if stage in _OF_STAGE else []
+        found += _OF_STAGE[stage](run, end, total) if stage in _OF_STAGE else []
     return found
 
 
-def generator_shape(c: RunConfig, tokenizer, images: Images):
-    """The run's generator without values, its sizes decided."""
-    if c.start.generator:
-        return without_values(open_generator(c.start.generator, tokenizer).config)
-    decided = trained_family(c, "generator").decided(tokenizer, images.num_classes)
-    return without_values(replace(trained_config(c, "generator"), **decided))
+def _trainings(run: Outline) -> dict[str, tuple[TrainingConfig, int]]:
+    """Stage that trains -> (its settings, how many examples a pass has)."""
+    counts = examples(run.config, run.images)
+    return {s: (getattr(run.config, name), counts[name]) for s, name in _SECTION.items() if s in run.stages}
 
 
-def _trainings(c: RunConfig, images: Images) -> dict[str, tuple[TrainingConfig, int]]:
-    """Stage -> (its settings, how many examples a pass has)."""
-    count = len(images.train)
-    return {
-        "classifier": (c.classifier, count),
-        "tokenizer": (c.tokenizer_training, count),
-        "generator": (c.generator_training, count * VIEWS[c.data.token_views]),
-        "post": (c.post_training, count * c.pairs.per_image),
-    }
-
-
-def _of_tokenizer(c: RunConfig, end: float, total: int) -> Iterator[str]:
-    losses, p = c.losses, c.perturbation
+def _of_tokenizer(run: Outline, end: float, total: int) -> Iterator[str]:
+    c, losses, p = run.config, run.config.losses, run.config.perturbation
     if losses.adversarial > 0:
         yield from _span("losses.adversarial_start", losses.adversarial_start, end, "the adversarial loss never starts")
         if losses.blur_epochs > 0 and losses.adversarial_start < end < losses.adversarial_start + losses.blur_epochs:
@@ -92,7 +70,7 @@ def _of_tokenizer(c: RunConfig, end: float, total: int) -> Iterator[str]:
         if losses.adversarial_start < end <= last:
             late = "its learning rate never reaches its peak"
             yield f"the discriminator's warm-up ends at {last:g} epochs, but the stage ends at {end:g}: {late}"
-    tokenizer = without_values(trained_config(c, "tokenizer"))
+    tokenizer = run.trained_tokenizer
     if kind_for(tokenizer, p.kind) is not None and p.alpha * p.beta > 0 and p.anneal_end_ratio < 1:
         late = "the perturbation is never annealed, but at its full strength to the end"
         yield from _span("perturbation.anneal_start", p.anneal_start, end, late)
@@ -109,8 +87,9 @@ def _of_tokenizer(c: RunConfig, end: float, total: int) -> Iterator[str]:
         yield from _span("maetok.hidden_until", until, end, "patches are hidden to the end")
 
 
-def _of_generator(c: RunConfig, end: float, total: int) -> Iterator[str]:
-    family, order = trained_family(c, "generator"), c.order
+def _of_generator(run: Outline, end: float, total: int) -> Iterator[str]:
+    c, order = run.config, run.config.order
+    family = trained_family(c, "generator")
     if "order" in family.sections:
         yield from _span("order.anneal_start", order.anneal_start, end, "every order stays random to the end")
         if order.anneal_start < end < order.anneal_end:
@@ -124,10 +103,11 @@ def _of_generator(c: RunConfig, end: float, total: int) -> Iterator[str]:
         )
 
 
-def _of_post(c: RunConfig, end: float, total: int) -> Iterator[str]:
+def _of_post(run: Outline, end: float, total: int) -> Iterator[str]:
     late = "nothing is scored before the last step, so nothing can stop it early"
-    if c.stopping.every_epochs >= end:
-        yield f"stopping.every_epochs = {c.stopping.every_epochs:g}, but the stage ends at {end:g}: {late}"
+    every = run.config.stopping.every_epochs
+    if every >= end:
+        yield f"stopping.every_epochs = {every:g}, but the stage ends at {end:g}: {late}"
 
 
 def _span(name: str, start: float, end: float, what: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ..config import FlowSamplingConfig, SamplingConfig
 from ..core import distributed
 from ..core.errors import UserError
 from ..core.random import derive_seed
-from ..data.images import Images, open_images
+from ..data.images import Images
 from ..data.latents import LatentSet, open_rows
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
@@ -32,7 +32,7 @@ from ..models.frozen.networks import FrozenNetworks, open_networks
 from ..models.interfaces import LoadedTokenizer, Sampler
 from ..models.load import build, check_fits, load_tokenizer, locate, open_checkpoint, take_statistics
 from ..models.registry import sampler_settings, trained_family
-from ..models.starting import given_of, open_generator, refuse_other_family, tokenizer_shape
+from ..models.starting import given_of, open_generator, refuse_other_family
 from ..training.run import Run
 
 
@@ -45,11 +45,10 @@ class JobStage:
 
 
 class Pipeline:
-    """One run, and what its stages have made so far. `stages`: the stages that there are, by name."""
+    """One run on its images, and what its stages have made so far. `stages`: the stages that there are, by name."""
 
-    def __init__(self, run: Run, stages: Mapping[str, JobStage]):
-        self.run, self.config, self.stages = run, run.config, stages
-        self.images: Images = open_images(run.config.data, tokenizer_shape(run.config).image_size)
+    def __init__(self, run: Run, images: Images, stages: Mapping[str, JobStage]):
+        self.run, self.config, self.images, self.stages = run, run.config, images, stages
         run.images_fingerprint = self.images.all.fingerprint()
 
     def frozen(self, tokenizer: TokenizerConfig | None) -> FrozenNetworks:

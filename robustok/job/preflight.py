@@ -3,21 +3,20 @@
 import math
 import warnings
 from collections.abc import Collection
-from dataclasses import replace
 from operator import attrgetter
 
 from ..config import RunConfig, TrainingConfig
 from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.paths import FILE, FOLDER, found_at, given_path
-from ..data.images import Images
 from ..models.interfaces import is_discrete, makes_latents
 from ..models.load import check_fits
-from ..models.registry import trained_config, trained_family
-from ..models.starting import open_generator, tokenizer_shape, without_values
+from ..models.registry import trained_config
 from ..models.tokenizers.perturbation import kind_for
 from ..ops.perturbation import NOISE_KINDS, uses
+from .decisions import examples
 from .limits import check_limits
+from .outline import Outline
 from .relations import check_relations, expect
 from .validation import check_validation
 
@@ -31,8 +30,6 @@ def check_settings(c: RunConfig) -> None:
     """
     resolve_device(c.device)
     check_relations(c)
-    _check_shapes(c)
-    check_validation(c)
 
 
 def check_stages(c: RunConfig, stages: Collection[str]) -> None:
@@ -46,21 +43,46 @@ def check_stages(c: RunConfig, stages: Collection[str]) -> None:
             expect(fits, name, path, f"a path that {FROZEN[name]}")
 
 
-def _check_shapes(c: RunConfig) -> None:
-    """Builds the models without their values: what their constructors refuse is refused here, a generator that does not
-    make what the tokenizer decodes, and more neighbours than the tokenizer has codes.
+def check_run(run: Outline, world: int) -> None:
+    """Raises UserError where models do not fit each other, a model or a stage's batch does not fit the images or
+    processes, and where a classifier of one class would stand in for pretrained networks; warns where perturbation is
+    off.
     """
-    tokenizer, of_generator = without_values(tokenizer_shape(c)), trained_family(c, "generator")
-    if c.start.generator:
-        check_fits(tokenizer, without_values(open_generator(c.start.generator, tokenizer).config))
-    else:
-        decided = of_generator.decided(tokenizer, 1)
-        generator = without_values(replace(trained_config(c, "generator"), **decided))
-        if makes_latents(generator):
-            check_fits(tokenizer, generator)
-    if trained_family(c, "tokenizer").section is None:
-        return
-    _check_perturbation(c, without_values(trained_config(c, "tokenizer")))
+    c, images = run.config, run.images
+    check_relations(c)
+    _check_shapes(run)
+    check_validation(run)
+    unnamed = [name for name in FROZEN if attrgetter(name)(c) is None]
+    if images.num_classes == 1 and unnamed and LOOKING & set(run.stages):
+        raise UserError(
+            f"data.root: {c.data.root} holds one class ({images.class_names[0]}), and {', '.join(unnamed)} name no "
+            f"pretrained networks: the classifier of the data that stands in for them would learn nothing, and losses "
+            f"and distances that look through it would mean nothing. Sort the images into one sub-folder a class, or "
+            f"name all of {', '.join(FROZEN)}"
+        )
+    check_limits(run)
+    for name, count in examples(c, images).items():
+        t: TrainingConfig = getattr(c, name)
+        expect(t.batch_size <= count, f"{name}.batch_size", t.batch_size, f"at most the {count} examples of an epoch")
+        parts = f"a multiple of {world} processes x {t.accumulate} micro-batches"
+        expect(t.batch_size % (world * t.accumulate) == 0, f"{name}.batch_size", t.batch_size, parts)
+    beta, batch = c.perturbation.beta, c.tokenizer_training.batch_size
+    if beta > 0 and math.floor(beta * batch) == 0:
+        warnings.warn(
+            f"perturbation.beta = {beta} of a batch of {batch} images is less than one image: no latent is perturbed. "
+            f"Use tokenizer_training.batch_size >= {math.ceil(1 / beta)} or a larger beta",
+            stacklevel=2,
+        )
+
+
+def _check_shapes(run: Outline) -> None:
+    """Looks at the models without their values: what their constructors refuse is refused here, a generator that does
+    not make what the tokenizer decodes, and more neighbours than the tokenizer has codes.
+    """
+    if run.config.start.generator or makes_latents(run.generator):
+        check_fits(run.tokenizer, run.generator)
+    if run.trained_tokenizer is not None:
+        _check_perturbation(run.config, run.trained_tokenizer)
 
 
 def _check_perturbation(c: RunConfig, tokenizer) -> None:
@@ -80,33 +102,3 @@ def _check_perturbation(c: RunConfig, tokenizer) -> None:
     else:
         none = f"null: perturbation.kind {kind or 'null'} has none"
         expect(p.strength is None, "perturbation.strength", p.strength, none)
-
-
-def check_data(c: RunConfig, images: Images, stages: Collection[str], world: int) -> None:
-    """Raises UserError where a model or a stage's batch does not fit the images or processes, and where a classifier of
-    one class would stand in for pretrained networks; warns where perturbation is off.
-    """
-    unnamed = [name for name in FROZEN if attrgetter(name)(c) is None]
-    if images.num_classes == 1 and unnamed and LOOKING & set(stages):
-        raise UserError(
-            f"data.root: {c.data.root} holds one class ({images.class_names[0]}), and {', '.join(unnamed)} name no "
-            f"pretrained networks: the classifier of the data that stands in for them would learn nothing, and losses "
-            f"and distances that look through it would mean nothing. Sort the images into one sub-folder a class, or "
-            f"name all of {', '.join(FROZEN)}"
-        )
-    check_limits(c, images, stages)
-    count = len(images.train)
-    sizes = dict.fromkeys(("tokenizer_training", "generator_training", "classifier"), count)
-    sizes["post_training"] = count * c.pairs.per_image
-    for name, count in sizes.items():
-        t: TrainingConfig = getattr(c, name)
-        expect(t.batch_size <= count, f"{name}.batch_size", t.batch_size, f"at most the {count} training images")
-        parts = f"a multiple of {world} processes x {t.accumulate} micro-batches"
-        expect(t.batch_size % (world * t.accumulate) == 0, f"{name}.batch_size", t.batch_size, parts)
-    beta, batch = c.perturbation.beta, c.tokenizer_training.batch_size
-    if beta > 0 and math.floor(beta * batch) == 0:
-        warnings.warn(
-            f"perturbation.beta = {beta} of a batch of {batch} images is less than one image: no latent is perturbed. "
-            f"Use tokenizer_training.batch_size >= {math.ceil(1 / beta)} or a larger beta",
-            stacklevel=2,
-        )

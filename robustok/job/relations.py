@@ -27,16 +27,19 @@ DIVIDED = (
 def check_relations(c: RunConfig) -> None:
     """Raises UserError naming a setting that contradicts another one, with what was expected.
 
-    Of models, those that the run trains count: what is set for a family that it does not train does not matter.
+    What is None is not decided yet, and passed over. Of models, those that the run trains count: what is set for a
+    family that it does not train does not matter.
     """
     for name, other in RISING:
         value, top = attrgetter(name)(c), attrgetter(other)(c)
-        expect(value <= top, name, value, f"at most {other} = {top}")
+        if value is not None and top is not None:
+            expect(value <= top, name, value, f"at most {other} = {top}")
     _check_rising_pair("flow_sampling.guidance_interval", c.flow_sampling.guidance_interval)
     modes = c.pairs.modes
     expect(len(set(modes)) == len(modes), "pairs.modes", modes, "each mode once")
     for f in fields(c):
-        if isinstance(training := getattr(c, f.name), TrainingConfig):
+        training = getattr(c, f.name)
+        if isinstance(training, TrainingConfig) and training.batch_size is not None:
             parts, size = training.accumulate, training.batch_size
             micro_batches = f"a multiple of {f.name}.accumulate = {parts}"
             expect(size % parts == 0, f"{f.name}.batch_size", size, micro_batches)
@@ -52,8 +55,8 @@ def _check_model(config: Any, section: str) -> None:
             multiple = all(side % by == 0 for side in sides(value))
             expect(multiple, f"{section}.{name}", value, f"a multiple of {section}.{divisor} = {by}")
     _check_rising_pair(f"{section}.hidden", getattr(config, "hidden", None))
-    if getattr(config, "codebooks", 0):
-        codes = config.codebook_size
+    codes = getattr(config, "codebook_size", None)
+    if getattr(config, "codebooks", 0) and codes is not None:
         expect(codes >= 1, f"{section}.codebook_size", codes, f"at least 1 for {section}.codebooks {config.codebooks}")
 
 

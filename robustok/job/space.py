@@ -17,16 +17,15 @@ from ..models.frozen.classifier import Classifier
 from ..models.frozen.dino import load_backbone
 from ..models.frozen.networks import from_classifier
 from ..models.interfaces import is_discrete
-from ..models.starting import tokenizer_shape, without_values
-from .outlook import generator_shape
+from .outline import Outline
 
 STATES = 4  # a weight is stored with its average and the two of AdamW
 FLOAT, TOKEN, NUMBERS = 4, 2, 16  # bytes of a value, a token, and of the label and the id of a row
 
 
-def needed_bytes(c: RunConfig, images: Images, stages: Collection[str]) -> dict[str, int]:
+def needed_bytes(run: Outline) -> dict[str, int]:
     """Bytes that the stages hold on disk at most, all checkpoints that are kept and the one being written included."""
-    tokenizer = without_values(tokenizer_shape(c))
+    c, images, stages, tokenizer = run.config, run.images, run.stages, run.tokenizer
     discriminator = _discriminator(c, images) if c.losses.adversarial else nn.Module()
     modes, rows = len(c.pairs.modes), len(images.train)
     with torch.device("meta"):
@@ -41,18 +40,18 @@ def needed_bytes(c: RunConfig, images: Images, stages: Collection[str]) -> dict[
         "post": _checkpoints(c.post_training, tokenizer, discriminator) * modes,
     }
     if "generator" in stages:
-        found["generator"] = _checkpoints(c.generator_training, generator_shape(c, tokenizer, images))
+        found["generator"] = _checkpoints(c.generator_training, run.generator)
     return {stage: size for stage, size in found.items() if stage in stages}
 
 
-def check_space(c: RunConfig, images: Images, stages: Collection[str]) -> str:
+def check_space(run: Outline) -> str:
     """What the run needs and has, in a sentence. Raises UserError where the disk is too small for what is not there
     yet.
     """
-    folder = given_path(c.runs) / c.name
-    needed, free = sum(needed_bytes(c, images, stages).values()), free_bytes(folder)
+    folder = given_path(run.config.runs) / run.config.name
+    needed, free = sum(needed_bytes(run).values()), free_bytes(folder)
     said = f"{folder}: the run takes up to {_size(needed)}, {_size(free)} are free"
-    if needed - _bytes_below(folder, stages) > free:
+    if needed - _bytes_below(folder, run.stages) > free:
         raise UserError(
             f"{said}; free some space, give another --runs, or keep fewer checkpoints (--tokenizer_training.keep 1)"
         )

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import torch
 
-from ..config import RunConfig
 from ..core.paths import FILE, found_at, given_path
 from ..data.loader import in_order
 from ..data.tokenization import encode_rows
@@ -16,9 +15,8 @@ from ..evaluation.perturbing import how_perturbable
 from ..evaluation.reconstruction import mean_psnr
 from ..evaluation.robustness import robustness
 from ..models.interfaces import LoadedTokenizer, is_discrete
-from ..models.registry import trained_config, trained_family
-from ..models.starting import without_values
 from ..training.stages.generator import HeldOut
+from .outline import Outline
 from .pipeline import Pipeline
 from .relations import expect
 
@@ -53,15 +51,15 @@ def held_out_rows(job: Pipeline, tokenizer: LoadedTokenizer) -> HeldOut:
     return HeldOut(torch.cat(rows), images.labels, images.ids)
 
 
-def check_validation(c: RunConfig) -> None:
+def check_validation(run: Outline) -> None:
     """Raises UserError where a stage is to keep its best by a figure that it does not have, or without validation, and
     where Inception's weights are no file.
     """
+    c, tokenizer = run.config, run.trained_tokenizer
     path = c.validation.inception
     expect(path is None or found_at(given_path(path)) == FILE, "validation.inception", path, f"a path that {FILE}")
     figures = {"generator_training": ["loss"]}
-    if trained_family(c, "tokenizer").section is not None:
-        tokenizer = without_values(trained_config(c, "tokenizer"))
+    if tokenizer is not None:
         wrong = "nfd" if not is_discrete(tokenizer) else "pfd" if how_perturbable(tokenizer) != "none" else None
         figures["tokenizer_training"] = ["rfd", "psnr", *([wrong] if wrong else [])]
     for section in ("classifier", "tokenizer_training", "generator_training", "post_training"):

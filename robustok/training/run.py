@@ -19,13 +19,14 @@ import yaml
 
 from ..checkpoints.reading import read_stage
 from ..checkpoints.stored_settings import refuse_other_settings
-from ..config import RunConfig, what_results_depend_on
+from ..config import RunConfig
 from ..core import distributed
 from ..core.device import resolve_device
 from ..core.errors import UserError
 from ..core.files import explained_full_disk, remove_leftovers, write_bytes, write_json
 from ..core.locks import claim, holder
 from ..core.paths import given_path
+from ..core.setting_names import what_results_depend_on
 from ..core.text import say
 from ..models.registry import sections_of
 from .trackers import Trackers

@@ -19,7 +19,7 @@ def config(root, **settings) -> DataConfig:
 
 
 def test_digits_are_split_and_enlarged():
-    images = open_images(DataConfig(), 32)
+    images = open_images(DataConfig(val=200, test=300), 32)
     assert [len(split) for split in (images.train, images.val, images.test)] == [1297, 200, 300]
     assert images.class_names == [str(digit) for digit in range(10)]
     ids = torch.cat([images.train.ids, images.val.ids, images.test.ids])

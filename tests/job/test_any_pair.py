@@ -199,7 +199,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
         (MAETOK, RAR, {}, r"the generator makes tokens, but the tokenizer \(maetok\) has no codebook"),
         (VIT, SIT, {}, r"the generator \(sit\) makes latents, but the tokenizer decodes tokens"),
         (MAETOK, GRID, {}, "the generator makes 16 x 4 latents, the tokenizer has 8 x 4"),
-        (VIT, RAR, {"pairs.sigma": 1.5}, r"pairs\.sigma: found 1\.5, expected a share in \[0, 1\]"),
+        (VIT, RAR, {"pairs.sigma": 1.5}, r"pairs\.sigma: found 1\.5, expected a number in \[0, 1\]"),
         (MAETOK, SIT, {"family.tokenizer": "tokenizer"}, "holds a maetok; expected a tokenizer"),
         (MAETOK, SIT, {"family.generator": "rar"}, "holds a sit; expected a rar"),
         (CONV, LLAMAGEN, {"stage": "all"}, "is a conv_tokenizer, which no run trains: leave out the stage tokenizer"),

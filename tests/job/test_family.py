@@ -1,6 +1,7 @@
 """A run trains the families that its settings name, each with the settings of its own section."""
 
 from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from robustok.checkpoints.writing import save
 from robustok.config import FamilyConfig, RunConfig, StartConfig
 from robustok.core.errors import UserError
+from robustok.job.outline import Outline
 from robustok.job.preflight import check_settings
 from robustok.model_configs import RARConfig
 from robustok.models.registry import FAMILIES, Family, sections_of, trained_config, trained_family
@@ -62,10 +64,12 @@ def test_without_a_word_a_run_trains_the_vit_tokenizer_and_rar():
 def test_the_settings_of_the_trained_family_count(tables, tmp_path):
     """They are checked, and what was trained under others is refused; another family's settings do not matter."""
     assert trained_config(tables, "generator") is tables.table
-    check_settings(tables)
-    check_settings(replace(tables, generator=replace(tables.generator, heads=5)))  # of RAR, which is not trained
+    images = SimpleNamespace(num_classes=10)
+    for run in (tables, replace(tables, generator=replace(tables.generator, heads=5))):  # RAR is not trained
+        check_settings(run)
+        assert Outline(run, images, ()).generator.config.width == 4
     with pytest.raises(UserError, match="width: found 3, expected an even number"):
-        check_settings(replace(tables, table=TableConfig(width=3)))
+        _ = Outline(replace(tables, table=TableConfig(width=3)), images, ()).generator
     run = Run(replace(tables, runs=str(tmp_path), device="cpu"))
     run.update_stage("generator", finished=True, settings=run.settings(("generator", "seed")))
     assert set(run.stage_record("generator")["settings"]) == {"table", "seed", "images"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from robustok.config import RENAMED
 from robustok.core.errors import UserError
+from robustok.core.setting_names import RENAMED
 from robustok.job.command_line import parse_run_config, run_config_parser, setting_names
 from robustok.presets import read_settings
 

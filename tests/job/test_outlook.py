@@ -10,6 +10,7 @@ from robustok.core.errors import UserError
 from robustok.data.images import open_images
 from robustok.job.command_line import parse_run_config, run_config_parser
 from robustok.job.limits import check_limits
+from robustok.job.outline import Outline
 from robustok.job.outlook import described_stages, never
 from robustok.job.registry import STAGES
 from robustok.models.load import meta_model
@@ -40,20 +41,20 @@ def test_nothing_is_too_short_in_presets_of_whole_runs(preset, count):
     classes = 10 if count == 1297 else 1000
     images = SimpleNamespace(train=range(count), num_classes=classes)
     stages = ("tokenizer",) if preset == "robustok-b" else tuple(STAGES)
-    assert never(settings_of(preset), images, stages) == []
+    assert never(Outline(settings_of(preset), images, stages)) == []
 
 
 def test_steps_and_parameters_by_hand(digits):
     config, images = digits
-    lines = described_stages(config, images, tuple(STAGES))
+    lines = described_stages(Outline(config, images, tuple(STAGES)))
     assert [line.split(":")[0].strip() for line in lines] == ["classifier", "tokenizer", "generator", "post"]
     assert "30 epochs of 20 steps, 600 in all, each of 64 images" in lines[1]  # 1297 // 64 = 20
     parameters = sum(p.numel() for p in meta_model(config.tokenizer).parameters())
     assert f"tokenizer of {parameters / 1e6:.1f} million parameters" in lines[1]
     assert lines[3].endswith("once for each of reencode, direct")
-    (line,) = described_stages(changed(config, data__token_views="tencrop"), images, ("generator",))
+    (line,) = described_stages(Outline(changed(config, data__token_views="tencrop"), images, ("generator",)))
     assert "40 epochs of 202 steps, 8080 in all" in line  # 12970 // 64 = 202
-    (line,) = described_stages(changed(config, pairs__per_image=3), images, ("post",))
+    (line,) = described_stages(Outline(changed(config, pairs__per_image=3), images, ("post",)))
     assert "5 epochs of 60 steps, 300 in all" in line  # 3891 // 64 = 60
 
 
@@ -88,7 +89,7 @@ def test_steps_and_parameters_by_hand(digits):
 )
 def test_what_a_run_is_too_short_for(digits, settings, said):
     config, images = digits
-    found = never(changed(config, **settings), images, tuple(STAGES))
+    found = never(Outline(changed(config, **settings), images, tuple(STAGES)))
     assert len(found) == len(said), found
     for sentence, pattern in zip(found, said, strict=True):
         assert re.search(pattern, sentence)
@@ -97,9 +98,9 @@ def test_what_a_run_is_too_short_for(digits, settings, said):
 def test_a_stage_that_is_not_run_is_not_spoken_of(digits):
     config, images = digits
     config = changed(config, tokenizer_training__epochs=1, stopping__every_epochs=9)
-    assert len(never(config, images, ("tokenizer",))) > 1
-    assert len(never(config, images, ("post",))) == 1
-    assert never(config, images, ("tokens", "evaluate")) == []
+    assert len(never(Outline(config, images, ("tokenizer",)))) > 1
+    assert len(never(Outline(config, images, ("post",)))) == 1
+    assert never(Outline(config, images, ("tokens", "evaluate"))) == []
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_stage_that_is_not_run_is_not_spoken_of(digits):
 def test_limits_of_the_data(digits, settings, message):
     config, images = digits
     with pytest.raises(UserError, match=message):
-        check_limits(changed(config, **settings), images, tuple(STAGES))
+        check_limits(Outline(changed(config, **settings), images, tuple(STAGES)))
 
 
 @pytest.mark.parametrize(
@@ -130,11 +131,11 @@ def test_limits_of_the_data(digits, settings, message):
 )
 def test_what_just_fits(digits, settings, stages):
     config, images = digits
-    check_limits(changed(config, **settings), images, stages)
+    check_limits(Outline(changed(config, **settings), images, stages))
 
 
 def test_one_generated_image_is_no_distribution(digits):
     config, images = digits
     one = SimpleNamespace(train=images.train, num_classes=1)
     with pytest.raises(UserError, match="samples_per_class: found 1 of one class"):
-        check_limits(changed(config, evaluation__samples_per_class=1), one, ("evaluate",))
+        check_limits(Outline(changed(config, evaluation__samples_per_class=1), one, ("evaluate",)))

@@ -19,6 +19,7 @@ from robustok.evaluation.features.classifier import open_classifier
 from robustok.evaluation.metrics.frechet import frechet_distance
 from robustok.evaluation.passes import moments_of
 from robustok.evaluation.pfid import quick_settings
+from robustok.job.outline import Outline
 from robustok.job.validation import check_validation
 from robustok.training.run import read_log
 
@@ -120,6 +121,6 @@ def test_figures_that_a_stage_does_not_have_are_refused(sections, message):
     family = FamilyConfig(tokenizer=sections.get("family"))
     chosen = {name: TrainingConfig(keep_best_by=by) for name, by in sections.items() if name.endswith("_training")}
     with pytest.raises(UserError, match=message):
-        check_validation(RunConfig(validation=validation, family=family, **chosen))
+        check_validation(Outline(RunConfig(validation=validation, family=family, **chosen), None, ()))
     with pytest.raises(UserError, match=r"validation\.inception: found nowhere\.pth, expected a path that is a file"):
-        check_validation(RunConfig(validation=ValidationConfig(inception="nowhere.pth")))
+        check_validation(Outline(RunConfig(validation=ValidationConfig(inception="nowhere.pth")), None, ()))

@@ -8,6 +8,7 @@ import torch
 from robustok.config import (
     CodebookConfig,
     DataConfig,
+    DiscriminatorConfig,
     FrozenConfig,
     LossConfig,
     PerturbationConfig,
@@ -31,8 +32,9 @@ CONFIG = RunConfig(
         image_size=16, patch_size=8, width=64, depth=1, heads=2, codebook_size=16, code_width=4, drop_path=0.0
     ),
     codebook=CodebookConfig(usage_window=64),
-    perturbation=PerturbationConfig(delta=4, beta=0.5),
-    losses=LossConfig(adversarial=0.0),
+    perturbation=PerturbationConfig(delta=4, beta=0.5, anneal_start=40.0, anneal_end=120.0),
+    losses=LossConfig(adversarial=0.0, adversarial_start=0.0),
+    discriminator=DiscriminatorConfig(warmup_epochs=4.0),
     tokenizer_training=TrainingConfig(
         epochs=1, batch_size=8, lr=1e-3, warmup_epochs=0.0, ema=0.9, save_every=3, weight_decay=0.1
     ),

@@ -1,27 +1,30 @@
 """Learning rates and annealing against values computed by hand (the golden curves are compared elsewhere)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from robustok.config import PerturbationConfig
 from robustok.training.schedules import cosine_rate, perturbation_strength
 
+PUBLISHED = PerturbationConfig(delta=100, anneal_start=40.0, anneal_end=120.0)
+
 
 @pytest.mark.parametrize(
     ("epoch", "alpha", "delta"), [(0, 1.0, 100), (40, 1.0, 100), (80, 0.75, 75), (120, 0.5, 50), (199, 0.5, 50)]
 )
 def test_published_annealing(epoch, alpha, delta):
-    assert perturbation_strength(PerturbationConfig(), epoch) == (pytest.approx(alpha), delta, 0.0)
+    assert perturbation_strength(PUBLISHED, epoch) == (pytest.approx(alpha), delta, 0.0)
 
 
 def test_annealing_to_zero_keeps_one_neighbour():
-    config = PerturbationConfig(anneal_end_ratio=0.0)
+    config = replace(PUBLISHED, anneal_end_ratio=0.0)
     assert perturbation_strength(config, 150) == (0.0, 1, 0.0)
 
 
 def test_the_strength_of_noise_is_annealed_too():
-    config = PerturbationConfig(kind="gaussian", strength=0.8)
+    config = replace(PUBLISHED, kind="gaussian", strength=0.8)
     assert [perturbation_strength(config, epoch)[2] for epoch in (0, 80, 120)] == pytest.approx([0.8, 0.6, 0.4])
 
 

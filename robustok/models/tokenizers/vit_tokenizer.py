@@ -139,6 +139,8 @@ class ViTTokenizer(QuantizedTokenizer):
 def _quantizer(config: TokenizerConfig, grid: Size) -> nn.Module:
     if config.scales is not None and config.scales[-1] != grid:
         raise ValueError(f"the last of scales must be the latents' grid, {grid}, found {config.scales}")
+    if config.codebook_size is None:
+        raise ValueError("codebook_size: found None, expected a whole number (of a run, its data decides it)")
 
     def part() -> nn.Module:
         if config.scales is None:

@@ -1,0 +1,44 @@
+"""What a run is checked and described by: its settings, images and stages, and its models without their values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..config import RunConfig
+from ..data.images import Images
+from ..models.registry import trained_config, trained_family
+from ..models.starting import open_generator, tokenizer_shape, without_values
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A run before it begins, with nothing left open in its settings. Each model is built once, on the meta device."""
+
+    config: RunConfig
+    images: Images
+    stages: Collection[str]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that the later stages use, or that main training starts from."""
+        return without_values(tokenizer_shape(self.config))
+
+    @cached_property
+    def trained_tokenizer(self) -> Any:
+        """The tokenizer that the settings describe; None where no run can train its family."""
+        if trained_family(self.config, "tokenizer").section is None:
+            return None
+        config = trained_config(self.config, "tokenizer")
+        return self.tokenizer if config == self.tokenizer.config else without_values(config)
+
+    @cached_property
+    def generator(self) -> Any:
+        """The generator that the run trains or starts from."""
+        c = self.config
+        if c.start.generator:
+            return without_values(open_generator(c.start.generator, self.tokenizer).config)
+        decided = trained_family(c, "generator").decided(self.tokenizer, self.images.num_classes)
+        return without_values(replace(trained_config(c, "generator"), **decided))
