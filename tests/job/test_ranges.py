@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from robustok import config, model_configs
+from robustok import config, model_configs, training_configs
 from robustok.config import FlowSamplingConfig, PairsConfig, RunConfig, SamplingConfig
 from robustok.core.errors import UserError
 from robustok.core.settings import NAME, PATH, WORD, bounds, check_config, expected, walk
@@ -20,7 +20,7 @@ from robustok.models.starting import without_values
 
 CONFIGS = [
     kind
-    for module in (config, model_configs)
+    for module in (config, model_configs, training_configs)
     for kind in vars(module).values()
     if inspect.isclass(kind) and is_dataclass(kind) and kind.__module__ == module.__name__
 ]
