@@ -19,6 +19,8 @@ from ..models.compiling import compiled_blocks
 _NAMES = ("forward_sync_buffers", "broadcast_buffers")
 _OWN_BUFFERS = {next(name for name in _NAMES if name in signature(DistributedDataParallel).parameters): False}
 
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+
 
 class LossModule(nn.Module):
     """A model whose `forward` is its `loss`: what several processes share hangs on the `forward` of a module.
@@ -62,10 +64,14 @@ def averaged(module: nn.Module) -> nn.Module:
 
 def _shard(module: nn.Module, bfloat16: bool) -> None:
     mesh = init_device_mesh(next(module.parameters()).device.type, (distributed.world(),))
-    # inputs stay as autocast has them; what is outside the blocks (embeddings, codes, heads) is brought in float32
-    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    whole = MixedPrecisionPolicy()
+    if bfloat16:
+        # inputs stay as autocast has them; norms, and what is outside the blocks, are computed in float32
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        norms = [part for part in module.modules() if isinstance(part, NORMS) and [*part.parameters()]]
+        fully_shard(norms, mesh=mesh, mp_policy=whole)
     for block in compiled_blocks(module):
-        fully_shard(block, mesh=mesh, mp_policy=half if bfloat16 else MixedPrecisionPolicy())
+        fully_shard(block, mesh=mesh, mp_policy=half if bfloat16 else whole)
     fully_shard(module, mesh=mesh, reshard_after_forward=True)  # validation has no backward pass to do so
 
 

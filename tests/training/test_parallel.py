@@ -1,5 +1,11 @@
-"""How a network is called in training: compiled blocks are found by what they are, not by the name of their list."""
+"""How a network is called in training: its compiled blocks, and its shards over several processes."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +45,25 @@ def test_loss_module_calls_the_loss_and_trains_the_models_parameters():
     loss.backward()
     assert terms == {"scale": 3.0}
     assert torch.equal(model.weight.grad, torch.full((1, 2), 3.0))
+
+
+@pytest.fixture(scope="module")
+def sharded() -> dict:
+    script = Path(__file__).with_name("sharded_steps.py")
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=600)
+    assert result.stdout, result.stderr[-3000:]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16", "fused"])
+def test_shards_take_the_steps_of_whole_networks(sharded, numbers):
+    """Under autocast, too: what is brought together in bfloat16 is what autocast would round to that anyway."""
+    ddp, fsdp = sharded[numbers]["ddp"], sharded[numbers]["fsdp"]
+    assert len({loss for loss, _ in ddp}) == 3
+    for ours, theirs in zip(fsdp, ddp, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3 if numbers == "bfloat16" else 1e-5)
+
+
+def test_gradients_are_averaged_once_a_step(sharded):
+    first, second = sharded["averaging collectives"]
+    assert first == 0 < second
