@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 
 from ..core.paths import FILE, found_at, given_path
@@ -30,16 +28,13 @@ class ValidationFigures:
     """
 
     def __init__(self, job: Pipeline):
-        self.job = job
-
-    @cached_property
-    def features(self):
-        """The network whose features are compared."""
-        weights = self.job.config.validation.inception
-        return self.job.features if weights is None else InceptionFeatures(weights, device=self.job.run.device)
+        """Trains the classifier where it is needed and not there yet."""
+        weights = job.config.validation.inception
+        self.features = job.features if weights is None else InceptionFeatures(weights, device=job.run.device)
+        self.images = job.images.val
 
     def __call__(self, tokenizer: LoadedTokenizer) -> dict[str, float]:
-        images = self.job.images.val
+        images = self.images
         found = robustness(tokenizer, lambda: in_order(images), self.features, quick=True).estimates()
         return {"psnr": mean_psnr(tokenizer, in_order(images)), **{name: float(value) for name, value in found.items()}}
 
