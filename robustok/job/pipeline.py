@@ -56,7 +56,8 @@ class Pipeline:
 
         tokenizer: whose grid the teacher of main training gets; None: no teacher.
         """
-        return open_networks(self.config.frozen, tokenizer, lambda: self.classifier, self.run.device)
+        classifier, device, compile = lambda: self.classifier, self.run.device, self.config.compile
+        return open_networks(self.config.frozen, tokenizer, classifier, device, compile=compile)
 
     @cached_property
     def classifier(self) -> Classifier:

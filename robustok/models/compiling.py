@@ -13,3 +13,9 @@ class CompiledBlock(nn.Module):
 def compiled_blocks(module: nn.Module) -> list[CompiledBlock]:
     """The blocks of `module` to compile, in order."""
     return [part for part in module.modules() if isinstance(part, CompiledBlock)]
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """Compiles them in place, at their first call."""
+    for block in compiled_blocks(module):
+        block.compile()

@@ -11,6 +11,7 @@ from ...core.errors import UserError
 from ...core.paths import readable_folder
 from ...formats.opening import read_state
 from ...formats.tensors import check_state
+from ..compiling import CompiledBlock
 
 # Output channels of VGG-16's convolutions in five stages; each stage but the first begins with a 2x2 max-pooling.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -18,7 +19,7 @@ SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
 
-class LPIPS(nn.Module):
+class LPIPS(CompiledBlock):
     """Weighted squared difference of channel-normalised features after relu1_2, 2_2, 3_3, 4_3 and 5_3.
 
     There is no dropout in front of the linear layers: the distance is the same in either mode.
@@ -43,12 +44,10 @@ class LPIPS(nn.Module):
 
     def per_stage(self, x: Tensor, y: Tensor) -> Tensor:
         """The five terms of the distance, (B, 5)."""
-        features = self._features(torch.cat([x, y]))
-        terms = []
-        for feature, weight in zip(features, self.linear, strict=True):
-            a, b = (feature / (feature.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
-            terms.append(torch.einsum("bchw,c->bhw", (a - b).square(), weight).mean((1, 2)))
-        return torch.stack(terms, dim=1)
+        # one after the other: of images that need no gradient, nothing is kept for one
+        pairs = zip(self._features(x), self._features(y), self.linear, strict=True)
+        terms = [torch.einsum("bchw,c->bhw", (_unit(a) - _unit(b)).square(), weight) for a, b, weight in pairs]
+        return torch.stack([term.mean((1, 2)) for term in terms], dim=1)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         x = (images - self.shift) / self.scale
@@ -60,6 +59,11 @@ class LPIPS(nn.Module):
                 x = F.relu(convolution(x))
             features.append(x)
         return features
+
+
+def _unit(features: Tensor) -> Tensor:
+    """(B, C, H, W), every place's channels divided by their norm."""
+    return features / (features.norm(dim=1, keepdim=True) + 1e-10)
 
 
 def load_lpips(folder: str | Path) -> LPIPS:

@@ -4,10 +4,13 @@ teacher(images)      images in [-1, 1] -> (B, teacher.width) class feature      
 teacher.patches(images, grid)          -> (B, P, teacher.width)                 target of masked training
 perceptual(x, y)     images in [-1, 1] -> (B,) distances                        perceptual loss
 backbone(images)     images in [-1, 1] -> list of (B, C, T); backbone.channels  discriminator
+
+No weight of theirs learns: a gradient passes through them to images that ask for one, and nothing is kept for others.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +19,13 @@ from torch.nn import functional as F
 from ...config import FrozenConfig
 from ...core.sizes import Size
 from ...model_configs import TokenizerConfig
+from ..compiling import CompiledBlock, compile_blocks
 from .classifier import Classifier
 from .dino import load_backbone, load_teacher
 from .lpips import load_lpips
 
 
-class ClassifierTeacher(nn.Module):
+class ClassifierTeacher(CompiledBlock):
     """The classifier's feature, layer-normalised as a ViT's class feature is after its final norm."""
 
     def __init__(self, classifier: Classifier):
@@ -37,7 +41,7 @@ class ClassifierTeacher(nn.Module):
         return F.layer_norm(maps.flatten(2).mT, (self.width,))
 
 
-class ClassifierPerceptual(nn.Module):
+class ClassifierPerceptual(CompiledBlock):
     """Squared difference of channel-normalised maps, averaged over places and maps (LPIPS with equal weights)."""
 
     def __init__(self, classifier: Classifier):
@@ -50,7 +54,7 @@ class ClassifierPerceptual(nn.Module):
         return torch.stack(distances).mean(0)
 
 
-class ClassifierBackbone(nn.Module):
+class ClassifierBackbone(CompiledBlock):
     """The classifier's feature maps, flattened over places, for the discriminator's heads."""
 
     def __init__(self, classifier: Classifier):
@@ -72,21 +76,39 @@ class FrozenNetworks:
 
 
 def open_networks(
-    files: FrozenConfig, tokenizer: TokenizerConfig | None, classifier: Callable[[], Classifier], device: torch.device
+    files: FrozenConfig,
+    tokenizer: TokenizerConfig | None,
+    classifier: Callable[[], Classifier],
+    device: torch.device,
+    *,
+    compile: bool = False,
 ) -> FrozenNetworks:
     """The networks of the files that the settings name; `classifier()` stands in for those that are not named.
 
     It is called only where one is missing: a run trains it then. tokenizer: whose grid the teacher gets; None: no
-    teacher.
+    teacher. compile: their blocks are.
     """
     named: dict[str, nn.Module | None] = {} if tokenizer is not None else {"teacher": None}
     if files.dinov2 and tokenizer is not None:
-        named["teacher"] = load_teacher(files.dinov2, tokenizer).to(device)
+        named["teacher"] = load_teacher(files.dinov2, tokenizer)
     if files.lpips:
-        named["perceptual"] = load_lpips(files.lpips).to(device)
+        named["perceptual"] = load_lpips(files.lpips)
     if files.dino:
-        named["backbone"] = load_backbone(files.dino).to(device)
-    return FrozenNetworks(**named) if len(named) == 3 else replace(from_classifier(classifier()), **named)
+        named["backbone"] = load_backbone(files.dino)
+    if len(named) < 3:  # a copy: the classifier itself measures, too, and must give the same to the bit in any process
+        named = vars(from_classifier(copy.deepcopy(classifier()))) | named
+    return FrozenNetworks(**{name: network and placed(network, device, compile) for name, network in named.items()})
+
+
+def placed(network: nn.Module, device: torch.device, compile: bool) -> nn.Module:
+    """The network where it computes, and its blocks compiled where asked.
+
+    On a GPU convolutions compute in channels_last: their fast kernels do, and others copy to it and back.
+    """
+    network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
+    if compile:
+        compile_blocks(network)
+    return network
 
 
 def from_classifier(classifier: Classifier) -> FrozenNetworks:

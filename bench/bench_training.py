@@ -1,0 +1,181 @@
+"""A step of training beside the published computation as it is commonly written: tokenizer with all losses, and RAR."""
+
+import pytest
+import torch
+
+from robustok.config import FrozenConfig, LossConfig, OrderConfig, PerturbationConfig, RunConfig, TrainingConfig
+from robustok.core.random import AUGMENT, derive_seed, keyed_words, to_uniform
+from robustok.data.images import open_images
+from robustok.data.loader import Batch, load_batch
+from robustok.data.tokens import write_tokens
+from robustok.model_configs import RARConfig, TokenizerConfig
+from robustok.models.discriminator import diff_augment
+from robustok.models.frozen.classifier import Classifier
+from robustok.models.frozen.dino import DINOBackbone, DINOTeacher
+from robustok.models.frozen.lpips import LPIPS
+from robustok.models.frozen.networks import FrozenNetworks, open_networks, placed
+from robustok.models.generators.rar import RAR
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+from robustok.models.vit import ViT
+from robustok.training.loop import Fit
+from robustok.training.run import Run
+from robustok.training.stages.generator import GeneratorStage
+from robustok.training.stages.tokenizer import TokenizerStage
+
+from . import recording
+from .training_peers import RARStep, TokenizerStep
+
+TINY = TokenizerConfig(image_size=16, patch_size=8, width=64, depth=1, heads=2, codebook_size=32, code_width=4)
+SMALL = TokenizerConfig(image_size=64, patch_size=8, width=192, depth=4, heads=3, codebook_size=1024, code_width=16)
+PUBLISHED = TokenizerConfig(
+    image_size=256, patch_size=16, width=768, depth=12, heads=12, codebook_size=4096, code_width=64, drop_path=0.1
+)
+WITHOUT_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "class_dropout": 0.0}
+RAR_TINY = RARConfig(32, 2, 2, 64, codebook_size=32, num_classes=10, num_tokens=16, **WITHOUT_DROPOUT)
+RAR_SMALL = RARConfig(256, 6, 4, 1024, codebook_size=1024, num_classes=1000, num_tokens=64, **WITHOUT_DROPOUT)
+RAR_B = RARConfig(codebook_size=4096, num_classes=1000, num_tokens=256, **WITHOUT_DROPOUT)
+LOSSES = LossConfig(adversarial_start=0.0)
+FEW_CODES = PerturbationConfig(beta=0.5, delta=1)  # the nearest alone: what is drawn at random has no effect
+
+
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """Calls that last seconds are repeated less."""
+    monkeypatch.setattr(recording, "ROUNDS", {"cpu": 9, "cuda": 30})
+    monkeypatch.setattr(recording, "WARM_UP_CALLS", 2)
+
+
+@pytest.fixture
+def open_run(tmp_path):
+    """open_run(**settings) -> an open run on the CPU, or where the settings say."""
+    opened = []
+
+    def make(**settings) -> Run:
+        opened.append(Run(RunConfig(**{"name": "x", "runs": str(tmp_path), "device": "cpu"} | settings)))
+        return opened[-1]
+
+    yield make
+    for run in opened:
+        run.close()
+
+
+def training(batch: int) -> TrainingConfig:
+    return TrainingConfig(batch_size=batch, warmup_epochs=0.0, weight_decay=0.05, clip_norm=1.0)
+
+
+def frozen_of(config: TokenizerConfig, device: torch.device, *, published: bool, compile: bool) -> FrozenNetworks:
+    """Networks with random weights: the classifier's views, or those of the published sizes."""
+    torch.manual_seed(1)
+    classifier = Classifier(10, config.image_size)
+    networks = open_networks(FrozenConfig(), config, lambda: classifier, device, compile=compile)
+    if not published:
+        return networks
+    shape = {"width": config.width, "depth": config.depth, "heads": config.heads}
+    teacher = DINOTeacher(ViT(grid=config.image_size // config.patch_size, patch_size=config.patch_size, **shape))
+    parts = teacher, LPIPS().eval().requires_grad_(False), DINOBackbone()
+    return FrozenNetworks(*(placed(part, device, compile) for part in parts))
+
+
+def tokenizer_training(run: Run, config: TokenizerConfig, batch: int, *, published: bool = False) -> tuple[Fit, Batch]:
+    """The training of a fresh tokenizer whose adversary is active, and a batch of digits for it."""
+    images = open_images(run.config.data, config.image_size)
+    frozen = frozen_of(config, run.device, published=published, compile=run.config.compile)
+    torch.manual_seed(0)
+    model = ViTTokenizer(config).to(run.device)
+    fit = Fit(TokenizerStage(run, images, frozen, model), run)
+    return fit, load_batch(fit.stage.dataset, torch.arange(batch), seed=0, epoch=0, augment=False)
+
+
+def rar_training(run: Run, config: RARConfig, batch: int, folder) -> tuple[Fit, Batch]:
+    """The training of a RAR generator with random weights, and a batch of random tokens for it."""
+    torch.manual_seed(0)
+    tokens = torch.randint(config.codebook_size, (batch, config.num_tokens))
+    about = {"tokenizer": "t", "class_names": ["x"] * config.num_classes, "codebook_size": config.codebook_size}
+    rows = write_tokens(folder, tokens, torch.arange(batch) % config.num_classes, torch.arange(batch), about)
+    model = RAR(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05)
+    fit = Fit(GeneratorStage(run, model.to(run.device), rows), run)
+    return fit, load_batch(fit.stage.dataset, torch.arange(batch), seed=0, epoch=0, augment=False)
+
+
+def keyed_augment(batch: Batch, seed: int):
+    """The augmentation of the discriminator's images in step 0 of a run with this seed, as the adversary draws it."""
+
+    def augment(images: torch.Tensor, use: int) -> torch.Tensor:
+        pair = torch.arange(2)[:, None]
+        words = torch.cat(keyed_words(derive_seed(seed, "diff_augment"), AUGMENT, batch.ids, use, pair))
+        return diff_augment(images, to_uniform(words[:7]))
+
+    return augment
+
+
+def test_tokenizer_step_on_cpu(timed, record, few_rounds, open_run):
+    """The same losses of the same weights; then a step is timed, whose perturbation draws from 100 codes."""
+    run = open_run(losses=LOSSES, perturbation=FEW_CODES, tokenizer_training=training(8))
+    fit, batch = tokenizer_training(run, TINY, 8)
+    plain = TokenizerStep(fit.stage, FEW_CODES, LOSSES, keyed_augment(batch, run.config.seed))
+    found, expected = fit._take_step(batch), plain(batch.inputs)
+    weights = {"adversarial": LOSSES.adversarial * found["adaptive_weight"].item(), "discriminator": 1.0}
+    for name, value in expected.items():
+        weight = weights.get(name, getattr(LOSSES, name, 1.0))
+        assert weight * found[name].item() == pytest.approx(value, rel=2e-3, abs=1e-6), name
+    if not timed:
+        return
+    run.close()
+    perturbation = PerturbationConfig(beta=0.1, delta=100)
+    run = open_run(name="timed", losses=LOSSES, perturbation=perturbation, tokenizer_training=training(16))
+    fit, batch = tokenizer_training(run, SMALL, 16)
+    plain = TokenizerStep(fit.stage, perturbation, LOSSES, lambda images, use: diff_augment(images))
+    timings = recording.measure({"plain": lambda: plain(batch.inputs), "ours": lambda: fit._take_step(batch)})
+    what = f"ViT 192 x 4, 64 px, 1024 codes, all losses, batch 16, {torch.get_num_threads()} threads, against plain"
+    record.add_ratio("training step of a tokenizer", what, 1.0, timings, "plain", "ours")
+
+
+def test_rar_step_on_cpu(timed, record, few_rounds, open_run, tmp_path):
+    """The same loss of the same weights in raster order; then a step in random orders is timed."""
+    never = OrderConfig(anneal_start=0.0, anneal_end=0.0)
+    run = open_run(order=never, generator_training=training(16))
+    fit, batch = rar_training(run, RAR_TINY, 16, tmp_path / "tokens")
+    plain = RARStep(fit.stage, share=0.0)
+    found, expected = fit._take_step(batch), plain(batch.inputs, batch.labels)
+    assert found["loss"].item() == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["generator_grad_norm"].item() == pytest.approx(expected["norm"], rel=1e-4)
+    if not timed:
+        return
+    run.close()
+    run = open_run(name="timed", generator_training=training(16))
+    fit, batch = rar_training(run, RAR_SMALL, 16, tmp_path / "more")
+    plain = RARStep(fit.stage, share=1.0)
+    ours = {"ours": lambda: fit._take_step(batch)}
+    timings = recording.measure({"plain": lambda: plain(batch.inputs, batch.labels)} | ours)
+    what = f"RAR 256 x 6, 64 tokens, batch 16, {torch.get_num_threads()} threads, against plain"
+    record.add_ratio("training step of RAR", what, 1.0, timings, "plain", "ours")
+
+
+def test_tokenizer_step_on_gpu(record, needs_gpu, few_rounds, open_run):
+    """Published sizes in bfloat16: ViT-B, LPIPS, DINOv2-B and DINO-S; ours compiled."""
+    goal = "training step of a tokenizer, published size"
+    needs_gpu(goal)
+    perturbation, batch_size = PerturbationConfig(), 64
+    settings = {"device": "cuda", "losses": LOSSES, "tokenizer_training": training(batch_size)}
+    run = open_run(compile=True, perturbation=perturbation, **settings)
+    fit, batch = tokenizer_training(run, PUBLISHED, batch_size, published=True)
+    plain_run = open_run(name="plain", perturbation=perturbation, **settings)
+    other, _ = tokenizer_training(plain_run, PUBLISHED, batch_size, published=True)
+    plain = TokenizerStep(other.stage, perturbation, LOSSES, lambda images, use: diff_augment(images))
+    timings = recording.measure({"plain": lambda: plain(batch.inputs), "ours": lambda: fit._take_step(batch)}, "cuda")
+    what = f"ViT-B 256 px, 4096 codes, all losses, batch {batch_size}, bfloat16, against plain eager"
+    record.add_ratio(goal, what, 2.0, timings, "plain", "ours")
+
+
+def test_rar_step_on_gpu(record, needs_gpu, few_rounds, open_run, tmp_path):
+    """RAR-B in bfloat16; ours compiled."""
+    goal = "training step of RAR, published size"
+    needs_gpu(goal)
+    run = open_run(device="cuda", compile=True, generator_training=training(128))
+    fit, batch = rar_training(run, RAR_B, 128, tmp_path / "tokens")
+    plain = RARStep(fit.stage, share=1.0)
+    ours = {"ours": lambda: fit._take_step(batch)}
+    timings = recording.measure({"plain": lambda: plain(batch.inputs, batch.labels)} | ours, "cuda")
+    record.add_ratio(goal, "RAR-B, batch 128, bfloat16, against plain eager", 1.8, timings, "plain", "ours")
