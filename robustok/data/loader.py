@@ -51,7 +51,9 @@ class Batch(NamedTuple):
         return Batch(*(value[first:last] for value in self))
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(value.to(device, non_blocking=True) for value in self))
+        """With inputs, labels and ids on a device, without waiting for it; the rows are the host's."""
+        inputs, labels, ids = (value.to(device, non_blocking=True) for value in self[:3])
+        return Batch(inputs, labels, ids, self.rows)
 
 
 def batches(
@@ -65,8 +67,11 @@ def batches(
     world: int = 1,
     augment: bool = True,
     threads: int | None = None,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """The batches of one epoch from number `start` on, prefetched by `threads` (`default_threads`).
+
+    pin: they lie in page-locked memory, from which a GPU copies while the host goes on.
 
     `batch_size` counts images over all `world` processes; process `rank` gets the `rank`-th contiguous part of each
     global batch. An incomplete last batch is dropped. With `augment` an image is augmented by (seed, epoch, its id),
@@ -81,10 +86,12 @@ def batches(
     share = batch_size // world
     firsts = range(start * batch_size + rank * share, len(dataset) - batch_size + 1 + rank * share, batch_size)
     load = partial(load_batch, dataset, seed=seed, epoch=epoch, augment=augment)
-    return _joined(load, [order[first : first + share] for first in firsts], threads)
+    return _joined(load, [order[first : first + share] for first in firsts], threads, pin)
 
 
-def _joined(load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads: int | None) -> Iterator[Batch]:
+def _joined(
+    load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads: int | None, pin: bool
+) -> Iterator[Batch]:
     """load(rows) for each batch's rows, put together of pieces: the next batch is the work of all threads, and what is
     loaded ahead, about two batches, does not grow with their number.
     """
@@ -93,7 +100,15 @@ def _joined(load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads:
     with closing(prefetch(load, pieces, threads, ahead=2 * each)) as loaded:
         for _ in batches:
             parts = [next(loaded) for _ in range(each)]
-            yield parts[0] if each == 1 else Batch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+            yield Batch(*(_together(values, pin) for values in zip(*parts, strict=True)))
+
+
+def _together(parts: Sequence[Tensor], pin: bool) -> Tensor:
+    """The rows of all parts, copied once."""
+    if len(parts) == 1 and not pin:
+        return parts[0]
+    whole = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin)
+    return torch.cat(parts, out=whole)
 
 
 def shuffled(dataset: Dataset, seed: int) -> Tensor:

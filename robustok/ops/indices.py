@@ -29,23 +29,31 @@ def as_indices(
         values: a tensor, NumPy array or (nested) list of integers of any width.
         size: they must lie in [0, size); None: any.
 
-    Raises: TypeError for what are no integers, UserError (a ValueError) for an index out of range. In a compiled or
-    exported graph, where values are not known, a RuntimeError with the same range when the graph runs.
+    Raises: TypeError for what are no integers, UserError (a ValueError) for an index out of range. Of a tensor on a
+    GPU, which nothing waits for, and in a compiled or exported graph, a RuntimeError with that range when it runs.
     """
     if not isinstance(values, Tensor):
         values = _as_tensor(name, values)
     elif values.dtype not in _SIGNED + _UNSIGNED:
         raise TypeError(f"{name}: found {values.dtype}, expected integers")
-    indices = values.to(device, torch.int64)
-    if size is None:
-        return indices
-    if torch.compiler.is_compiling():
+    indices = values.to(torch.int64)
+    if size is not None:
+        _check_range(name, indices, size)
+    return indices.to(device)
+
+
+def _check_range(name: str, indices: Tensor, size: int) -> None:
+    if indices.is_cuda or torch.compiler.is_compiling():
         torch._assert_async(((indices >= 0) & (indices < size)).all(), f"{name}: expected integers 0..{size - 1}")
-        return indices
-    if indices.numel() and not 0 <= indices.min() <= indices.max() < size:
+    elif indices.numel() and not 0 <= indices.min() <= indices.max() < size:
         wrong = indices[(indices < 0) | (indices >= size)][:5].tolist()
         raise UserError(f"{name}: found {wrong}, expected integers 0..{size - 1}")
-    return indices
+
+
+def count_indices(indices: Tensor, size: int) -> Tensor:
+    """How often each of 0..size - 1 is in int64 indices of any shape: int64 (size,). Nothing waits for the device."""
+    flat = indices.flatten()
+    return flat.new_zeros(size).scatter_add_(0, flat, torch.ones_like(flat))
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:

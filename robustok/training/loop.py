@@ -99,6 +99,7 @@ class Fit:
                 rank=distributed.rank(),
                 world=distributed.world(),
                 augment=self.stage.augment,
+                pin=self.run.device.type == "cuda",
             ):
                 yield batch
                 if self.state.step == self.total or self.state.stopped:

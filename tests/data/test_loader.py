@@ -86,6 +86,26 @@ def test_ids_of_an_epoch_for_any_readers_processes_and_restart(split, world, thr
         assert part == [ids[rank * share : (rank + 1) * share] for ids in whole[start:]]
 
 
+def test_pinned_batches_are_the_same_and_their_rows_stay_with_the_host(split, monkeypatch):
+    """Every tensor of a batch is put together in page-locked memory, of one piece and of several."""
+    asked = []
+
+    def empty(*shape, pin_memory, **kwargs):  # this machine may have no GPU, and then no such memory
+        asked.append(pin_memory)
+        return torch.zeros(*shape, **kwargs)
+
+    given = {"batch_size": 6, "seed": 1, "epoch": 0}
+    for piece in (2, 16):
+        monkeypatch.setattr(loader, "PIECE", piece)
+        plain = next(batches(split, **given))
+        with monkeypatch.context() as patch:
+            patch.setattr(loader.torch, "empty", empty)
+            pinned = next(batches(split, **given, pin=True))
+        assert all(map(torch.equal, plain, pinned)) and asked == [True] * 4
+        asked.clear()
+    assert plain.to(torch.device("meta")).rows is plain.rows
+
+
 def test_no_more_than_asked_for_waits(split, monkeypatch):
     """What is loaded ahead is bounded: two batches and what the threads are at."""
     monkeypatch.setattr(loader, "PIECE", 1)

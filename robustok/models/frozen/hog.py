@@ -31,7 +31,8 @@ def hog(images: Tensor, grid: Size) -> Tensor:
         dx, dy = x[:, :, 1:-1, 2:] - x[:, :, 1:-1, :-2], x[:, :, 2:, 1:-1] - x[:, :, :-2, 1:-1]
         turn = torch.atan2(dy, dx) / math.pi  # (-1, 1]; opposite directions are one
         bins = (turn % 1.0 * BINS).long().clamp(max=BINS - 1)
-        votes = F.one_hot(bins, BINS) * torch.hypot(dx, dy)[..., None]  # (B, 3, H, W, BINS)
+        length, every = torch.hypot(dx, dy)[..., None], torch.arange(BINS, device=bins.device)
+        votes = (bins[..., None] == every) * length  # (B, 3, H, W, BINS)
         cells = votes.unflatten(3, (columns, CELLS, -1)).unflatten(2, (rows, CELLS, -1)).sum((4, 7))
         histograms = F.normalize(cells, dim=-1)  # (B, 3, rows, CELLS, columns, CELLS, BINS)
         return histograms.permute(0, 2, 4, 3, 5, 1, 6).flatten(3).flatten(1, 2)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...ops import Indices, Perturbed, Quantized, Similarity, vq_nearest, vq_perturb, vq_quantize
-from ...ops.indices import as_indices
+from ...ops.indices import as_indices, count_indices
 from ...ops.vq import normalize_rows
 from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
@@ -66,7 +66,7 @@ class CodeQuantizer(nn.Module):
 
     def usage(self, indices: Tensor) -> Tensor:
         """How often each code is in `indices`: (K,) int64."""
-        return torch.bincount(indices.flatten(), minlength=len(self.codebook))
+        return count_indices(indices, len(self.codebook))
 
     @torch.no_grad()
     def set_codebook(self, codes: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...ops import Indices, Perturbed, Quantized, Similarity, vq_nearest
-from ...ops.indices import as_indices
+from ...ops.indices import as_indices, count_indices
 from ..interfaces import Perturbable
 from .perturbation import NO_PERTURBATION, Perturbation
 
@@ -62,7 +62,7 @@ class ResidualQuantizer(nn.Module):
         return vectors
 
     def usage(self, indices: Tensor) -> Tensor:
-        return torch.bincount(indices.flatten(), minlength=len(self.codebook))
+        return count_indices(indices, len(self.codebook))
 
     def _encode(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Indices (B, T), and after each scale the sum so far (B, L, D)."""

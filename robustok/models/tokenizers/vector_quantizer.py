@@ -13,6 +13,7 @@ from ...core.errors import UserError
 from ...core.random import SHUFFLE, derive_seed, keyed_words
 from ...ops import Indices, Similarity, vq_nearest
 from ...ops.grid import from_grid, to_grid
+from ...ops.indices import count_indices
 from .dead_codes import count_unused, restart_dead
 from .perturbation import NO_PERTURBATION, Perturbation
 from .quantizer import CodeQuantizer
@@ -171,7 +172,7 @@ class VectorQuantizer(nn.Module):
 
 def _means(rows: Tensor, labels: Tensor, empty: Tensor) -> Tensor:
     """Mean (K, D) of the rows (N, D) of each label; that of `empty` (K, D) where there is none. In one fixed order."""
-    order, counts = labels.argsort(stable=True), labels.bincount(minlength=len(empty))
+    order, counts = labels.argsort(stable=True), count_indices(labels, len(empty))
     sums = torch.cat([rows.new_zeros(1, rows.shape[1], dtype=torch.float64), rows[order].double().cumsum(0)])
     ends = counts.cumsum(0)
     means = (sums[ends] - sums[ends - counts]) / counts.clamp_min(1)[:, None]

@@ -1,0 +1,181 @@
+"""No step of training reads a value back: on a GPU each such read would wait for all that was asked of it before."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import robustok
+from robustok.config import CodebookConfig, FamilyConfig, LossConfig, TrainingConfig
+from robustok.data.images import open_images
+from robustok.data.latents import write_latents
+from robustok.data.loader import load_batch
+from robustok.data.tokens import write_tokens
+from robustok.model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig
+from robustok.models.frozen.classifier import Classifier
+from robustok.models.frozen.networks import FrozenNetworks, from_classifier
+from robustok.models.generators.llamagen import LlamaGen
+from robustok.models.generators.rar import RAR
+from robustok.models.generators.sit import SiT
+from robustok.models.tokenizers.maetok import MAETok
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+from robustok.training.adversary import StoredAdversary
+from robustok.training.loop import Fit
+from robustok.training.run import Run
+from robustok.training.stages.base import Stage
+from robustok.training.stages.classifier import ClassifierStage
+from robustok.training.stages.discriminator import DiscriminatorStage
+from robustok.training.stages.generator import GeneratorStage
+from robustok.training.stages.masked_tokenizer import MaskedTokenizerStage
+from robustok.training.stages.post_training import PostTrainingStage
+
+from .conftest import CONFIG
+
+PACKAGE = Path(robustok.__file__).parent
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
+# Their result has a size that the host must know.
+READS |= {torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default, torch.ops.aten.bincount.default}
+# What reads on the CPU alone, or what lies in the host's memory on every machine.
+ON_THE_HOST = {
+    ("training/optimizers.py", "step"),  # a fused optimiser, which a GPU has, is told on the device
+    ("ops/indices.py", "_check_range"),  # asserts on a GPU
+    ("data/tokens.py", "read"),  # tokens fresh from their file
+    ("data/rows.py", "__getitem__"),  # positions in the data set, which stay with the host
+}
+
+
+class Reads(TorchDispatchMode):
+    """Notes which functions of the package read a tensor's value, or make something whose size depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: set[tuple[str, str]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        boolean = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if func in READS or boolean:
+            self.note(sys._getframe(1))
+        return func(*args, **(kwargs or {}))
+
+    def note(self, frame) -> None:
+        """The innermost function of the package, or of this file, above `frame`."""
+        while not Path(frame.f_code.co_filename).is_relative_to(PACKAGE) and frame.f_code.co_filename != __file__:
+            frame = frame.f_back
+        path = Path(frame.f_code.co_filename)
+        where = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else path.name
+        self.found.add((where, frame.f_code.co_name))
+
+
+def reads_of(step: Callable[[], object]) -> set[tuple[str, str]]:
+    with Reads() as reads, pytest.MonkeyPatch.context() as patch:
+        for name in ("tolist", "numpy", "cpu"):  # these do not pass through the dispatcher on a CPU
+            original = getattr(torch.Tensor, name)
+
+            def noted(self, *args, _original=original, **kwargs):
+                reads.note(sys._getframe(1))
+                return _original(self, *args, **kwargs)
+
+            patch.setattr(torch.Tensor, name, noted)
+        step()
+    return reads.found
+
+
+TRAINING = TrainingConfig(batch_size=8, warmup_epochs=0.0, clip_norm=1.0)
+GENERATORS = {
+    "rar": RAR(RARConfig(32, 1, 2, 64, codebook_size=16, num_classes=10, num_tokens=4)),
+    "llamagen": LlamaGen(
+        LlamaGenConfig(width=32, depth=1, heads=2, mlp_width=48, codebook_size=16, num_classes=10, num_tokens=4)
+    ),
+    "sit": SiT(SiTConfig(width=32, depth=1, heads=2, num_classes=10, num_latents=4, latent_width=2)),
+}
+
+
+class Making:
+    """What stages are made of, in one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.images = open_images(CONFIG.data, 16)
+
+    def run(self, **sections) -> Run:
+        self.opened = Run(replace(CONFIG, runs=str(self.folder), **sections))
+        return self.opened
+
+    def frozen(self) -> FrozenNetworks:
+        return from_classifier(Classifier(self.images.num_classes, 16))
+
+    def rows(self, latents: bool):
+        train = self.images.train
+        about = {"tokenizer": "t", "class_names": ["x"] * self.images.num_classes}
+        write, kind, rows = write_tokens, {"codebook_size": 16}, torch.randint(16, (len(train), 4))
+        if latents:
+            write, kind, rows = write_latents, {"latent_shape": [4, 2]}, torch.randn(len(train), 4, 2)
+        return write(self.folder / "rows", rows, train.labels, train.ids, about | kind)
+
+    def classifier(self) -> Stage:
+        return ClassifierStage(self.run(classifier=TRAINING), self.images)
+
+    def masked(self) -> Stage:
+        shape = MAETokConfig(image_size=16, patch_size=8, width=64, depth=1, heads=2, num_latents=4, latent_width=2)
+        run = self.run(maetok=shape, family=FamilyConfig(tokenizer="maetok"))
+        return MaskedTokenizerStage(run, self.images, self.frozen(), MAETok(shape))
+
+    def generator(self, name: str) -> Stage:
+        run = self.run(family=FamilyConfig(generator=name), generator_training=TRAINING)
+        return GeneratorStage(run, GENERATORS[name], self.rows(latents=name == "sit"))
+
+    def post(self) -> Stage:
+        run, adversary = self.run(post_training=TRAINING), StoredAdversary({}, torch.zeros(2, dtype=torch.float64))
+        models = self.frozen(), ViTTokenizer(CONFIG.tokenizer)
+        return PostTrainingStage(run, "post", self.images, self.rows(False), *models, {}, adversary, lambda model: 0.0)
+
+    def discriminator(self) -> Stage:
+        run = self.run(post_training=TRAINING)
+        return DiscriminatorStage(run, self.images, self.frozen(), ViTTokenizer(CONFIG.tokenizer))
+
+
+STAGES = {name: getattr(Making, name) for name in ("classifier", "masked", "post", "discriminator")}
+STAGES |= {name: partial(Making.generator, name=name) for name in GENERATORS}
+
+
+def steps_of(stage: Stage, run: Run) -> set[tuple[str, str]]:
+    """What two steps of the loop read; in the second one optimisers have a state."""
+    fit = Fit(stage, run)
+    batch = load_batch(stage.dataset, torch.arange(8), seed=0, epoch=0)
+
+    def step() -> None:
+        terms = fit._take_step(batch)
+        fit.guard.watch(terms, fit.state.step, batch)
+        fit.state.step += 1
+
+    return reads_of(lambda: [step() for _ in range(2)])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_reads_nothing(stage, tmp_path):
+    making = Making(tmp_path)
+    made = STAGES[stage](making)
+    try:
+        found = steps_of(made, making.opened)
+    finally:
+        making.opened.close()
+    assert found - ON_THE_HOST == set()
+    assert ("training/optimizers.py", "step") in found  # reads are seen
+
+
+# warm-up without quantisation, then quantised steps whose unused codes are set anew
+CODEBOOKS = {"as it is": CodebookConfig(), "restarts": CodebookConfig(restart_dead_after=1)}
+CODEBOOKS |= {"continuous": CodebookConfig(continuous_steps=9)}
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_a_tokenizers_step_reads_nothing(tokenizer_stage, codebook):
+    """With its adversary, perturbation and every loss."""
+    losses = LossConfig(adversarial_start=0.0, lecam=1.0, blur_epochs=1.0)
+    stage = tokenizer_stage(codebook=CODEBOOKS[codebook], losses=losses)
+    assert steps_of(stage, stage.run) - ON_THE_HOST == set()
