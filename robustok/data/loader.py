@@ -20,7 +20,7 @@ from ..core.random import derive_seed
 from .readers import Readers
 from .splits import blockwise_permutation, permutation
 
-PIECE = 16  # images that a thread loads at a time
+PIECE = 16  # images that a thread loads at a time, at least
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -86,16 +86,16 @@ def batches(
     share = batch_size // world
     firsts = range(start * batch_size + rank * share, len(dataset) - batch_size + 1 + rank * share, batch_size)
     load = partial(load_batch, dataset, seed=seed, epoch=epoch, augment=augment)
+    threads = default_threads() if threads is None else threads
     return _joined(load, [order[first : first + share] for first in firsts], threads, pin)
 
 
-def _joined(
-    load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads: int | None, pin: bool
-) -> Iterator[Batch]:
-    """load(rows) for each batch's rows, put together of pieces: the next batch is the work of all threads, and what is
-    loaded ahead, about two batches, does not grow with their number.
+def _joined(load: Callable[[Tensor], Batch], batches: Sequence[Tensor], threads: int, pin: bool) -> Iterator[Batch]:
+    """load(rows) for each batch's rows, put together of pieces, some for each thread: the next batch is the work of all
+    of them, and what is loaded ahead, about two batches, does not grow with their number.
     """
-    pieces = [piece for rows in batches for piece in rows.split(PIECE)]
+    size = max(PIECE, len(batches[0]) // (4 * max(threads, 1))) if batches else PIECE
+    pieces = [piece for rows in batches for piece in rows.split(size)]
     each = len(pieces) // max(len(batches), 1)
     with closing(prefetch(load, pieces, threads, ahead=2 * each)) as loaded:
         for _ in batches:

@@ -78,9 +78,8 @@ class Parquet:
 
     def _index(self) -> None:
         """Sets labels, class_names, names and places: (row group, row in it) of each image."""
-        parts = [file.labels(group) for file, group in self._groups]
-        counts = [len(part) for part in parts]
-        labels = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        labels = np.concatenate([file.labels() for file in self._files])
+        counts = [file.groups[group] for file, group in self._groups]
         group = np.repeat(np.arange(len(counts)), counts)
         row = np.concatenate([np.arange(count) for count in counts] or [np.empty(0, np.int64)])
         names = [f"{file.path.name}:row {i}" for file in self._files for i in range(sum(file.groups))]

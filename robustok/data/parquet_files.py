@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,33 +106,33 @@ class OpenFile:
         """The bytes of a row group's images, a ChunkedArray. Raises UserError if the file was replaced, ValueError or
         OSError if it cannot be read.
         """
-        column = self._read(group, self.columns.path)
+        column = self._read([group], self.columns.path)
         if not self.columns.in_struct:
             return column
         import pyarrow.compute as pc
 
         return pc.struct_field(column, "bytes")
 
-    def labels(self, group: int) -> np.ndarray:
-        """The classes of a row group: int64 numbers, -1 for none, or texts (objects), "" for none."""
+    def labels(self) -> np.ndarray:
+        """The classes of all rows: int64 numbers, -1 for none, or texts (objects), "" for none."""
         if self.columns.label is None:
-            return np.zeros(self.groups[group], np.int64)
+            return np.zeros(sum(self.groups), np.int64)
         import pyarrow as pa
 
         try:
-            found = self._read(group, self.columns.label)
+            found = self._read(range(len(self.groups)), self.columns.label)
             if _is_text(found.type):
                 return found.cast(pa.large_string()).fill_null("").to_numpy()
             return found.cast(pa.int64()).fill_null(-1).to_numpy()
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}: row group {group} cannot be read ({error})") from error
+            raise UserError(f"{self.path}: its labels cannot be read ({error})") from error
 
-    def _read(self, group: int, column: str) -> Any:
+    def _read(self, groups: Sequence[int], column: str) -> Any:
         import pyarrow.parquet as pq
 
         refuse_changed(self.path, self._stamp, KIND)
         with pq.ParquetFile(self.path, metadata=self._footer) as file:
-            return file.read_row_group(group, columns=[column], use_threads=False).column(0)
+            return file.read_row_groups(groups, columns=[column], use_threads=False).column(0)
 
 
 def _columns(schema: Any, path: Path) -> Columns:
