@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from ..core.text import say
 
 PATIENCE = 60.0  # seconds without a result after which what is being read is named, again and again
 LIMIT = 1800.0  # seconds after which the wait ends in an error
+GRACE = 10.0  # seconds that what has begun to be read may still take when nobody wants it any more
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -50,13 +53,16 @@ def being_read() -> str:
 
 
 class Readers(Generic[S, T]):
-    """Up to `count` threads that compute load(item). They do not keep a process alive that ends while one is stuck."""
+    """Up to `count` threads that compute load(item). They do not keep a process alive that ends while one is stuck; a
+    process that ends with readers still open closes them first, since a thread that ends inside of torch aborts it.
+    """
 
     def __init__(self, load: Callable[[S], T], count: int):
         self._load, self._count = load, count
         self._jobs: SimpleQueue[tuple[Future[T], S] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stuck = False
+        _open.add(self)
 
     def submit(self, item: S) -> Future[T]:
         """What will be load(item)."""
@@ -87,7 +93,7 @@ class Readers(Generic[S, T]):
             say(f"no data for {waited:.0f} s: {being_read()}", sys.stderr)
 
     def close(self) -> None:
-        """Cancels what has not begun, and waits for what has, unless a reader is stuck."""
+        """Cancels what has not begun, and waits `GRACE` at most for what has; not at all where a reader is stuck."""
         try:
             while (job := self._jobs.get_nowait()) is not None:
                 job[0].cancel()
@@ -95,9 +101,10 @@ class Readers(Generic[S, T]):
             pass
         for _ in self._threads:
             self._jobs.put(None)
-        if not self._stuck:
-            for thread in self._threads:
-                thread.join()
+        until = time.monotonic() + (0 if self._stuck else GRACE)
+        for thread in self._threads:
+            thread.join(max(0, until - time.monotonic()))
+        _open.discard(self)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -108,3 +115,12 @@ class Readers(Generic[S, T]):
                 except BaseException as error:  # whoever waits gets it
                     future.set_exception(error)
             del job, future, item  # held no longer while this thread waits
+
+
+_open: weakref.WeakSet[Readers] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for readers in list(_open):
+        readers.close()
