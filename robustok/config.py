@@ -134,6 +134,7 @@ class RunConfig:
     device: str = setting("auto", WORD)  # auto: cuda where there is one, else cpu
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU that computes in it
     compile: bool = False
+    checkpoint_activations: bool = False  # compute blocks again for their gradients in place of keeping what they need
     # How several processes share a network. ddp: each holds all of it; fsdp: a generator is sharded over them (FSDP2).
     parallel: Literal["ddp", "fsdp"] = "ddp"
     log_every: int = setting(10, "[1, inf)")  # optimiser steps

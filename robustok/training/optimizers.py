@@ -52,7 +52,13 @@ class TrainedModule:
         module: what is called in training if that is not the network itself; the network must be inside.
         """
         c = run.config
-        module = parallelize(module or network, compile=c.compile, parallel=c.parallel, bfloat16=run.bfloat16)
+        module = parallelize(
+            module or network,
+            compile=c.compile,
+            checkpoint_activations=c.checkpoint_activations,
+            parallel=c.parallel,
+            bfloat16=run.bfloat16,
+        )
         parameters = _learning_parameters(network, module)
         matrices = {id(parameter) for parameter in decayed_parameters(network)}
         decayed = [p for p in parameters.values() if id(p) in matrices]
@@ -71,7 +77,10 @@ class TrainedModule:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(number)
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm or float("inf"))
+        learning = [parameter for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in learning])
+        if self.clip_norm:
+            nn.utils.clip_grads_with_norm_(learning, self.clip_norm, norm)
         norm = whole(norm)
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~norm.isfinite()).float()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from ..core import distributed
 from ..models.compiling import compiled_blocks
@@ -37,18 +39,28 @@ class LossModule(nn.Module):
 
 
 def parallelize(
-    module: nn.Module, *, compile: bool, parallel: Literal["ddp", "fsdp"] = "ddp", bfloat16: bool = False
+    module: nn.Module,
+    *,
+    compile: bool = False,
+    checkpoint_activations: bool = False,
+    parallel: Literal["ddp", "fsdp"] = "ddp",
+    bfloat16: bool = False,
 ) -> nn.Module:
     """Makes `module` ready to be trained. To be called before its parameters are given to an optimiser.
 
-    With `compile` its repeated blocks are compiled in place, one by one. Where there are several processes, each holds
-    all of it, in DistributedDataParallel: see `averaged`. With "fsdp" a LossModule is sharded over them instead, in
-    place (FSDP2), block by block; networks that are called by more than one method, as tokenizers are, stay whole.
+    With `compile` its repeated blocks are compiled in place, one by one. With `checkpoint_activations` a block keeps
+    its inputs alone and is computed again, with the same random draws, when its gradients are asked for.
+
+    Where there are several processes, each holds all of it, in DistributedDataParallel: see `averaged`. With "fsdp" a
+    LossModule is sharded over them instead, in place (FSDP2), block by block; networks that are called by more than one
+    method, as tokenizers are, stay whole.
 
     bfloat16: autocast is on, so blocks may be brought together in it; gradients are added up in float32 either way.
     """
-    if compile:
-        for block in compiled_blocks(module):
+    for block in compiled_blocks(module):
+        if checkpoint_activations:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if compile:
             block.compile()
     if distributed.world() > 1 and parallel == "fsdp" and isinstance(module, LossModule):
         _shard(module, bfloat16)

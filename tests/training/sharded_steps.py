@@ -29,7 +29,7 @@ def trained_generator(parallel: str, autocast: bool, fused: bool) -> TrainedModu
     model = RAR(RARConfig(32, 2, 2, 64, codebook_size=8, num_classes=3, num_tokens=16))
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.2)
-    config = SimpleNamespace(compile=False, parallel=parallel)
+    config = SimpleNamespace(compile=False, checkpoint_activations=True, parallel=parallel)
     run = SimpleNamespace(config=config, bfloat16=autocast, device=torch.device("cpu"))
     settings = TrainingConfig(clip_norm=0.5, weight_decay=0.1)
     trained = TrainedModule.with_adamw("x", model, settings, lambda step: 1e-3, run, module=LossModule(model))

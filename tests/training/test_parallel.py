@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustok.models.compiling import CompiledBlock
+from robustok.models.vit import ViT
 from robustok.training.parallel import LossModule, parallelize
 
 
@@ -45,6 +46,24 @@ def test_loss_module_calls_the_loss_and_trains_the_models_parameters():
     loss.backward()
     assert terms == {"scale": 3.0}
     assert torch.equal(model.weight.grad, torch.full((1, 2), 3.0))
+
+
+def test_activations_computed_again_give_the_same_gradients_to_the_bit():
+    """Also where a block draws at random (stochastic depth); and what backward keeps is less."""
+
+    def gradients(checkpoint_activations: bool) -> tuple[dict[str, torch.Tensor], int]:
+        torch.manual_seed(0)
+        vit = ViT(grid=4, patch_size=2, width=16, depth=3, heads=2, layer_scale=0.5, drop_path=0.5)
+        parallelize(vit, checkpoint_activations=checkpoint_activations)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+            loss = vit(torch.randn(6, 3, 8, 8)).square().mean()
+        loss.backward()
+        return {name: p.grad for name, p in vit.named_parameters()}, sum(kept)
+
+    (again, less), (expected, more) = gradients(True), gradients(False)
+    assert again.keys() == expected.keys() and less < more / 2
+    assert [name for name in expected if not torch.equal(again[name], expected[name])] == []
 
 
 @pytest.fixture(scope="module")
