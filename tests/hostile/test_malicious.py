@@ -101,7 +101,6 @@ HIDDEN = [
         argv="convert tokenizer out --to upstream --teacher {}",
         needs=("tokenizer",),
     ),
-    pickled("vgg.pth", torch_zip(in_dict(SYSTEM)), argv="train --frozen.lpips . --runs runs", may_leave=("runs/*",)),
     Case(
         "a second data.pkl in another folder",
         lambda folder: (folder / "two.pt").write_bytes(two_roots()),
