@@ -59,6 +59,7 @@ def _chosen(stage: str) -> tuple[str, ...]:
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .core import distributed
     from .core.device import resolve_device
+    from .job.memory import check_memory
     from .job.pipeline import Pipeline
     from .job.registry import STAGES
     from .job.space import check_space
@@ -69,6 +70,7 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     try:
         outline = _checked(config, stages)
         check_space(outline)
+        check_memory(outline, distributed.world())
         if config.resume == "never" and distributed.is_main():
             set_aside(given_path(config.runs) / config.name)
         opened = Run(outline.config)
@@ -123,6 +125,7 @@ def _say_decided(outline, made: list) -> None:
 
 
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
+    from .job.memory import check_memory
     from .job.outlook import described_stages
     from .job.space import check_space
 
@@ -133,6 +136,7 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     say(f"{counts}, {images.num_classes} classes")
     say("\n".join(described_stages(outline)) or "  no stage that trains")
     say(check_space(outline))
+    say(check_memory(outline, 1))
     say("settings are fine")
     return 0
 

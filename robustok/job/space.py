@@ -50,7 +50,7 @@ def check_space(run: Outline) -> str:
     """
     folder = given_path(run.config.runs) / run.config.name
     needed, free = sum(needed_bytes(run).values()), free_bytes(folder)
-    said = f"{folder}: the run takes up to {_size(needed)}, {_size(free)} are free"
+    said = f"{folder}: the run takes up to {size_in_words(needed)}, {size_in_words(free)} are free"
     if needed - _bytes_below(folder, run.stages) > free:
         raise UserError(
             f"{said}; free some space, give another --runs, or keep fewer checkpoints (--tokenizer_training.keep 1)"
@@ -88,7 +88,8 @@ def _bytes_below(folder: Path, stages: Collection[str]) -> int:
     return sum(file.stat().st_size for path in folders for file in path.rglob("*") if file.is_file())
 
 
-def _size(count: float) -> str:
+def size_in_words(count: float) -> str:
+    """A number of bytes in three digits: 1.23 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
