@@ -52,7 +52,8 @@ def test_a_verb_notes_each_file_once(unlicensed):
     assert run.stderr.count("published without a licence") == 1
 
 
-def test_verbs_note_it(unlicensed, tmp_path):
-    argv = [str(unlicensed), str(tmp_path / "ours"), "--num_heads", "2"]
+def test_verbs_note_it(unlicensed, tmp_path_factory):
+    ours = tmp_path_factory.mktemp("elsewhere") / "ours"
+    argv = [str(unlicensed), str(ours), "--num_heads", "2"]
     run = subprocess.run([sys.executable, "-m", "robustok.convert", *argv], capture_output=True, text=True, check=True)
-    assert run.stderr.count("published without a licence") == 1 and (tmp_path / "ours" / "config.json").is_file()
+    assert run.stderr.count("published without a licence") == 1 and (ours / "config.json").is_file()

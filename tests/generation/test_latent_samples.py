@@ -39,7 +39,7 @@ def models(tmp_path_factory):
 
 
 def arguments(models) -> list[str]:
-    options = {"generator": models / "sit", "n": N, "batch_size": 2, "shard": 4, "seed": 6, "device": "cpu"}
+    options = {"generator": models / "sit", "n": N, "batch_size": 2, "shard_images": 4, "seed": 6, "device": "cpu"}
     options |= {"steps": 3, "solver": "heun", "guidance_scale": 2.0, "guidance_interval": "0.2,0.9"}
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
