@@ -1,9 +1,19 @@
 """A step of training beside the published computation as it is commonly written: tokenizer with all losses, and RAR."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from robustok.config import FrozenConfig, LossConfig, OrderConfig, PerturbationConfig, RunConfig, TrainingConfig
+from robustok.config import (
+    DiscriminatorConfig,
+    FrozenConfig,
+    LossConfig,
+    OrderConfig,
+    PerturbationConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from robustok.core.random import AUGMENT, derive_seed, keyed_words, to_uniform
 from robustok.data.images import open_images
 from robustok.data.loader import Batch, load_batch
@@ -35,7 +45,10 @@ RAR_TINY = RARConfig(32, 2, 2, 64, codebook_size=32, num_classes=10, num_tokens=
 RAR_SMALL = RARConfig(256, 6, 4, 1024, codebook_size=1024, num_classes=1000, num_tokens=64, **WITHOUT_DROPOUT)
 RAR_B = RARConfig(codebook_size=4096, num_classes=1000, num_tokens=256, **WITHOUT_DROPOUT)
 LOSSES = LossConfig(adversarial_start=0.0)
-FEW_CODES = PerturbationConfig(beta=0.5, delta=1)  # the nearest alone: what is drawn at random has no effect
+DISCRIMINATOR = DiscriminatorConfig(warmup_epochs=4.0)
+FEW_CODES = PerturbationConfig(
+    beta=0.5, delta=1, anneal_start=40.0, anneal_end=120.0
+)  # the nearest alone: what is drawn at random has no effect
 
 
 @pytest.fixture
@@ -51,7 +64,13 @@ def open_run(tmp_path):
     opened = []
 
     def make(**settings) -> Run:
-        opened.append(Run(RunConfig(**{"name": "x", "runs": str(tmp_path), "device": "cpu"} | settings)))
+        opened.append(
+            Run(
+                RunConfig(
+                    **{"name": "x", "runs": str(tmp_path), "device": "cpu", "discriminator": DISCRIMINATOR} | settings
+                )
+            )
+        )
         return opened[-1]
 
     yield make
@@ -60,7 +79,9 @@ def open_run(tmp_path):
 
 
 def training(batch: int) -> TrainingConfig:
-    return TrainingConfig(batch_size=batch, warmup_epochs=0.0, weight_decay=0.05, clip_norm=1.0)
+    return TrainingConfig(
+        epochs=200.0, batch_size=batch, warmup_epochs=0.0, ema=0.9999, weight_decay=0.05, clip_norm=1.0
+    )
 
 
 def frozen_of(config: TokenizerConfig, device: torch.device, *, published: bool, compile: bool) -> FrozenNetworks:
@@ -123,7 +144,7 @@ def test_tokenizer_step_on_cpu(timed, record, few_rounds, open_run):
     if not timed:
         return
     run.close()
-    perturbation = PerturbationConfig(beta=0.1, delta=100)
+    perturbation = replace(FEW_CODES, beta=0.1, delta=100)
     run = open_run(name="timed", losses=LOSSES, perturbation=perturbation, tokenizer_training=training(16))
     fit, batch = tokenizer_training(run, SMALL, 16)
     plain = TokenizerStep(fit.stage, perturbation, LOSSES, lambda images, use: diff_augment(images))
@@ -144,7 +165,8 @@ def test_rar_step_on_cpu(timed, record, few_rounds, open_run, tmp_path):
     if not timed:
         return
     run.close()
-    run = open_run(name="timed", generator_training=training(16))
+    always = OrderConfig(anneal_start=200.0, anneal_end=200.0)
+    run = open_run(name="timed", order=always, generator_training=training(16))
     fit, batch = rar_training(run, RAR_SMALL, 16, tmp_path / "more")
     plain = RARStep(fit.stage, share=1.0)
     ours = {"ours": lambda: fit._take_step(batch)}
@@ -157,7 +179,7 @@ def test_tokenizer_step_on_gpu(record, needs_gpu, few_rounds, open_run):
     """Published sizes in bfloat16: ViT-B, LPIPS, DINOv2-B and DINO-S; ours compiled."""
     goal = "training step of a tokenizer, published size"
     needs_gpu(goal)
-    perturbation, batch_size = PerturbationConfig(), 64
+    perturbation, batch_size = replace(FEW_CODES, beta=0.1, delta=100), 64
     settings = {"device": "cuda", "losses": LOSSES, "tokenizer_training": training(batch_size)}
     run = open_run(compile=True, perturbation=perturbation, **settings)
     fit, batch = tokenizer_training(run, PUBLISHED, batch_size, published=True)
@@ -173,7 +195,8 @@ def test_rar_step_on_gpu(record, needs_gpu, few_rounds, open_run, tmp_path):
     """RAR-B in bfloat16; ours compiled."""
     goal = "training step of RAR, published size"
     needs_gpu(goal)
-    run = open_run(device="cuda", compile=True, generator_training=training(128))
+    always = OrderConfig(anneal_start=200.0, anneal_end=200.0)
+    run = open_run(device="cuda", compile=True, order=always, generator_training=training(128))
     fit, batch = rar_training(run, RAR_B, 128, tmp_path / "tokens")
     plain = RARStep(fit.stage, share=1.0)
     ours = {"ours": lambda: fit._take_step(batch)}

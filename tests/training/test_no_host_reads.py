@@ -11,7 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import robustok
-from robustok.config import CodebookConfig, FamilyConfig, LossConfig, TrainingConfig
+from robustok.config import (
+    CodebookConfig,
+    DiscriminatorConfig,
+    FamilyConfig,
+    LossConfig,
+    OrderConfig,
+    StoppingConfig,
+    TrainingConfig,
+    WarmupConfig,
+)
 from robustok.data.images import open_images
 from robustok.data.latents import write_latents
 from robustok.data.loader import load_batch
@@ -85,7 +94,15 @@ def reads_of(step: Callable[[], object]) -> set[tuple[str, str]]:
     return reads.found
 
 
-TRAINING = TrainingConfig(batch_size=8, warmup_epochs=0.0, clip_norm=1.0)
+TRAINING = TrainingConfig(epochs=1, batch_size=8, warmup_epochs=0.0, ema=0.9, clip_norm=1.0)
+ALL_LOSSES = LossConfig(adversarial_start=0.0, lecam=1.0, blur_epochs=1.0)
+SETTINGS = {
+    "losses": ALL_LOSSES,
+    "order": OrderConfig(anneal_start=0.0, anneal_end=1.0),
+    "post_discriminator": DiscriminatorConfig(warmup_epochs=0.0),
+    "discriminator_warmup": WarmupConfig(epochs=1, warmup_epochs=0.0),
+    "stopping": StoppingConfig(every_epochs=1.0),
+}
 GENERATORS = {
     "rar": RAR(RARConfig(32, 1, 2, 64, codebook_size=16, num_classes=10, num_tokens=4)),
     "llamagen": LlamaGen(
@@ -103,7 +120,7 @@ class Making:
         self.images = open_images(CONFIG.data, 16)
 
     def run(self, **sections) -> Run:
-        self.opened = Run(replace(CONFIG, runs=str(self.folder), **sections))
+        self.opened = Run(replace(CONFIG, runs=str(self.folder), **SETTINGS, **sections))
         return self.opened
 
     def frozen(self) -> FrozenNetworks:
@@ -176,6 +193,5 @@ CODEBOOKS |= {"continuous": CodebookConfig(continuous_steps=9)}
 @pytest.mark.parametrize("codebook", CODEBOOKS)
 def test_a_tokenizers_step_reads_nothing(tokenizer_stage, codebook):
     """With its adversary, perturbation and every loss."""
-    losses = LossConfig(adversarial_start=0.0, lecam=1.0, blur_epochs=1.0)
-    stage = tokenizer_stage(codebook=CODEBOOKS[codebook], losses=losses)
+    stage = tokenizer_stage(codebook=CODEBOOKS[codebook], losses=ALL_LOSSES)
     assert steps_of(stage, stage.run) - ON_THE_HOST == set()
