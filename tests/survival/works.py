@@ -15,7 +15,7 @@ from PIL import Image
 
 # Figures of times, and of the use of the codebook over the steps since the process began.
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes", "usage", "perplexity")
-SAVED = r"step-[1-9]\d*|shard-\d+"  # folders that a process goes on from
+SAVED = r"(step-[1-9]\d*|shard-\d+)"  # folders that a process goes on from
 TRAINING = {"epochs": 1, "batch_size": 8, "save_every": 1, "warmup_epochs": 0.1, "ema": 0.9}
 STAGES = ("classifier", "tokenizer_training", "generator_training", "post_training")
 COMMON = {
@@ -146,7 +146,7 @@ def content(folder: Path, work: Work) -> dict[str, object]:
 
 def _passing(place: str) -> bool:
     """Locks, pages with times, and hashes of what holds times."""
-    return bool(re.search(r"/(claims|locks)/|\.html$|/step-\d+/manifest\.json$", place))
+    return bool(re.search(r"/(claims|locks)/|/\.lock$|\.html$|/step-\d+/manifest\.json$", place))
 
 
 def _what_is_in(path: Path) -> object:
