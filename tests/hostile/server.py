@@ -116,7 +116,7 @@ def call(folder: str, argv: list[str], memory: int, seconds: int, said: str, fau
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    signal.alarm(HANGING)
+    signal.alarm(max(HANGING, seconds))
     code = BUG
     try:
         if fault is not None:
