@@ -45,6 +45,7 @@ docs: setup  # the documentation as a site in site/; warnings are errors
 
 torture: setup  # what takes too long for every commit
 	$(BIN)/pytest tests -m torture
+	$(BIN)/python -m tests.survival.torture --output $(or $(OUTPUT),bench/results/latest)
 
 gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes
 	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu)

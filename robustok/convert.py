@@ -8,6 +8,7 @@ The layout of SRC is recognised by what it holds. A converted folder opens faste
 frozen teacher and the discriminator of a released tokenizer.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def _write_upstream(checkpoint: Checkpoint, family: Family, path: Path) -> None:
             if isinstance(content, HubFolder):
                 content.save(temporary)
             else:
-                torch.save(content, temporary)
+                torch.save(content, buffer := io.BytesIO())  # torch's own writing does not say that a disk is full
+                temporary.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise RunError(f"could not write {path}: {error}") from error
 

@@ -60,7 +60,7 @@ def kill_later(pattern: str, seconds: float) -> None:
     if os.fork():
         return
     while not any(re.fullmatch(pattern, str(path)) for path in Path().rglob("*")) and os.getppid() == process:
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(seconds)
     if os.getppid() == process:
         os.kill(process, signal.SIGKILL)
