@@ -27,7 +27,7 @@ LEAST_STEPS = 4  # an epoch
 MOST_IMAGES = {"cpu": 64, "cuda": 256}  # a step
 PATIENCE = {"cpu": 1, "cuda": 10}  # how many times the steps of the demo are taken
 LEAST_EPOCHS, MOST_EPOCHS = {"cpu": 1, "cuda": 10}, 400
-LATENTS_PER_CODE, LEAST_CODES, MOST_CODES = 64, 64, 4096
+LATENTS_PER_CODE, LEAST_CODES, MOST_CODES = 64, 256, 4096
 MOST_SAMPLES, LEAST_SAMPLES = 250, 500  # of a generator: at a time, and in all
 NAMES = {"cpu": "a CPU", "cuda": "a GPU"}
 
@@ -144,8 +144,10 @@ def _codes(draft: Draft, images: Images) -> None:
             why = f"{latents} latents of the training images, at least {LATENTS_PER_CODE} a code, {LEAST_CODES} to "
             draft.decide(f"{why}{MOST_CODES} codes", tokenizer__codebook_size=codes)
     codes = getattr(tokenizer_shape(draft.run), "codebook_size", None) or 1
-    delta = min(codes, max(2, round(codes * 100 / 4096)))
-    draft.decide(f"of {codes} codes, as 100 of 4096, but at least 2", perturbation__delta=delta)
+    least = math.ceil(2 / (c.perturbation.anneal_end_ratio or 1))
+    delta = min(codes, max(least, round(codes * 100 / 4096)))
+    why = f"of {codes} codes, as 100 of 4096, but at least {least}, so that annealing leaves 2"
+    draft.decide(why, perturbation__delta=delta)
 
 
 def _length(draft: Draft, name: str, images: Images, world: int, device: str) -> None:

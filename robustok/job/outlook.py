@@ -10,6 +10,7 @@ from ..config import TrainingConfig
 from ..models.interfaces import is_discrete
 from ..models.registry import trained_config, trained_family
 from ..models.tokenizers.perturbation import kind_for
+from ..ops.perturbation import uses
 from ..training.schedules import step_counts
 from .decisions import examples
 from .outline import Outline
@@ -77,6 +78,12 @@ def _of_tokenizer(run: Outline, end: float, total: int) -> Iterator[str]:
         if p.anneal_start < end < p.anneal_end:
             full = f"the annealing never comes to its end_ratio {p.anneal_end_ratio:g}"
             yield f"perturbation.anneal_end = {p.anneal_end:g}, but the stage ends at {end:g}: {full}"
+        left = int(p.delta * p.anneal_end_ratio)
+        if uses(kind_for(tokenizer, p.kind), "delta") and left < 2 and p.anneal_start < end:
+            yield (
+                f"perturbation.delta = {p.delta} is annealed to {max(1, left)} by anneal_end_ratio "
+                f"{p.anneal_end_ratio:g}: the nearest code alone is left to draw, and no latent is perturbed"
+            )
     if is_discrete(tokenizer):
         if c.codebook.continuous_steps >= total:
             yield (

@@ -143,7 +143,7 @@ def test_a_run_goes_on_as_it_began(photos, tmp_path, capsys):
     file = tmp_path / "runs" / "mine" / "config.yaml"
     stored = yaml.safe_load(file.read_text())
     assert (stored["data"]["val"], stored["classifier"]["batch_size"], stored["classifier"]["epochs"]) == (4, 4, 2)
-    assert stored["tokenizer"]["codebook_size"] == 64 and stored["evaluation"]["samples_per_class"] == 250
+    assert stored["tokenizer"]["codebook_size"] == 256 and stored["evaluation"]["samples_per_class"] == 250
     stored["post_training"]["epochs"] = 3.0
     file.write_text(yaml.safe_dump(stored))
     capsys.readouterr()

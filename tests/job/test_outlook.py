@@ -69,6 +69,8 @@ def test_steps_and_parameters_by_hand(digits):
         ({"perturbation__anneal_start": 30, "perturbation__anneal_end": 40}, ["anneal_start = 30, .* never annealed"]),
         ({"perturbation__anneal_end": 31}, ["anneal_end = 31, .* never comes to its end_ratio 0.5"]),
         ({"perturbation__anneal_end": 31, "perturbation__beta": 0.0}, []),
+        ({"perturbation__delta": 3}, ["perturbation.delta = 3 is annealed to 1 by .* no latent is perturbed"]),
+        ({"perturbation__delta": 4}, []),
         ({"perturbation__anneal_end": 31, "perturbation__anneal_end_ratio": 1.0}, []),
         ({"codebook__continuous_steps": 600}, ["continuous_steps = 600, .* 600 steps: .* never set"]),
         ({"codebook__continuous_steps": 599}, []),
