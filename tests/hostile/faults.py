@@ -4,6 +4,7 @@ A change of the disk is what Python reports of the current folder to audit hooks
 a rename, a new folder, a removal. TensorBoard's thread makes some at any time; they do not count.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
@@ -80,8 +81,17 @@ def full_from(number: int) -> None:
     _at_every_change(refuse)
 
 
+def _open_files() -> Iterator[str]:
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the folder itself, and what a thread has closed meanwhile
+            yield os.readlink(link)
+
+
 def watch(file: str, every: int) -> None:
-    """Writes a line of JSON with resident memory in bytes and the number of open files, every so many steps."""
+    """Writes a line of JSON with resident memory in bytes and the number of open files, every so many steps.
+
+    TensorBoard's thread opens its file now and then; that one does not count.
+    """
     from robustok.training.loop import Fit
 
     take, taken = Fit._take_step, 0
@@ -91,7 +101,7 @@ def watch(file: str, every: int) -> None:
         taken += 1
         if taken % every == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            files = len(os.listdir("/proc/self/fd"))
+            files = sum("tensorboard" not in place for place in _open_files())
             with open(file, "a") as lines:
                 lines.write(json.dumps({"memory": pages * os.sysconf("SC_PAGE_SIZE"), "files": files}) + "\n")
         return take(self, batch)
