@@ -5,9 +5,11 @@ Who reads one bounds its size, count and depth first, and lets `parsing` turn in
 """
 
 import errno
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from .errors import RunError, UserError
 from .paths import regular_file
@@ -19,6 +21,7 @@ _OF_THE_FILE = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EINVAL, errno.EOVERFLOW),
 )
+MOST_TABLE = 1 << 24  # bytes of an archive's table of names: more than 100,000
 _SHOWN = 300  # characters of a parser's own message
 
 
@@ -58,6 +61,33 @@ def read_bounded(path: str | Path, most: int, expected: str = "a file") -> bytes
     if len(data) > most:
         raise UserError(f"{path} is larger than {most:,} bytes, the most that a file of its kind may have")
     return data
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """The archive in an open file. Raises ValueError for more than MOST_TABLE bytes of names, which would become some
+    twenty times as many in memory; otherwise as zipfile.
+    """
+    guarded = _Guarded(file)
+    archive = zipfile.ZipFile(cast(BinaryIO, guarded))
+    guarded.most = None
+    return archive
+
+
+class _Guarded:
+    """A file that refuses to be read in pieces of more than `most` bytes: zipfile takes the table of names in one."""
+
+    most: int | None = MOST_TABLE
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if self.most is not None and size > self.most:
+            raise ValueError(f"a table of {size:,} bytes of names, expected at most {self.most:,}")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def named_in(folder: Path, name: object, where: str | Path) -> Path:

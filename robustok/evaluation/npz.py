@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..core.errors import UserError
-from ..core.parsing import parsing
+from ..core.parsing import open_zip, parsing
 from ..core.paths import regular_file
 from ..data.listing import MAX_CLASSES
 
@@ -27,7 +27,7 @@ def open_npz(path: str | Path) -> Iterator[zipfile.ZipFile]:
     with (
         parsing(path, "an .npz file", CURE),
         regular_file(path, "an .npz file").open("rb") as file,
-        zipfile.ZipFile(file) as archive,
+        open_zip(file) as archive,
     ):
         yield archive
 

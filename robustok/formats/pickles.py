@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.parsing import parsing
+from ..core.parsing import open_zip, parsing
 from ..core.paths import regular_file
 from .allowed import allowed_globals, left_out, plain
 from .pickle_cost import MOST_BYTES, refuse_costly
@@ -46,7 +46,7 @@ def read_pickled(path: Path) -> Any:
     with parsing(path, "a torch checkpoint", DAMAGED), regular_file(path).open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if zipfile.is_zipfile(file):
-            return plain(_read_zip(path, zipfile.ZipFile(file), memory), str(path))
+            return plain(_read_zip(path, open_zip(file), memory), str(path))
         if memory[:2] == b"PK":
             raise ValueError("the end of a zip file is missing")
         if memory[257:262] == b"ustar":

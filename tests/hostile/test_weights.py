@@ -54,6 +54,13 @@ def bomb() -> bytes:
 
 
 EVALUATE = "evaluate tokenizer bad.pt --images digits --network classifier --weights classifier --output out"
+
+
+def names(size: int) -> bytes:
+    """A zip file whose end says that its table of names has so many bytes."""
+    return bytes(size) + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, size, 0, 0)
+
+
 FOUR = struct.pack("<4f", 1, 2, 3, 4)
 LARGEST = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
 OLD, NEW = saved(PLAIN, old=True), saved(PLAIN)
@@ -75,6 +82,7 @@ PICKLES = [
     pt("a whole module", saved([torch.ones(1)]), "holds a list", "expected a state dict"),
     pt("no tensors", saved({"model": {}, "epoch": 3}), "no known layout", "expected tensors"),
     pt("weights of another network", saved({"model": {"conv.w": torch.ones(3)}}), "no known layout: found conv.w"),
+    pt("a table of 16 MB of names", names(20 << 20), READ_PT, "bytes of names, expected at most"),
     pt("big-endian", torch_zip(whole(b"}"), {"byteorder": b"big"}), "big-endian"),
     pt("compressed pickle", torch_zip(whole(b"N0" * 10**6 + b"}"), compressed=("data.pkl",)), "compressed data.pkl"),
     pt("compressed byteorder", bomb(), "compressed byteorder"),
