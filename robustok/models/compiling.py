@@ -3,11 +3,24 @@
 A network whose blocks all differ in their sizes (a convolutional one) is a block itself.
 """
 
+from typing import Any
+
+import torch
 from torch import nn
+
+# One code of a block is met with several widths, lengths, modes and needs of gradients: networks that learn and frozen
+# ones, training and validation. torch compiles 8 by default and leaves all later ones as they are.
+GRAPHS = 64
 
 
 class CompiledBlock(nn.Module):
     """Base of what training compiles, each by itself."""
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As torch's; up to GRAPHS graphs of one code."""
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, GRAPHS)
+        super().compile(*args, **kwargs)
 
 
 def compiled_blocks(module: nn.Module) -> list[CompiledBlock]:

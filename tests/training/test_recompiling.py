@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 from robustok.config import LossConfig, OrderConfig, PerturbationConfig, TrainingConfig
 from robustok.data.tokens import write_tokens
 from robustok.model_configs import RARConfig
-from robustok.models.compiling import CompiledBlock
 from robustok.models.frozen.networks import placed
 from robustok.models.generators.rar import RAR
+from robustok.models.vit import Block
 from robustok.training.loop import Fit
 from robustok.training.run import Run
 from robustok.training.stages.generator import GeneratorStage
@@ -26,7 +26,8 @@ from .conftest import CONFIG
 def traced_alone(monkeypatch):
     """Blocks are traced as for any backend; no code is generated for them."""
     torch._dynamo.reset()
-    monkeypatch.setattr(CompiledBlock, "compile", lambda block: nn.Module.compile(block, backend="eager"))
+    compile = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile(module, backend="eager"))
     yield
     torch._dynamo.reset()
 
@@ -41,6 +42,15 @@ def graphs_of_steps(fit: Fit) -> list[tuple[int, dict]]:
         found.append((counters["stats"]["unique_graphs"], {name: value.item() for name, value in terms.items()}))
     assert not counters["graph_break"]
     return found
+
+
+def test_more_kinds_of_blocks_than_torch_takes_by_default():
+    counters.clear()
+    for width in range(8, 8 * 13, 8):
+        block = Block(width, heads=2)
+        block.compile()
+        block(torch.randn(1, 3, width))
+    assert counters["stats"]["unique_graphs"] == 12
 
 
 def test_a_tokenizer_while_its_schedules_move(tokenizer_stage):
