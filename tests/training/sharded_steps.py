@@ -7,10 +7,11 @@ collectives averaged gradients in the first of two micro-batches and in the seco
 import json
 import os
 import socket
+import traceback
 from types import SimpleNamespace
 
 import torch
-from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustok.config import TrainingConfig
 from robustok.core import distributed
@@ -58,17 +59,27 @@ def take_steps(parallel: str, autocast: bool, fused: bool) -> list[list[float]]:
     return taken
 
 
+class ReduceScatters(TorchDispatchMode):
+    """Counts what FSDP2 averages gradients by."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
 def averaging_collectives() -> list[int]:
     """Of the backward passes of two micro-batches, sharded."""
     trained, counts = trained_generator("fsdp", False, False), []
     for last in (False, True):
-        with CommDebugMode() as collectives:
+        with ReduceScatters() as seen:
             if last:
                 objective(trained, 0, False).backward()
             else:
                 with without_averaging(trained.module):
                     objective(trained, 0, False).backward()
-        counts.append(sum(n for kind, n in collectives.get_comm_counts().items() if "reduce_scatter" in str(kind)))
+        counts.append(seen.count)
     return counts
 
 
@@ -92,6 +103,8 @@ if __name__ == "__main__":
             try:
                 os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
                 main()
+            except Exception:
+                traceback.print_exc()
             finally:
                 os._exit(0)
     for pid in pids:
