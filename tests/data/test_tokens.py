@@ -84,7 +84,8 @@ def test_unfinished_folders_are_refused_and_go_on(tmp_path):
     assert again.missing(20) == [0]
     again.write(0, tokens[:10], labels[:10], ids[:10])
     assert np.array_equal(again.finish(20).tokens[:], tokens.numpy())
-    assert {path.name for path in tmp_path.iterdir()} == {"begun.json", "manifest.json", "shard-00000", "shard-00001"}
+    left = {"begun.json", "manifest.json", "shard-00000", "shard-00001", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_a_folder_of_other_tokens_is_refused(tmp_path):
