@@ -1,10 +1,12 @@
-"""The code of a given rank for each row: bisection of its scores, no sorted list.
+"""The code of a given rank for each row, no sorted list: one pass decides nearly all rows (select_top.py), and for the
+others all scores are bisected here.
 
 A program scores a few rows at a time into scratch memory of its own, which stays in the cache, and bisects those scores
 until one code of a row remains (csrc/select.h says why that is exact). Where other scores are within twice the error,
 the definition orders their codes.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,9 +14,12 @@ from torch import Tensor
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, INFINITE, distance_bits
 from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
+from .select_top import BLOCK_N as TOP_BLOCK_N
+from .select_top import CANDIDATES, LEVELS, SETTLED, _select_top_kernel, _settle_kernel
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
 SCRATCH_BYTES = 32 << 20
+SETTLE_PROGRAMS = 4096  # of a warp: how many near ties there are is known only on the device
 
 
 @triton.jit
@@ -120,10 +125,11 @@ def _select_kernel(
     limits,  # *f32 (2)
     transposed,  # *f32 (D, K)
     ranks,  # *i32 (R)
-    out,  # *i64 (R): rows of rank 0 keep what it has
+    out,  # *i64 (R)
+    listed,  # *i32 (R): the rows to decide
+    listed_count,  # *i32 (1): how many there are
     scratch,  # *f32 (programs, BLOCK_N, Kp)
     errors,  # *f32 (programs, BLOCK_N): scratch
-    R,
     D,
     K,
     Kp,
@@ -136,72 +142,87 @@ def _select_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Any grid. Programs share the rows and score BLOCK_N at a time; of those a program holds the scores of ROWS at
-    once in registers, padded to BLOCK codes."""
+    """Any grid. Programs share the listed rows and score BLOCK_N at a time; of those a program holds the scores of ROWS
+    at once in registers, padded to BLOCK codes."""
     scratch += tl.program_id(0).to(tl.int64) * BLOCK_N * Kp
     errors += tl.program_id(0) * BLOCK_N
-    for begin in range(tl.program_id(0) * BLOCK_N, R, tl.num_programs(0) * BLOCK_N):
-        n = begin + tl.arange(0, BLOCK_N)
-        inside = n < R
-        if tl.max(tl.load(ranks + n, mask=inside, other=0), 0) > 0:
-            tl.debug_barrier()  # all have read the scratch of the rows before
-            _score_rows(
-                u, high, low, bias, limits, scratch, errors, n, inside, D, Kp, Dp, SPLIT, PRODUCT, BLOCK_K, BLOCK_D
-            )
-            tl.debug_barrier()  # all have written it
-            for group in range(0, BLOCK_N, ROWS):
-                row, k = group + tl.arange(0, ROWS), tl.arange(0, BLOCK)
-                rank = tl.load(ranks + begin + row, mask=begin + row < R, other=0)
-                scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=WORST_SCORE)
-                floor, ceiling = _bracket(scores, rank)
-                reach = 2 * tl.load(errors + row)
-                floor, ceiling = floor - reach, ceiling + reach
-                # Negated, so that all are candidates where the error is NaN or infinite.
-                is_above = scores > ceiling[:, None]
-                is_near = ((scores < floor[:, None]) == 0) & (is_above == 0) & (k < K)[None, :]
-                count = _count(is_near)
-                winner = tl.max(tl.where(is_near, k[None, :], 0), 1)
-                tl.store(out + begin + row, winner.to(tl.int64), mask=(rank > 0) & (count == 1))
-                for i in range(ROWS):
-                    here = tl.arange(0, ROWS) == i
-                    wanted = tl.max(tl.where(here & (count != 1), rank, 0), 0)
-                    if wanted > 0:
-                        at = begin + group + i
-                        lowest = tl.sum(tl.where(here, floor, 0.0), 0)
-                        highest = tl.sum(tl.where(here, ceiling, 0.0), 0)
-                        row_u, row_scores = u + at.to(tl.int64) * D, scratch + (group + i) * Kp
-                        code = _order(row_u, transposed, row_scores, lowest, highest, wanted, D, K, PRODUCT, BLOCK)
-                        tl.store(out + at, code.to(tl.int64))
+    total = tl.load(listed_count)
+    for begin in range(tl.program_id(0) * BLOCK_N, total, tl.num_programs(0) * BLOCK_N):
+        place = begin + tl.arange(0, BLOCK_N)
+        n = tl.load(listed + place, mask=place < total, other=0)
+        tl.debug_barrier()  # all have read the scratch of the rows before
+        _score_rows(
+            u, high, low, bias, limits, scratch, errors, n, place < total, D, Kp, Dp, SPLIT, PRODUCT, BLOCK_K, BLOCK_D
+        )
+        tl.debug_barrier()  # all have written it
+        for group in range(0, BLOCK_N, ROWS):
+            row, k = group + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+            inside = begin + row < total
+            who = tl.load(listed + begin + row, mask=inside, other=0)
+            rank = tl.load(ranks + who, mask=inside, other=0)
+            scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=WORST_SCORE)
+            floor, ceiling = _bracket(scores, rank)
+            reach = 2 * tl.load(errors + row)
+            floor, ceiling = floor - reach, ceiling + reach
+            # Negated, so that all are candidates where the error is NaN or infinite.
+            is_above = scores > ceiling[:, None]
+            is_near = ((scores < floor[:, None]) == 0) & (is_above == 0) & (k < K)[None, :]
+            count = _count(is_near)
+            winner = tl.max(tl.where(is_near, k[None, :], 0), 1)
+            tl.store(out + who, winner.to(tl.int64), mask=inside & (count == 1))
+            for i in range(ROWS):
+                here = tl.arange(0, ROWS) == i
+                if tl.max(tl.where(here & inside & (count != 1), 1, 0), 0) > 0:
+                    at = tl.load(listed + begin + group + i)
+                    wanted = tl.load(ranks + at)
+                    lowest = tl.sum(tl.where(here, floor, 0.0), 0)
+                    highest = tl.sum(tl.where(here, ceiling, 0.0), 0)
+                    row_u, row_scores = u + at.to(tl.int64) * D, scratch + (group + i) * Kp
+                    code = _order(row_u, transposed, row_scores, lowest, highest, wanted, D, K, PRODUCT, BLOCK)
+                    tl.store(out + at, code.to(tl.int64))
 
 
 def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> None:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
-    (R, D), (Kp, Dp) = u.shape, codes.high.shape
+    (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
     if R == 0:
         return
     block = triton.next_power_of_2(Kp)
     programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
-    _select_kernel[(programs,)](
+    both = {"u": u, "high": codes.high, "low": codes.low, "bias": codes.bias, "limits": codes.limits}
+    both |= {"ranks": ranks, "out": out, "D": D, "K": K, "Dp": Dp, "SPLIT": codes.split, "PRODUCT": codes.product}
+    both |= {"listed": torch.empty_like(ranks), "listed_count": ranks.new_zeros(1)}
+    ties = {"tied": ranks.new_empty(R, 2 + CANDIDATES), "tied_count": ranks.new_zeros(1), "CANDIDATES": CANDIDATES}
+    both |= {"BLOCK_K": BLOCK_K, "BLOCK_D": block_d(D)}
+    _select_top_kernel[(triton.cdiv(R, TOP_BLOCK_N),)](
+        **both,
+        R=R,
+        TILES=triton.next_power_of_2(Kp // BLOCK_K),
+        WIDE=Dp > block_d(D),
+        LEVELS=LEVELS,
+        BLOCK_N=TOP_BLOCK_N,
+        num_warps=8,
+        **ties,
+    )
+    _settle_kernel[(min(triton.cdiv(R, SETTLED), SETTLE_PROGRAMS),)](
         u=u,
-        high=codes.high,
-        low=codes.low,
-        bias=codes.bias,
-        limits=codes.limits,
         transposed=codes.transposed,
-        ranks=ranks,
         out=out,
+        D=D,
+        K=K,
+        PRODUCT=codes.product,
+        BLOCK_N=SETTLED,
+        num_warps=1,
+        **ties,
+        **DEFINITION,
+    )
+    _select_kernel[(programs,)](
+        **both,
+        transposed=codes.transposed,
         scratch=u.new_empty(programs, BLOCK_N, Kp),
         errors=u.new_empty(programs, BLOCK_N),
-        R=R,
-        D=D,
-        K=len(codes.rows),
         Kp=Kp,
-        Dp=Dp,
-        SPLIT=codes.split,
-        PRODUCT=codes.product,
         BLOCK_N=BLOCK_N,
-        BLOCK_K=BLOCK_K,
-        BLOCK_D=block_d(D),
         ROWS=max(1, min(4, 16384 // block)),  # whose scores 256 threads hold
         BLOCK=block,
         num_warps=min(32, max(8, block // 2048)),

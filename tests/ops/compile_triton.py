@@ -18,6 +18,9 @@ SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
 NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P64, "tied_count": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
+SELECT |= {"listed": P32, "listed_count": P32}
+TOP = SCORED | {"ranks": P32, "out": P64, "listed": P32, "listed_count": P32, "tied": P32, "tied_count": P32}
+SETTLE = {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32}
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
 PRODUCTS = {"SPLIT": False, "PRODUCT": True}
@@ -28,6 +31,7 @@ BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P
 BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128}
+TOP_SELECTION = TILE | {"BLOCK_N": 32, "LEVELS": 8, "CANDIDATES": 4, "TILES": 64, "WIDE": False}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
 ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
 ONE_QUERY = {"BLOCK_T": 32, "BLOCK_W": 16}
@@ -65,6 +69,13 @@ KERNELS = {
     "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),
     "select, products": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | PRODUCTS),
     "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | ONE_COORDINATE),
+    "select top": ("select_top._select_top_kernel", TOP, TOP_SELECTION),
+    "select top, products": (
+        "select_top._select_top_kernel",
+        TOP | PLAIN,
+        TOP_SELECTION | NO_LOW | PRODUCTS,
+    ),
+    "settle": ("select_top._settle_kernel", SETTLE, {"PRODUCT": False, "CANDIDATES": 4, "BLOCK_N": 8}),
     "select, many codes": ("select._select_kernel", SELECT, SELECTION | {"ROWS": 1, "BLOCK": 1 << 15}),
     "neighbors": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": False, "BLOCK": 4096}),
     "neighbors, products": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": True, "BLOCK": 4096}),
@@ -111,7 +122,7 @@ OPTIONS = {
 
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count"}  # multiples of 16 at every published shape, and so are the strides
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
-LAUNCHED = ("nearest", "attention, one query", "attention, one query of 48")
+LAUNCHED = ("nearest", "select top", "attention, one query", "attention, one query of 48")
 
 
 def source_of(kernel: str, **more_constants: int):

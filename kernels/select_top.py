@@ -1,0 +1,172 @@
+"""The code of a given rank for each row, in one pass over the codebook: a lane keeps the best few of the codes it meets.
+
+As in the lookup (nearest.py) a lane meets one code of every tile, and a score carries the number of its tile in its last
+bits. The codes of low rank lie scattered over the lanes, so the best LEVELS of each lane hold them all but for rare rows.
+A row is decided where one code alone has a score within twice the error of the one at its rank, and no lane may hide
+another. Between a few such codes a second kernel decides by the definition; the rows left are listed on the device for
+the kernel of select.py.
+"""
+
+import triton
+import triton.language as tl
+
+from .rows import INFINITE, distance_bits
+from .scores import WORST_SCORE, length_of, row_block, split_error, split_half, split_scores
+
+BLOCK_N = 32  # rows of a program
+LEVELS = 8  # scores that a lane keeps
+CANDIDATES = 4  # codes of a near tie that is settled on its own
+SETTLED = 8  # near ties of a warp
+NONE = tl.constexpr(0x7FFFFFFF)  # no code
+
+
+@triton.jit
+def _count_from(top, bound, LEVELS: tl.constexpr):
+    """How many kept scores of each row are at least `bound` (BLOCK_N,)."""
+    count = (top[0] >= bound[:, None]).to(tl.int32)
+    for level in tl.static_range(1, LEVELS):
+        count += (top[level] >= bound[:, None]).to(tl.int32)
+    return tl.sum(count, 1)
+
+
+@triton.jit
+def _lowest(top, LEVELS: tl.constexpr):
+    """The lowest kept score of each row that is of a code."""
+    found = tl.where(top[0] > WORST_SCORE / 2, top[0], float("inf"))
+    for level in tl.static_range(1, LEVELS):
+        found = tl.minimum(found, tl.where(top[level] > WORST_SCORE / 2, top[level], float("inf")))
+    return tl.min(found, 1)
+
+
+@triton.jit
+def _select_top_kernel(
+    u,  # *f32 (R, D)
+    high,  # *f16 (Kp, Dp); *f32 without SPLIT
+    low,  # *f16 (Kp, Dp); None without SPLIT
+    bias,  # *f32 (Kp)
+    limits,  # *f32 (2)
+    ranks,  # *i32 (R)
+    out,  # *i64 (R): rows of rank 0 keep what it has
+    tied,  # *i32 (R, 2 + CANDIDATES): near ties, of a row, the rank among its candidates, and these in ascending order
+    tied_count,  # *i32 (1), zero
+    listed,  # *i32 (R): rows left
+    listed_count,  # *i32 (1), zero
+    R,
+    D,
+    K,
+    Dp,
+    TILES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    WIDE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Grid (R / BLOCK_N). TILES: a power of two, more than the number of the last tile. WIDE: a row is longer than one
+    product takes."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = n < R
+    rank = tl.load(ranks + n, mask=inside, other=0)
+    if tl.max(rank, 0) > 0:
+        squares = tl.zeros((BLOCK_N,), tl.float32)
+        for d0 in range(0, Dp, BLOCK_D):
+            x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
+            squares += tl.sum(x * x, 1)
+        error = split_error(length_of(squares, D), limits, TILES * 1.1920929e-07, D, SPLIT, PRODUCT)
+        d = tl.arange(0, BLOCK_D)
+        if SPLIT and not WIDE:
+            x_high, x_low = split_half(row_block(u, n, d, inside, D))
+        top = ()
+        for _ in tl.static_range(LEVELS):
+            top = top + (tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32),)
+        for start in range(0, K, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            if SPLIT and not WIDE:
+                place = k.to(tl.int64)[None, :] * Dp + d[:, None]
+                e_high = tl.load(high + place)
+                scores = tl.dot(x_low, e_high, tl.dot(x_high, tl.load(low + place)))
+                scores = tl.dot(x_high, e_high, scores) + tl.load(bias + k)[None, :]
+            else:
+                scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
+            scores = tl.maximum(scores, WORST_SCORE)  # NaN, of a code that is not finite, counts as the worst
+            packed = (scores.to(tl.int32, bitcast=True) & -TILES) + start // BLOCK_K
+            entering, kept = packed.to(tl.float32, bitcast=True), ()
+            for level in tl.static_range(LEVELS):
+                kept = kept + (tl.maximum(top[level], entering),)
+                entering = tl.minimum(top[level], entering)
+            top = kept
+
+        # Bisection between the lowest and the best kept score until one code is left between the bounds, or no number.
+        floor, ceiling = _lowest(top, LEVELS), tl.max(top[0], 1)
+        from_floor, from_ceiling = _count_from(top, floor, LEVELS), _count_from(top, ceiling, LEVELS)
+        is_fine = (error < float("inf")) & (from_floor > rank)
+        middle = floor + (ceiling - floor) * 0.5
+        while tl.max((is_fine & (floor < middle) & (middle < ceiling)).to(tl.int32), 0) > 0:
+            is_open, from_middle = (floor < middle) & (middle < ceiling), _count_from(top, middle, LEVELS)
+            rises, falls = is_open & (from_middle > rank), is_open & (from_middle <= rank)
+            floor, from_floor = tl.where(rises, middle, floor), tl.where(rises, from_middle, from_floor)
+            ceiling, from_ceiling = tl.where(falls, middle, ceiling), tl.where(falls, from_middle, from_ceiling)
+            middle = tl.where(from_floor - from_ceiling == 1, ceiling, floor + (ceiling - floor) * 0.5)
+
+        floor, ceiling = floor - 2 * error, ceiling + 2 * error
+        above, count = tl.zeros((BLOCK_N,), tl.int32), tl.zeros((BLOCK_N,), tl.int32)
+        for level in tl.static_range(LEVELS):
+            is_above = top[level] > ceiling[:, None]
+            above += tl.sum(is_above.to(tl.int32), 1)
+            count += tl.sum(((top[level] >= floor[:, None]) & (is_above == 0)).to(tl.int32), 1)
+        is_fine = is_fine & (rank > 0) & (tl.max(top[LEVELS - 1], 1) < floor)
+        is_tied = is_fine & (count > 1) & (count <= CANDIDATES)
+        entry = tied + (2 + CANDIDATES) * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
+        tl.store(entry, n, mask=is_tied)
+        tl.store(entry + 1, rank - above, mask=is_tied)
+        lane, last = tl.arange(0, BLOCK_K)[None, :], tl.full((BLOCK_N,), -1, tl.int32)
+        for candidate in tl.static_range(CANDIDATES):
+            code = tl.full((BLOCK_N,), NONE, tl.int32)
+            for level in tl.static_range(LEVELS):
+                codes = (top[level].to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane
+                is_next = (top[level] >= floor[:, None]) & (top[level] <= ceiling[:, None]) & (codes > last[:, None])
+                code = tl.minimum(code, tl.min(tl.where(is_next, codes, NONE), 1))
+            if candidate == 0:
+                tl.store(out + n, code.to(tl.int64), mask=is_fine & (count == 1))
+            tl.store(entry + 2 + candidate, code, mask=is_tied)
+            last = code
+        is_left = inside & (rank > 0) & ((is_fine & (count >= 1) & (count <= CANDIDATES)) == 0)
+        tl.store(listed + tl.atomic_add(listed_count + tl.zeros_like(n), 1, mask=is_left), n, mask=is_left)
+
+
+@triton.jit
+def _settle_kernel(
+    u,  # *f32 (R, D)
+    transposed,  # *f32 (D, K)
+    out,  # *i64 (R)
+    tied,  # *i32 (R, 2 + CANDIDATES), as above
+    tied_count,  # *i32 (1)
+    D,
+    K,
+    PRODUCT: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Any grid. Programs share the near ties, BLOCK_N at a time: the definition orders the candidates of each."""
+    count = tl.load(tied_count)
+    for begin in range(tl.program_id(0) * BLOCK_N, count, tl.num_programs(0) * BLOCK_N):
+        place = begin + tl.arange(0, BLOCK_N)
+        inside = place < count
+        entry = tied + (2 + CANDIDATES) * place
+        n = tl.load(entry, mask=inside, other=0)
+        wanted = tl.load(entry + 1, mask=inside, other=0)
+        codes = tl.load(entry[:, None] + 2 + tl.arange(0, CANDIDATES)[None, :], mask=inside[:, None], other=NONE)
+        is_code = codes < NONE
+        rows = u + n.to(tl.int64)[:, None] * D
+        bits = distance_bits(rows, transposed, D, K, tl.where(is_code, codes, 0), is_code, PRODUCT)
+        bits = tl.where(is_code, bits, INFINITE + 1)
+        for candidate in tl.static_range(CANDIDATES):
+            here = tl.arange(0, CANDIDATES)[None, :] == candidate
+            own = tl.sum(tl.where(here, bits, 0), 1)
+            code = tl.sum(tl.where(here, codes, 0), 1)
+            before = (bits < own[:, None]) | ((bits == own[:, None]) & (codes < code[:, None]))
+            found = inside & (code < NONE) & (tl.sum(before.to(tl.int32), 1) == wanted)
+            tl.store(out + n, code.to(tl.int64), mask=found)
