@@ -1,7 +1,7 @@
 """The code of a given rank for each row, in one pass over the codebook: a lane keeps the best few codes that it meets.
 
 As in the lookup (nearest.py) a lane meets one code of every tile, and a score carries the number of its tile in its
-last bits. The codes of low rank lie scattered over the lanes, so the best LEVELS of each lane hold them all, but for few
+last bits. The codes of low rank lie scattered over the lanes, so the best LEVELS of each lane hold them all for most
 rows. A row is decided where one code alone has a score within twice the error of the one at its rank, and no lane may
 hide another. Between a few such codes a second kernel decides by the definition; the rows left are listed on the device
 for the kernel of select.py.
