@@ -11,7 +11,7 @@ from .plots import literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NOT_DRAWN = ("stage", "step", "epoch", "lr", "seconds", "images_per_second")  # of a record of the log
+NOT_DRAWN = ("stage", "step", "epoch", "lr", "seconds", "images_per_second", "mfu")  # of a record of the log
 MAIN = ("loss", "reconstruction")  # what a stage's curve over time shows: the first of them that it logs
 UNITS = ((2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))  # from so many seconds on
 

@@ -29,6 +29,7 @@ from .parallel import without_averaging
 from .run import Run
 from .schedules import step_counts
 from .stages.base import Stage, StepPosition
+from .utilisation import Utilisation, peak_of
 
 # Figures of the log that are shown while a stage trains, where it has them.
 SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
@@ -55,6 +56,8 @@ class Fit:
         self.state = resuming.resume(stage, self.ema, run)
         self.guard = FiniteGuard()
         self._order_seed = derive_seed(run.config.seed, stage.name, "order")
+        peak = peak_of(run.device, torch.bfloat16 if run.bfloat16 else torch.float32)
+        self.utilisation = None if peak is None else Utilisation(run, stage.name, peak)
         self.last_time = time.monotonic()
         self.begins = not steps(run.folder / stage.name)
         run.forget_log_after(stage.name, -1 if self.begins else self.state.step)
@@ -67,7 +70,7 @@ class Fit:
         progress = Progress(self.stage.name, total, start=state.step, unit="steps", interval=0)
         with InterruptGuard() as interrupt, progress:
             for batch in self._batches():
-                terms = self._take_step(batch)
+                terms = self._counted_step(batch)
                 self.guard.watch(terms, state.step, batch)
                 state.step += 1
                 last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
@@ -104,6 +107,16 @@ class Fit:
                 yield batch
                 if self.state.step == self.total or self.state.stopped:
                     return
+
+    def _counted_step(self, batch: Batch) -> Terms:
+        if self.utilisation is None:
+            return self._take_step(batch)
+        step = self.state.step
+        modules, before = (
+            "+".join(trained.name for trained in self.stage.active(StepPosition(n, n / self.steps_per_epoch, 0)))
+            for n in (step, step - 1)
+        )
+        return self.utilisation.count(modules, before if step else None, lambda: self._take_step(batch))
 
     def _take_step(self, batch: Batch) -> Terms:
         """One optimiser step of every active module; returns the terms, averaged over micro-batches."""
@@ -186,12 +199,19 @@ class Fit:
         record["epoch"] = self.state.step / self.steps_per_epoch
         self._count_seconds()
         record["seconds"] = round(self.state.seconds, 2)
-        record["images_per_second"] = progress.rate(self.state.step) * self.stage.training.batch_size
+        rate = progress.rate(self.state.step)
+        record["images_per_second"] = rate * self.stage.training.batch_size
+        share = self.utilisation and self.utilisation.share(rate)
+        if share is not None:
+            record["mfu"] = share
         self.run.log(self.stage.name, self.state.step, record)
         for name, text in self.stage.alarms(record).items():
             self.run.event(self.stage.name, self.state.step, name, text, once=True)
         figures = [f"{name} {record[name]:.4g}" for name in SHOWN if name in record]
-        progress.show(self.state.step, text="  ".join([*figures, f"{record['images_per_second']:.0f} images/s"]))
+        speed = f"{record['images_per_second']:.0f} images/s" + (
+            f"  mfu {record['mfu']:.1%}" if "mfu" in record else ""
+        )
+        progress.show(self.state.step, text="  ".join([*figures, speed]))
 
     def _validate(self, last: bool) -> bool:
         """Now and then measures the averaged weights; True where they are the best so far by the figure that chooses.

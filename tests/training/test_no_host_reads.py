@@ -46,7 +46,7 @@ from robustok.training.stages.post_training import PostTrainingStage
 from .conftest import CONFIG
 
 PACKAGE = Path(robustok.__file__).parent
-READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.equal.default}
 # Their result has a size that the host must know.
 READS |= {torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default, torch.ops.aten.bincount.default}
 # What reads on the CPU alone, or what lies in the host's memory on every machine.
