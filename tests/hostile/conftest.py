@@ -34,14 +34,11 @@ def good(tmp_path_factory, make_model) -> Path:
     folder = tmp_path_factory.mktemp("good")
     torch.manual_seed(0)
     shape = TokenizerConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2, codebook_size=16, code_width=4)
-    rar, tokenizer, looks = make_model(4, 16, 3), ViTTokenizer(shape), {"num_classes": 2, "image_size": 16}
+    rar, tokenizer, looks = make_model(4, 16, 3), ViTTokenizer(shape), {"num_classes": 2, "image_size": 16, "width": 16}
     models = {"rar": (rar, asdict(rar.config)), "tokenizer": (tokenizer, asdict(shape))}
     for kind, (model, config) in (models | {"classifier": (Classifier(**looks), looks)}).items():
         weights = {"model": model.state_dict(), "ema": model.state_dict()}
         writing.save(folder / kind, weights, {"config": {"kind": kind, "config": config}})
-    classifier = Classifier(2, 16, 16).state_dict()
-    config = {"kind": "classifier", "config": {"num_classes": 2, "image_size": 16, "width": 16}}
-    writing.save(folder / "classifier", {"model": classifier, "ema": classifier}, {"config": config})
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
     for number, image in enumerate(pixels):
         path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"

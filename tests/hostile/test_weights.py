@@ -64,7 +64,6 @@ def names(size: int) -> bytes:
 FOUR = struct.pack("<4f", 1, 2, 3, 4)
 LARGEST = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
 OLD, NEW = saved(PLAIN, old=True), saved(PLAIN)
-FLAT = text("model") + b"}" + text("x")
 PICKLES = [
     pt("an empty file", b"", READ_PT, CURE),
     pt("text", b"hello, these are my weights", READ_PT, CURE),
