@@ -25,14 +25,10 @@ class EMA:
             torch._foreach_lerp_(averages, parameters, 1.0 - self.decay)
 
     @torch.no_grad()
-    def restart(self, model: nn.Module, names: list[str]) -> None:
-        """The average of these parameters starts again at their present value (they were replaced, not learned)."""
-        for name in names:
-            self.average[name].copy_(model.get_parameter(name))
-
-    @torch.no_grad()
     def restart_rows(self, model: nn.Module, replaced: Mapping[str, Tensor]) -> None:
-        """The same for rows alone: {parameter: bool mask over its first dimension}."""
+        """The average of rows that were replaced, not learned, starts again at their present value: {parameter: bool
+        mask over its first dimension}.
+        """
         for name, rows in replaced.items():
             average = self.average[name]
             average.copy_(torch.where(along_rows(rows, average), model.get_parameter(name), average))

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..checkpoints.reading import steps
 from ..core import distributed
@@ -122,17 +123,20 @@ class Fit:
         """One optimiser step of every active module; returns the terms, averaged over micro-batches."""
         stage, micro_batches = self.stage, self._begin(batch)
         position = micro_batches[0][1]
-        self.ema.restart(stage.model, stage.begin_step(position))
+        self._start_anew(stage.begin_step(position))
         terms: Terms = {}
         for trained in stage.active(position):
             trained.optimizer.zero_grad(set_to_none=True)
             self._accumulate(trained, micro_batches, terms)
             terms[f"{trained.name}_grad_norm"] = trained.step(position.step)
-        replaced = stage.end_step(position)
-        stage.trained[0].forget_rows(replaced)
-        self.ema.restart_rows(stage.model, replaced)
+        self._start_anew(stage.end_step(position))
         self.ema.update()
         return terms
+
+    def _start_anew(self, replaced: dict[str, Tensor]) -> None:
+        """Moments and averages of rows that the stage replaced, {parameter: bool mask over its first dimension}."""
+        self.stage.trained[0].forget_rows(replaced)
+        self.ema.restart_rows(self.stage.model, replaced)
 
     def _begin(self, batch: Batch) -> list[tuple[Batch, StepPosition]]:
         """The step's micro-batches, with the model and torch's generator set for it."""

@@ -23,6 +23,20 @@ def collapsed(stage):
     return stage
 
 
+def stop_before(step: int, training: Fit) -> None:
+    """Trains until this step is to be taken."""
+    take_step = training._take_step
+
+    def stop(batch):
+        if training.state.step == step:
+            raise InterruptedError
+        return take_step(batch)
+
+    training._take_step = stop
+    with pytest.raises(InterruptedError):
+        training.run_to_end()
+
+
 def events(stage) -> list[tuple[int, str]]:
     log = read_log(stage.run.folder / "log.jsonl")
     return [(line["step"], line["text"]) for line in log if line.get("event") == "codebook_collapse"]
@@ -30,17 +44,7 @@ def events(stage) -> list[tuple[int, str]]:
 
 def test_a_collapse_is_told_once_also_by_a_resumed_run(tokenizer_stage, capsys):
     stage = collapsed(tokenizer_stage())
-    training = Fit(stage, stage.run)
-    take_step = training._take_step
-
-    def stop_at_six(batch):
-        if training.state.step == 6:
-            raise InterruptedError
-        return take_step(batch)
-
-    training._take_step = stop_at_six
-    with pytest.raises(InterruptedError):
-        training.run_to_end()
+    stop_before(6, Fit(stage, stage.run))
     # 8 images of 4 tokens a step: the window of 64 is full after two
     said = "the codebook has collapsed: 6.25% of the 16 codes are in use over the last 64 tokens"
     assert [(step, text.partition(";")[0]) for step, text in events(stage)] == [(2, said)]
@@ -104,11 +108,7 @@ def test_restarts_start_moments_and_average_anew_and_resume_to_the_bit(tokenizer
     assert len(whole.model.codebook.detach().unique(dim=0)) == 16
 
     first = collapsed(tokenizer_stage(name="y", **sections))
-    parts = Fit(first, first.run)
-    take_step = parts._take_step
-    parts._take_step = lambda batch: take_step(batch) if parts.state.step < 3 else parts.nothing
-    with pytest.raises(AttributeError):
-        parts.run_to_end()
+    stop_before(3, Fit(first, first.run))
     first.run.close()
     second = tokenizer_stage(name="y", **sections)
     found = Fit(second, second.run).run_to_end()
@@ -116,6 +116,22 @@ def test_restarts_start_moments_and_average_anew_and_resume_to_the_bit(tokenizer
         a, b = (load_file(path / f"{file}.safetensors") for path in (found, expected))
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in b), file
     assert "extra.unused_codes" in load_file(expected / "training.safetensors")
+
+
+def test_codes_set_by_k_means_start_their_average_anew(tokenizer_stage):
+    stage = tokenizer_stage(codebook=CodebookConfig(continuous_steps=1, usage_window=64))
+    training, set_codes, begin_step = Fit(stage, stage.run), [], stage.begin_step
+
+    def watched(position):
+        replaced = begin_step(position)
+        set_codes.extend(stage.model.codebook.detach().clone() for mask in replaced.values() if mask.all())
+        return replaced
+
+    stage.begin_step = watched
+    stop_before(2, training)
+    (codes,) = set_codes
+    expected = 0.9 * codes + 0.1 * stage.model.codebook.detach()
+    torch.testing.assert_close(training.ema.average["quantizer.codebook"], expected)
 
 
 def test_codes_that_are_no_latents_places_are_not_restarted():

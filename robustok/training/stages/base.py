@@ -67,14 +67,14 @@ class Stage(ABC):
         """The modules that take this step, in order."""
         return self.trained
 
-    def begin_step(self, position: StepPosition) -> list[str]:
-        """Called before each step; returns the names of parameters that it replaced (the tokenizer's codebook)."""
-        return []
+    def begin_step(self, position: StepPosition) -> dict[str, Tensor]:
+        """Called before each step; returns which rows it replaced of parameters of the first module: bool masks over
+        the first dimension, by name.
+        """
+        return {}
 
     def end_step(self, position: StepPosition) -> dict[str, Tensor]:
-        """Called after each step; returns which rows it replaced of parameters of the first module: bool masks over the
-        first dimension, by name.
-        """
+        """The same, called after each step."""
         return {}
 
     def alarms(self, record: dict[str, float]) -> dict[str, str]:

@@ -45,12 +45,13 @@ class TokenizerStage(MainTrainingStage):
         self._unused = torch.zeros(codes.shape[-2], dtype=torch.int64, device=codes.device)  # steps, of each code
         self._step: list[tuple[Tensor, Tensor]] = []  # latents and usage of this step's micro-batches so far
 
-    def begin_step(self, position: StepPosition) -> list[str]:
+    def begin_step(self, position: StepPosition) -> dict[str, Tensor]:
         if position.step == 0 or position.step != self.run.config.codebook.continuous_steps:
-            return []
+            return {}
         set_codebook_by_kmeans(self.model, self.dataset, self.run)
         self._recent_usage.clear()  # of codes that are no more
-        return self._codebook_names()
+        codes = self.model.codebook
+        return self._of_codebook(torch.ones(len(codes), dtype=torch.bool, device=codes.device))
 
     def end_step(self, position: StepPosition) -> dict[str, Tensor]:
         c = self.run.config
@@ -62,10 +63,11 @@ class TokenizerStage(MainTrainingStage):
         seed = derive_seed(c.seed, "restart", position.step)
         rows = self.model.quantizer.unit(torch.cat(latents).flatten(0, 1))
         dead = restart_dead(self.model.codebook, self._unused, c.codebook.restart_dead_after, rows, seed)
-        return dict.fromkeys(self._codebook_names(), dead)
+        return self._of_codebook(dead)
 
-    def _codebook_names(self) -> list[str]:
-        return [name for name, p in self.model.named_parameters() if p is self.model.codebook]
+    def _of_codebook(self, codes: Tensor) -> dict[str, Tensor]:
+        """A mask over the codebook's rows, by the name of the parameter that holds them."""
+        return {name: codes for name, p in self.model.named_parameters() if p is self.model.codebook}
 
     def extra_state(self) -> dict[str, Tensor]:
         restarts = self.run.config.codebook.restart_dead_after is not None
