@@ -25,12 +25,19 @@ from .vit import patch_grid
 def with_started_families(run: RunConfig) -> RunConfig:
     """The settings with the families of the models that they start from, where `family` names none.
 
-    Raises: UserError for a model that cannot be opened, and where `family` names another than it is of.
+    Raises: UserError for a model that cannot be opened, where `family` names another than it is of, and for a generator
+    beside a tokenizer whose number of codes is not known yet.
     """
     if run.start.tokenizer:
         run = _with_family(run, "tokenizer", tokenizer_shape(run))
     if run.start.generator:
-        checkpoint = open_generator(run.start.generator, without_values(tokenizer_shape(run)))
+        shape = tokenizer_shape(run)
+        if getattr(shape, "codebook_size", 0) is None:
+            raise UserError(
+                f"start.generator: found {run.start.generator} without start.tokenizer, expected the tokenizer that it "
+                "was trained with beside it; or, to train another one, tokenizer.codebook_size, the generator's codes"
+            )
+        checkpoint = open_generator(run.start.generator, without_values(shape))
         run = _with_family(run, "generator", checkpoint.config)
     return run
 

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from robustok.config import RunConfig
+from robustok.core.errors import UserError
 from robustok.core.settings import check_config, walk
 from robustok.data.images import open_images
 from robustok.data.splits import split_sizes
@@ -134,6 +135,13 @@ def test_a_few_photos_pass_the_dry_run_with_two_options(photos, tmp_path, capsys
     assert "30 images to train on, 4 for validation, 6 to test, 2 classes" in out
     assert re.search(r"tokenizer_training\.batch_size 10: 30 training images, .*beta 0\.1 of them at least one", out)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_generator_without_its_tokenizer_is_refused(photos, tmp_path):
+    """No number of codes is known before the data were looked at, and none that is decided would be the generator's."""
+    argv = ["--data.root", str(photos), "--runs", str(tmp_path / "runs"), "--start.generator", "rar.pt", "--dry_run"]
+    with pytest.raises(UserError, match=r"start\.generator: found rar\.pt without start\.tokenizer, expected the"):
+        main(argv)
 
 
 def test_a_run_goes_on_as_it_began(photos, tmp_path, capsys):
