@@ -100,3 +100,13 @@ def test_scripts_run(page, room, monkeypatch, capsys):
         assert commands
         for command in commands:
             assert run(command) == 0, f"{command}\n{capsys.readouterr().err}"
+
+
+def test_the_tutorial_ends_with_images(room, monkeypatch):
+    monkeypatch.chdir(room)
+    names, text = {}, blocks("tutorial", "python")[-1]
+    for there, here in (("mine/post", "demo/tokenizer"), ("mine/generator", "demo/generator")):
+        assert there in text
+        text = text.replace(there, here)
+    exec(text, names)
+    assert names["images"].shape == (2, 3, 16, 16)
