@@ -20,11 +20,14 @@ All but name and file may be left out.
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..core.errors import UserError
+from ..core.options import image_size
 from ..core.sizes import Size
 from ..core.yaml_reading import read_yaml
 from ..presets import FOLDER
@@ -100,6 +103,11 @@ def _entry(given: Any, where: str) -> Entry:
     if values.get("generator") is not None:
         inside = f"{where}, generator"
         values["generator"] = GeneratorEntry(**_checked(GeneratorEntry, given["generator"], inside))
+    if values.get("image_size") is not None:
+        try:
+            values["image_size"] = image_size(str(values["image_size"]))
+        except ArgumentTypeError as error:
+            raise UserError(f"{where}, image_size: {error}") from None
     for name, value in values.get("published", {}).items():
         if name not in PUBLISHED or not isinstance(value, int | float):
             found = f"found {name}: {value!r}, expected numbers called {', '.join(PUBLISHED)}"
@@ -125,12 +133,19 @@ def _checked(kind: type, given: Any, where: str) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of YAML is of a declared type; what is inside of a mapping is looked at elsewhere."""
-    kinds = (dict,) if get_origin(hint) is dict else get_args(hint) or (hint,)
-    return isinstance(value, tuple(dict if kind is GeneratorEntry else kind for kind in kinds)) and value is not True
+    """Whether a value of YAML is of a declared type; what is inside of a mapping or a list is looked at elsewhere."""
+    kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+    written = {GeneratorEntry: dict, tuple: list}  # as YAML has them
+    return isinstance(value, tuple(written.get(kind, kind) for kind in kinds)) and value is not True
 
 
 def _said(annotation: Any) -> str:
     """A declared type in words; annotations are strings here."""
-    words = {"str": "text", "int": "a whole number", "dict": "settings", "GeneratorEntry": "settings"}
+    words = {
+        "Size": "pixels, as 256 or [384, 256] (height, width)",
+        "str": "text",
+        "int": "a whole number",
+        "dict": "settings",
+        "GeneratorEntry": "settings",
+    }
     return words[str(annotation).split("[")[0].split(" |")[0]]

@@ -88,6 +88,9 @@ ENTRY = {"name": "a", "file": "a.pt"}
         ({"tokenizers": [{**ENTRY, "generator": {}}]}, r"\(a\), generator, file: is missing"),
         ({"tokenizers": [{**ENTRY, "published": {"rfid": "low"}}]}, r"\(a\), published: found rfid: 'low'"),
         ({"tokenizers": [{**ENTRY, "published": {"fid": 1}}]}, r"\(a\), published: found fid: 1, expected numbers"),
+        ({"tokenizers": [{**ENTRY, "image_size": "large"}]}, r"image_size: found 'large', expected pixels, as 256 or"),
+        ({"tokenizers": [{**ENTRY, "image_size": [256, 0]}]}, r"image_size: found 0, expected a whole number from 1"),
+        ({"tokenizers": [{**ENTRY, "image_size": [256]}]}, r"image_size: found '\[256\]', expected pixels"),
         ({"tokenizers": [ENTRY, ENTRY]}, "name: 2 entries are called 'a'"),
     ],
 )
@@ -97,6 +100,13 @@ def test_a_list_that_is_wrong_is_one_message(tmp_path, content, said):
     with pytest.raises(UserError, match=said) as caught:
         read_list(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "read"), [(256, 256), ([384, 256], (384, 256)), ([256, 256], 256), (None, None)])
+def test_sizes_are_numbers_or_pairs(tmp_path, written, read):
+    path = tmp_path / "list.yaml"
+    path.write_text(yaml.safe_dump({"tokenizers": [{**ENTRY, "image_size": written}]}))
+    assert read_list(path).tokenizers[0].image_size == read
 
 
 def test_an_unknown_list_names_the_shipped_ones():
