@@ -125,19 +125,27 @@ def _say_decided(outline, made: list) -> None:
 
 
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
+    from .core import distributed
+    from .core.device import resolve_device
     from .job.memory import check_memory
     from .job.outlook import described_stages
     from .job.space import check_space
 
+    distributed.start(resolve_device(config.device))
     outline = _checked(config, stages)
     images = outline.images
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
-    say(f"{config.runs}/{config.name}: {', '.join(stages)}")
-    say(f"{counts}, {images.num_classes} classes")
-    say("\n".join(described_stages(outline)) or "  no stage that trains")
-    say(check_space(outline))
-    say(check_memory(outline, 1))
-    say("settings are fine")
+    said = [
+        f"{config.runs}/{config.name}: {', '.join(stages)}",
+        f"{counts}, {images.num_classes} classes",
+        *(described_stages(outline) or ["  no stage that trains"]),
+        check_space(outline),
+        check_memory(outline, distributed.world()),
+        "settings are fine",
+    ]
+    if distributed.is_main():
+        say("\n".join(said))
+    distributed.stop()
     return 0
 
 

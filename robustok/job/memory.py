@@ -35,17 +35,19 @@ def device_bytes(device: torch.device) -> int:
 def check_memory(run: Outline, world: int) -> str:
     """What training takes at the least and the device has, in a sentence. Raises UserError where it is too small.
 
-    world: processes, each of which holds an equal part where `parallel` shards the states.
+    world: processes, each of which holds an equal part of a generator where `parallel` shards it.
     """
     needed, there = least_bytes(run), device_bytes(device := resolve_device(run.config.device))
     if not needed:
         return "memory: no stage trains more than the classifier"
+    if run.config.parallel == "fsdp" and "generator" in needed:
+        needed["generator"] //= world
     stage = max(needed, key=needed.__getitem__)
-    most = needed[stage] // (world if run.config.parallel != "ddp" else 1)
     said = (
-        f"memory: {stage} takes {size_in_words(most)} for weights, gradients and optimiser, and its activations beside "
-        f"them; {device} has {size_in_words(there)}"
+        f"memory: {stage} takes {size_in_words(needed[stage])} for weights, gradients and optimiser, and its "
+        f"activations beside them; {device} has {size_in_words(there)}"
     )
-    if most > there:
-        raise UserError(f"{said}; make the model smaller, or shard it over several devices")
+    if needed[stage] > there:
+        shard = ", or shard it over several devices (torchrun, --parallel fsdp)" if stage == "generator" else ""
+        raise UserError(f"{said}; make the model smaller{shard}")
     return said

@@ -32,7 +32,12 @@ def test_a_device_too_small_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda device: most - 1)
     with pytest.raises(UserError, match=r"memory: generator takes .*; cpu has .*; make the model smaller, or shard"):
         check_memory(outline(), 8)
-    assert check_memory(outline(parallel="fsdp"), 8).startswith("memory: generator takes")
+    assert check_memory(outline(("generator",), parallel="fsdp"), 8).startswith(
+        f"memory: generator takes {most / 8e6:.0f}"
+    )
+    with pytest.raises(UserError, match=r"memory: tokenizer takes 33 MB .*; make the model smaller$"):  # stays whole
+        monkeypatch.setattr(memory, "device_bytes", lambda device: 32_000_000)
+        check_memory(outline(("tokenizer", "generator"), parallel="fsdp"), 1000)
     assert check_memory(outline(("tokens",)), 1) == "memory: no stage trains more than the classifier"
 
 
