@@ -117,10 +117,9 @@ class PairsConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many images the evaluation samples and takes at a time."""
+    """How many images the generator makes to be evaluated by."""
 
     samples_per_class: int | None = setting(None, "[1, 10**6]")
-    batch_size: int = setting(100, "[1, 2**20]")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,15 @@ RENAMED = {  # former name of a setting -> its name; files, options and stored r
     "data.stop": "data.val",
     "data.judge": "data.test",
 }
+REMOVED = (
+    "evaluation.batch_size",
+)  # former settings that nothing depended on; where they are stored they are left out
 HOUSEKEEPING = ("save_every", "keep", "alarm_usage")  # settings within sections on which no result depends
 
 
 def with_new_names(settings: Mapping[str, Any], note: Callable[[str], None] = lambda old: None) -> dict[str, Any]:
     """Settings {section: {name: value}} with former names (`RENAMED`) replaced; `note` is called with each one found.
+    Those of `REMOVED` are left out.
 
     A setting that is there under both names keeps the value of the new one.
     """
@@ -24,6 +28,9 @@ def with_new_names(settings: Mapping[str, Any], note: Callable[[str], None] = la
             value = settings[section].pop(name)
             settings[section].setdefault(new_name, value)
             note(old)
+    for section, name in (old.split(".") for old in REMOVED):
+        if isinstance(settings.get(section), dict):
+            settings[section].pop(name, None)
     return settings
 
 

@@ -14,7 +14,7 @@ BAD = [
     ("--tokenizer.patch_size 0", r"tokenizer\.patch_size: found 0"),
     ("--tokenizer.width 0", r"tokenizer\.width: found 0"),
     ("--tokenizer.codebook_size 70000 --codebook.continuous_steps 0", "70000 codes, .* at most 65536"),
-    ("--evaluation.batch_size 0", r"evaluation\.batch_size: found 0"),
+    ("--evaluation.samples_per_class 0", r"evaluation\.samples_per_class: found 0"),
     ("--frozen.dino /no/such/file.pth", r"frozen\.dino: found /no/such/file\.pth, expected a path that"),
     ("--tokenizer_training.betas [2,3]", r"tokenizer_training\.betas: found .* expected 2 numbers in \[0, 1\)"),
     ("--post_training.weight_decay -0.1", r"post_training\.weight_decay: found -0\.1"),

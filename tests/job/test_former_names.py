@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from robustok.core.errors import UserError
-from robustok.core.setting_names import RENAMED
+from robustok.core.setting_names import REMOVED, RENAMED, what_results_depend_on
 from robustok.job.command_line import parse_run_config, run_config_parser, setting_names
 from robustok.presets import read_settings
 
@@ -20,7 +20,7 @@ def parsed(*argv: str):
 def test_the_new_names_are_settings_and_the_former_ones_are_not():
     names = set(setting_names())
     assert set(RENAMED.values()) <= names
-    assert not names & RENAMED.keys()
+    assert not names & {*RENAMED, *REMOVED}
 
 
 def test_an_old_file_is_read_with_a_line_for_each_former_name(tmp_path, capsys):
@@ -49,6 +49,14 @@ def test_new_names_are_read_without_a_word(tmp_path, capsys):
     file.write_text("data:\n  val: 7\n")
     assert parsed("--config", str(file), "--data.test", "8").data.val == 7
     assert capsys.readouterr().err == ""
+
+
+def test_settings_that_are_no_more_are_left_out_of_old_files(tmp_path, capsys):
+    file = tmp_path / "old.yaml"
+    file.write_text("evaluation:\n  batch_size: 100\n  samples_per_class: 7\n")
+    assert parsed("--config", str(file)).evaluation.samples_per_class == 7
+    assert capsys.readouterr().err == ""
+    assert what_results_depend_on(read_settings(file)) == {"evaluation": {"samples_per_class": 7}}
 
 
 def test_a_file_may_be_based_on_a_preset(tmp_path, monkeypatch):

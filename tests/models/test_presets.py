@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustok.config import RunConfig
+from robustok.core.setting_names import with_new_names
 from robustok.job.command_line import parse_run_config, run_config_parser
 from robustok.job.decisions import OPEN
 from robustok.models.registry import FAMILIES
@@ -134,7 +135,8 @@ def test_every_value_of_every_preset_is_as_it_was_published():
     recorded = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
     assert recorded.keys() <= {path.stem for path in FOLDER.glob("*.yaml")}
     defaults = json.loads(json.dumps(asdict(RunConfig())))
-    for name, settings in recorded.items():
+    for name, stored in recorded.items():
+        settings = with_new_names(stored)
         resolved = json.loads(json.dumps(asdict(preset(name))))
         for key, default in defaults.items():
             said = settings.get(key, default)
