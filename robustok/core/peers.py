@@ -28,6 +28,7 @@ BEAT = 1.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one, after which a process counts as lost
 RESUME = "The same command goes on from what was saved last"
 WATCH = "robustok-peers"  # name of the threads that look after the others
+GONE = "is gone without a word: killed (SIGKILL, as where memory runs out) or crashed; see what its launcher says"
 LEFT = "left"  # in place of a sign of life: it has ended as it should
 
 
@@ -209,10 +210,10 @@ def how_it_ended(pid: int) -> str | None:
     try:
         os.kill(pid, 0)
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (ProcessLookupError, FileNotFoundError):
-        return (
-            "is gone without a word: killed (SIGKILL, as where memory runs out) or crashed; see what its launcher says"
-        )
+    except ProcessLookupError:
+        return GONE
+    except FileNotFoundError:  # it went just now; or this system has no /proc, and it is there
+        return GONE if Path("/proc/self/stat").exists() else None
     except PermissionError:
         return None
     if fields[0] not in "ZX":

@@ -1,6 +1,7 @@
 """Where one process of several ends, all do, soon, and one message says which it was and why."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from robustok.core import peers
+from robustok.core.peers import GONE, how_it_ended
 
 SCRIPT = Path(__file__).with_name("peers_scenarios.py")
 HOST = re.escape(socket.gethostname())
@@ -56,3 +60,23 @@ def test_a_bug_is_shown_with_its_traceback_and_no_other(ended):
 
 def test_work_of_one_process_alone_is_waited_for(ended):
     assert ended["works alone"] == [[0, 0, 0], ""]
+
+
+def test_how_a_process_ended_is_seen_until_it_is_waited_for(monkeypatch):
+    assert how_it_ended(os.getpid()) is None
+    for end, said in ((lambda: os._exit(3), "ended with exit code 3"), (be_stopped, "was killed by SIGTERM")):
+        child = os.fork()
+        if child == 0:
+            end()
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert how_it_ended(child) == said
+        os.waitpid(child, 0)
+        assert how_it_ended(child) == GONE
+    monkeypatch.setattr(peers, "Path", lambda path: Path("/nowhere"))  # a system without /proc
+    assert how_it_ended(os.getpid()) is None
+
+
+def be_stopped() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(70)
