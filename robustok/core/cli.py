@@ -73,8 +73,12 @@ def _one_of_several() -> bool:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Whether memory was asked for that is not there; torch has a message of its own for the CPU's."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    """Whether memory was asked for that is not there. torch, not imported here, has an error of its own for a GPU's,
+    and a message of its own for the CPU's.
+    """
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError)
 
 
 def _refuse_empty(argv: Sequence[str]) -> None:

@@ -139,7 +139,7 @@ def gathered(value: T) -> list[T]:
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """True on every process as soon as it is true on one (a Ctrl-C reaches them at different moments)."""
-    return bool(total(torch.tensor(float(flag), device=device)) > 0)
+    return flag if world() == 1 else bool(total(torch.tensor(float(flag), device=device)) > 0)
 
 
 class _Gather(torch.autograd.Function):

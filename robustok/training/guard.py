@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoints.reading import steps
 from ..core import distributed
 from ..core.errors import RunError
+from ..core.text import say
 from ..data.loader import Batch
 
 IN_A_ROW = 3  # steps skipped one after the other, after which a stage stops
@@ -111,4 +112,5 @@ class InterruptGuard:
         if self.caught:
             raise KeyboardInterrupt("stopped at once, without saving")
         self.caught = True
-        print("finishing the step and saving; once more to stop at once", flush=True)
+        if distributed.is_main():
+            say("finishing the step and saving; once more to stop at once")

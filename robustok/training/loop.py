@@ -78,8 +78,8 @@ class Fit:
                 if last or at_interval:
                     self._log(terms, progress)
                 better = self._validate(last)
-                # asking all processes costs a collective: not at every step of a fast device
-                ask = at_interval or self.run.device.type == "cpu"
+                # asking the others costs a collective: not at every step of a fast device
+                ask = at_interval or self.run.device.type == "cpu" or distributed.world() == 1
                 interrupted = ask and distributed.any_process(interrupt.caught, self.run.device)
                 if last or better or state.stopped or interrupted or state.step % self.stage.training.save_every == 0:
                     self._save()

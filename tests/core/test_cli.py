@@ -6,6 +6,7 @@ import threading
 import warnings
 
 import pytest
+import torch
 
 from robustok.core.cli import run_verb
 from robustok.core.errors import RunError, UserError
@@ -55,7 +56,14 @@ def test_debug_shows_the_traceback_and_is_no_argument_of_the_verb():
     assert seen == ["a", "--b"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+    ],
+)
 def test_memory_that_is_not_there_is_said_in_a_line(capsys, error):
     assert run_verb(verb(error), []) == 1
     (line,) = capsys.readouterr().err.splitlines()
