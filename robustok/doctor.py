@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         "--tokenizer", metavar="FILE", help="a tokenizer to look at: our checkpoint or a published file"
     )
     parser.add_argument(
-        "--images", help="what it is to give back: a folder, tar or .npz (default: two photographs of scikit-learn's)"
+        "--images", help="what it is to give back, as for evaluate (default: two photographs of scikit-learn's)"
     )
     add_tokenizer_sizes(parser)
     options = parser.parse_args(argv)

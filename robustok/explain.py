@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         if subject:
             found.add_argument(subject, **form)
         if images:
-            found.add_argument("--images", required=True, help='folder, tar, shards, .npz or "digits"')
+            found.add_argument("--images", required=True, help='folder, tar shards, Parquet files, .npz or "digits"')
         add_device(found)
         add_output(found, "evaluation", "metrics.json, report.html and pictures")
         add_seed(found, "perturbation or sampling")

@@ -6,7 +6,7 @@ import hashlib
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -94,9 +94,8 @@ class ImageSplit:
         return len(self.ids)
 
     def fingerprint(self) -> str:
-        """Which images these are: SHA-256 over their names and labels in order (not over their pixels)."""
-        names = "\0".join(self.source.names[index] for index in self.ids.tolist())
-        return hashlib.sha256(names.encode(errors="surrogateescape") + self.labels.numpy().tobytes()).hexdigest()
+        """See `fingerprint`, of these images."""
+        return fingerprint((self.source.names[index] for index in self.ids.tolist()), self.labels.numpy())
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
         """The images at positions `rows` (n,) of this split, uint8 (n, 3, H, W).
@@ -173,6 +172,11 @@ class _BadImages:
                 f"{count} images of {len(self.source.labels)} cannot be used, more than the {self.budget} that are "
                 f"skipped; run `python -m robustok.check_data` for the list, then repair or remove them"
             )
+
+
+def fingerprint(names: Iterable[str], labels: np.ndarray) -> str:
+    """Which images these are: SHA-256 over their names and labels (N,) int64 in order, not over their pixels."""
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape") + labels.tobytes()).hexdigest()
 
 
 def say_what_was_found(source: ImageSource) -> None:

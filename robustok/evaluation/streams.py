@@ -6,7 +6,6 @@ holds its images: memory does not grow with their number.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -23,7 +22,7 @@ from ..core.files import sha256
 from ..core.sizes import Size, say_size, sides
 from ..data.decode import BadImage
 from ..data.digits import Digits, means_digits
-from ..data.images import ImageSource, open_source, say_what_was_found
+from ..data.images import ImageSource, fingerprint, open_source, say_what_was_found
 from ..data.loader import prefetch
 from ..data.readers import reading
 from ..data.transforms import center_crop, to_array
@@ -52,7 +51,7 @@ class ImageStream(Protocol):
 
 
 class StoredImages:
-    """The images of a folder, a tar file or a folder of tar shards, in the order of their names.
+    """The images of a source (a folder, tar shards, Parquet files), in its order.
 
     size None: as stored, all of one size. Else resized and centre-cropped to it as for training's evaluation. What
     cannot be read (an image, a part of a shard) is named in a warning and left out; UserError beyond 0.1 % of the
@@ -74,9 +73,8 @@ class StoredImages:
         return self.batches(0, len(self.source.labels))
 
     def fingerprint(self) -> str:
-        """Which images these are: SHA-256 over their names and labels in order (not over their pixels)."""
-        names = "\0".join(self.source.names)
-        return hashlib.sha256(names.encode(errors="surrogateescape") + self.source.labels.tobytes()).hexdigest()
+        """See `data.images.fingerprint`."""
+        return fingerprint(self.source.names, self.source.labels)
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         shape, numbers = None, range(start, min(stop, len(self.source.labels)))
@@ -175,7 +173,7 @@ def _said(size: Size) -> str:
 
 
 def open_stream(path: str | Path, size: Size | None = None) -> ImageStream:
-    """The images at `path`: an .npz of samples, a folder, a tar file or tar shards; "digits" for scikit-learn's.
+    """The images at `path`: an .npz of samples, what `data.images.open_source` opens, or "digits", scikit-learn's.
 
     Raises UserError for what is none of these, and for "digits" where something in the current folder is called so.
     """
