@@ -83,7 +83,7 @@ def finished_run(**changes) -> FinishedRun:
     log = [{"stage": "tokenizer", "step": step, "seconds": 4.0 * step, "psnr": 10.0 + step} for step in range(3)]
     log += [{"stage": "tokenizer", "step": step, "seconds": 4.0 * step, "reconstruction": 0.5} for step in range(3)]
     for stage in ("generator", "post", "post-direct"):
-        log.append({"stage": stage, "step": 1, "seconds": 1.0, "score": 1.0, "loss": 1.0})
+        log.append({"stage": stage, "step": 1, "seconds": 1.0, "validation_gfd": 1.0, "loss": 1.0})
     given = dict(
         config=RunConfig(name="shapes", pairs=PairsConfig(sigma=0.625)),
         class_names=["circle", "square"],
