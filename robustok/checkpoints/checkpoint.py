@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from ..core.files import read_record
 from ..core.parsing import parsing
 from ..core.settings import check_config
+from ..core.text import some_of
 from .reading import read_safetensors, verify
 from .source import RECIPE, SOURCE, WeightsSource, read_recipe, read_source, source_document
 from .writing import save
@@ -58,7 +59,7 @@ def read_config(folder: Path, configs: Mapping[str, type]) -> tuple[str, Any]:
         raise UserError(f"{path}: config must hold the settings of a {kind}, found {settings!r:.60}")
     unknown = sorted(set(settings) - {f.name for f in fields(configs[kind])})
     if unknown:
-        raise UserError(f"{path}: unknown settings of a {kind}: {', '.join(unknown[:10])}")
+        raise UserError(f"{path}: unknown settings of a {kind}: {some_of(unknown)}")
     with parsing(path, f"the settings of a {kind}"):
         config = configs[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
     check_sizes(config, path)

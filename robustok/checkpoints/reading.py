@@ -13,7 +13,7 @@ from ..core.errors import UserError
 from ..core.files import read_record, sha256
 from ..core.parsing import named_in, parsing
 from ..core.paths import readable_folder, regular_file
-from ..core.text import say
+from ..core.text import say, some_of
 
 MANIFEST = "manifest.json"
 MOST_HEADER, MOST_TENSORS = 1 << 23, 100_000  # of a safetensors file: bytes of its table of contents, entries
@@ -148,6 +148,6 @@ def find_checkpoint(path: Path) -> Path:
         if (reason := damage(step)) is None:
             return step
         rejected.append(reason)
-    inside = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
-    reasons = "; ".join(rejected) or f"expected config.json or step-N folders, found {inside}"
+    inside = sorted(p.name for p in path.iterdir())
+    reasons = "; ".join(rejected) or f"expected config.json or step-N folders, found {some_of(inside)}"
     raise UserError(f"{path} holds no valid checkpoint: {reasons}")

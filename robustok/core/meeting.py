@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import RunError
+from .text import some_of
 
 
 def meet(patience: timedelta) -> tuple[dist.Store, str, int, int]:
@@ -44,6 +45,6 @@ def _welcome(store: dist.Store, world: int, patience: timedelta) -> str:
                 store.set(f"welcome/{store.get(f'hello/{rank}').decode()}", name)
         missing = [rank for rank in missing if not store.check([f"{name}/came/{rank}"])]
         if missing and time.monotonic() > until:
-            raise RunError(f"processes {missing[:8]} of {world} have not come in {patience}; see what they say")
+            raise RunError(f"processes {some_of(missing)} of {world} have not come in {patience}; see what they say")
         time.sleep(0.01)
     return name

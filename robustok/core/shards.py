@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .errors import UserError
-from .text import say
+from .text import say, some_of
 
 Unit = TypeVar("Unit")
 
@@ -104,7 +104,7 @@ def refuse_partial(shard: Shard, missing: Sequence[str], of: str) -> bool:
     """
     if not missing:
         return False
-    listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    listed = some_of(missing, 5)
     if shard == NONE:
         raise UserError(f"--merge: of {of} there is no {listed} yet; wait for the jobs, or run the command without it")
     say(f"{of}: not there yet: {listed}; the job that finishes last, or the same command with --merge, goes on")

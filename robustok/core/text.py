@@ -5,6 +5,7 @@ A name may hold anything: brackets that rich takes for markup, control sequences
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """printable(text) with line breaks and tabs written out, too: for names, and for what must stay one line."""
     return printable(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def some_of(names: Iterable[object], most: int = 10) -> str:
+    """The first names, and how many more there are: "a, b and 3 more"; "nothing" where there is none."""
+    names = list(map(one_line, names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def _written_out(found: re.Match[str]) -> str:

@@ -24,6 +24,7 @@ from ..core.locks import hold
 from ..core.parsing import named_in, parsing
 from ..core.paths import regular_file
 from ..core.setting_names import what_results_depend_on
+from ..core.text import some_of
 from ..models.interfaces import TrainableTokenizer
 
 VERSION = 1
@@ -179,7 +180,7 @@ class RowWriter(ABC):
     def finish(self, count: int) -> Any:
         """Writes manifest.json over `count` rows and opens the result. ValueError while shards are missing."""
         if missing := self.missing(count):
-            raise ValueError(f"{self.folder}: shards {missing[:10]} are not written yet")
+            raise ValueError(f"{self.folder}: shards {some_of(missing)} are not written yet")
         with hold(self.folder / ".lock"):  # jobs of an array may all find that nothing is missing
             return self._finish(count)
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.parsing import open_zip, parsing
 from ..core.paths import regular_file
+from ..core.text import some_of
 from ..data.listing import MAX_CLASSES
 
 CURE = "it is damaged, incomplete, or of a kind that numpy.savez does not write: make or download it again"
@@ -88,7 +89,7 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 def _header(archive: zipfile.ZipFile, path: str | Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     names = [entry.removesuffix(".npy") for entry in archive.namelist()]
     if names.count(name) != 1:
-        raise UserError(f"{path}: no array {name!r}, found {names[:10]}; samples are expected as {name!r}")
+        raise UserError(f"{path}: no array {name!r}, found {some_of(names)}; samples are expected as {name!r}")
     entry = archive.getinfo(f"{name}.npy")
     with archive.open(entry) as file:
         shape, fortran, dtype = read_header(file)

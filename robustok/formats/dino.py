@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from ..core.text import some_of
 
 # Hugging Face's names -> ours, replaced in this order; query, key and value are joined afterwards.
 HUGGING_FACE = {
@@ -39,7 +40,7 @@ def recognised_layout(state: dict[str, Tensor], where: str) -> str:
         return "original" if "mask_token" in state else "timm"
     raise UserError(
         f"{where}: no DINO weights: expected cls_token, pos_embed and patch_embed.proj.weight (timm, original) or "
-        f"embeddings.cls_token (Hugging Face), found {', '.join(list(state)[:10]) or 'no tensors'}"
+        f"embeddings.cls_token (Hugging Face), found {some_of(state)}"
     )
 
 

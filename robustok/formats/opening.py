@@ -13,9 +13,9 @@ from ..checkpoints.reading import read_safetensors
 from ..core.errors import UserError
 from ..core.files import read_record
 from ..core.paths import regular_file
+from ..core.text import some_of
 from .layout import SETTINGS, PublishedFile
 from .pickles import read_pickled
-from .tensors import some_of
 
 # Under which names training scripts keep weights: averages and those that learn, in the order they are looked for.
 CONTAINERS = {

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.text import some_of
 
-SHOWN = 10  # keys named of each kind
 STANDARD_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16}  # of the standard widths: tiny to large; SiT-XL
 
 
@@ -77,10 +77,3 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     numbers = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # one byte cannot be compared
     return all(math.isfinite(bound.item()) for bound in numbers.aminmax())
-
-
-def some_of(keys: Iterable[object]) -> str:
-    """The first ten keys, and how many more there are."""
-    keys = list(map(str, keys))
-    more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return (", ".join(keys[:SHOWN]) or "nothing") + more

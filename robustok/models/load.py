@@ -12,10 +12,11 @@ from ..core.errors import UserError
 from ..core.parsing import parsing
 from ..core.paths import given_path, regular_file
 from ..core.sizes import Size, say_size, sides
+from ..core.text import some_of
 from ..formats.layout import Given, described, nearest_layout
 from ..formats.opening import open_published, published_file
 from ..formats.sources import note_licence
-from ..formats.tensors import check_state, some_of
+from ..formats.tensors import check_state
 from .interfaces import (
     DiscreteTokenizer,
     LoadedGenerator,

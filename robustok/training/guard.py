@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checkpoints.reading import steps
 from ..core import distributed
 from ..core.errors import RunError
-from ..core.text import say
+from ..core.text import say, some_of
 from ..data.loader import Batch
 
 IN_A_ROW = 3  # steps skipped one after the other, after which a stage stops
@@ -86,8 +86,7 @@ def refuse_not_finite(tensors: Mapping[str, Mapping[str, Tensor]], folder: Path)
     finite = torch.stack([flag.to(finite[0].device) for flag in finite]).tolist()  # read at once
     bad = [name for name, fine in zip(named, finite, strict=True) if not fine]
     if bad:
-        shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise RunError(f"{folder.name}: {shown} not finite: no checkpoint is written; {last_good(folder)}")
+        raise RunError(f"{folder.name}: {some_of(bad, 5)} not finite: no checkpoint is written; {last_good(folder)}")
 
 
 def last_good(folder: Path) -> str:

@@ -81,7 +81,7 @@ def test_words_of_former_processes_mislead_nobody():
 
 def test_who_has_not_come_is_named():
     store = dist.HashStore()
-    with pytest.raises(RunError, match=r"processes \[1, 2\] of 3 have not come in 0:00:01"):
+    with pytest.raises(RunError, match=r"processes 1, 2 of 3 have not come in 0:00:01"):
         meeting._welcome(store, 3, timedelta(seconds=1))
 
 

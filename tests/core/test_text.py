@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from robustok.core.progress import Progress
-from robustok.core.text import printable
+from robustok.core.text import printable, some_of
 from robustok.evaluation.explaining import Lipschitz
 from robustok.report.page import Page
 from robustok.report.plots import correlation_figure, lipschitz_figure
@@ -34,6 +34,11 @@ NOT_UTF8 = os.fsdecode(b"caf\xe9")
 )
 def test_what_is_written_out(text, shown):
     assert printable(text) == shown
+
+
+def test_some_names_and_how_many_more_there_are():
+    assert [some_of(range(n), 2) for n in range(4)] == ["nothing", "0", "0, 1", "0, 1 and 1 more"]
+    assert some_of({"a\nb": 1}) == r"a\nb"
 
 
 def test_a_table_shows_names_as_they_are(tmp_path, capsys):

@@ -100,7 +100,7 @@ def test_unreadable_images_are_named_and_stop_beyond_the_budget(folder, monkeypa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array 'arr_0', found .'images'."),
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8)}, "no array 'arr_0', found images"),
         ({"arr_0": np.array([{"a": 1}], dtype=object)}, "Python objects"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, r"float32 .*expected uint8 .*scale to 0\.\.255"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"\(2, 3, 4, 4\), expected uint8 \(N, H, W, 3\)"),

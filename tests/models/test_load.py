@@ -96,7 +96,7 @@ def test_many_wrong_keys_are_named_ten_at_a_time(released, tmp_path):
     content = read_pickled(released)
     content["ema"] |= {f"extra.{i:02d}": torch.zeros(1) for i in range(25)}
     torch.save(content, tmp_path / "wrong.pt")
-    with pytest.raises(UserError, match=r"25 unexpected: extra\.00, .*extra\.09, and 15 more"):
+    with pytest.raises(UserError, match=r"25 unexpected: extra\.00, .*extra\.09 and 15 more"):
         load_tokenizer(tmp_path / "wrong.pt", num_heads=2)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ...checkpoints.checkpoint import State
 from ...core.errors import UserError
 from ...core.paths import readable_folder
+from ...core.text import some_of
 from ...formats.opening import read_state
 from ...formats.tensors import check_state
 from ..compiling import CompiledBlock
@@ -81,7 +82,7 @@ def load_lpips(folder: str | Path) -> LPIPS:
     missing = [theirs for theirs in names if theirs not in merged]
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of {len(names)} LPIPS tensors are missing ({', '.join(missing[:10])}) in "
+            f"{folder}: {len(missing)} of {len(names)} LPIPS tensors are missing ({some_of(missing)}) in "
             f"{', '.join(p.name for p in paths) or 'no files of weights'}; expected vgg.pth and torchvision's VGG-16"
         )
     state = {
