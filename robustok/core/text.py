@@ -28,9 +28,9 @@ def one_line(text: object) -> str:
 
 def some_of(names: Iterable[object], most: int = 10) -> str:
     """The first names, and how many more there are: "a, b and 3 more"; "nothing" where there is none."""
-    names = list(map(one_line, names))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "nothing") + more
+    shown = [one_line(name) for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return (", ".join(shown[:most]) or "nothing") + more
 
 
 def _written_out(found: re.Match[str]) -> str:
