@@ -19,6 +19,9 @@ HEAD = """# Configuration
 
 Every setting of `python -m robustok.train`: a line of a YAML file (`--config FILE`), or an option
 (`--perturbation.alpha 0.9`). Presets are in `configs/`; `--print_config` shows what a run would take.
+`None` is written `null`; where the meaning says nothing else, a setting that is `None` is decided from the images and
+the device, which is said with the reason. Lengths are in epochs, batch sizes count images over all processes, learning
+rates are absolute.
 """
 TABLE = "| setting | what it may be | default | meaning |\n|---|---|---|---|"
 

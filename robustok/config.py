@@ -32,7 +32,8 @@ class DataConfig:
 
     # folder of images (one sub-folder a class), tar shards or Parquet files; None: scikit-learn's digits
     root: str | None = setting(None, PATH)
-    # Validation images: post-training stops by them and chooses its best step. None: a tenth, 2 to 2000
+    # Validation images: post-training stops by them and chooses its best step, and `validation` measures them. None: a
+    # tenth, 2 to 2000
     val: int | None = setting(None, "[2, inf)")
     # Test images: only the final evaluation sees them. None: three twentieths, 2 to 10,000
     test: int | None = setting(None, "[2, inf)")

@@ -200,8 +200,10 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(command=function)
         add_network(found, NETWORKS, INCEPTION_WEIGHTS)
         add_device(found)
-        add_output(found, "evaluation", "metrics.json, report.html and pictures")
-        add_seed(found, "perturbation or sampling")
+        if function is not reference:  # which writes --save alone
+            add_output(found, "evaluation", "metrics.json, report.html and pictures")
+        if function not in (samples, reference):
+            add_seed(found, "perturbation or sampling")
         return found
 
     given = command(samples)

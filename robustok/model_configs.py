@@ -122,9 +122,8 @@ class MAETokConfig(OfImages):
     drop_path: float = setting(0.0, "[0, 1)")
     num_latents: int = setting(128, "[1, 2**20]")  # L
     latent_width: int = setting(32, "[1, 2**16]")  # D
-    rotary: bool = (
-        False  # rotary positions of image tokens: beside the table in the encoder, in its place in the decoder
-    )
+    # rotary positions of image tokens: beside the table in the encoder, in its place in the decoder
+    rotary: bool = False
     decoder_class_token: bool = True
     modulated_decoder: bool = False  # the latents scale and shift the decoder's normalised values
     # SoftVQ: latents are averages of codes, of so many codebooks; 0: none (MAETok)

@@ -23,10 +23,10 @@ class PerturbationConfig:
     # largest strength of gaussian and interpolate, on the scale of the latents
     strength: float | None = setting(None, "[0, inf)")
     neighbors: Literal["latent", "code"] = "latent"
-    anneal_start: float | None = setting(None, "[0, inf)")  # epochs; the ratio r is 1 until here,
-    anneal_end: float | None = setting(None, "[0, inf)")  # falls linearly until here,
-    # and then stays at this; alpha, int(delta) and strength are multiplied by r
-    anneal_end_ratio: float = setting(0.5, "[0, 1]")
+    # epochs; alpha, int(delta) and strength are multiplied by a ratio, which is 1 until here
+    anneal_start: float | None = setting(None, "[0, inf)")
+    anneal_end: float | None = setting(None, "[0, inf)")  # epochs; the ratio falls linearly until here
+    anneal_end_ratio: float = setting(0.5, "[0, 1]")  # the ratio from anneal_end on
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class TrainingConfig:
     """How long and how fast a stage learns (AdamW, warm-up and cosine)."""
 
     epochs: float | None = setting(None, "(0, 1e6]")
-    batch_size: int | None = setting(
-        None, "[1, 2**20]"
-    )  # images an optimiser step, over all processes and micro-batches
+    # images an optimiser step, over all processes and micro-batches
+    batch_size: int | None = setting(None, "[1, 2**20]")
     accumulate: int = setting(1, "[1, 2**16]")  # micro-batches a step
     lr: float = setting(2.4e-4, "(0, 1]")
     min_lr: float = setting(5e-5, "[0, 1]")
@@ -72,7 +71,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Optimiser of the discriminator; its schedule counts from `losses.adversarial_start`."""
+    """Optimiser of the discriminator. In main training its schedule counts from `losses.adversarial_start`."""
 
     lr: float = setting(8e-4, "(0, 1]")
     min_lr: float = setting(5e-5, "[0, 1]")
@@ -97,7 +96,7 @@ class WarmupConfig(DiscriminatorConfig):
 class StoppingConfig:
     """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
 
-    every_epochs: float | None = setting(None, "(0, inf)")
+    every_epochs: float | None = setting(None, "(0, inf)")  # from one check to the next
     patience: int = setting(2, "[1, inf)")  # checks without a better score
 
 

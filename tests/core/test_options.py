@@ -92,7 +92,7 @@ def test_only_the_settings_asked_for_become_options():
     "verb, arguments",
     [
         (sample, "--generator g"),
-        (evaluate, "samples images --reference others"),
+        (evaluate, "tokenizer t --images images"),
         (evaluate, "generator g --tokenizer t --reference r"),
         (explain, "codebook tokenizer --images images"),
     ],
