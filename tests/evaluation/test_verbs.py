@@ -158,7 +158,8 @@ def test_a_device_that_is_not_there_is_refused(run, capsys):
 
 def test_samples_against_images_and_against_their_saved_statistics(run, tmp_path):
     plain = run(evaluate, "samples images.npz --reference others.npz" + CLASSIFIER)
-    run(evaluate, f"reference others.npz --save {tmp_path}/others-fd.npz" + CLASSIFIER)
+    save = f"reference others.npz --save {tmp_path}/others-fd.npz --device cpu" + CLASSIFIER
+    assert run_verb(evaluate.main, save.split()) == 0
     saved = run(evaluate, f"samples images.npz --reference {tmp_path}/others-fd.npz" + CLASSIFIER)
     assert saved["metrics"] == pytest.approx(plain["metrics"], rel=1e-9)
     assert plain["metrics"]["fd"] > 0 and 0 <= plain["metrics"]["precision"] <= 1
