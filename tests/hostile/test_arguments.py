@@ -92,7 +92,7 @@ TOKENIZE = cases(
         "lines.jsonl out --codebook_size 70000 --num_classes 2": ("token shards hold 1 to 65536 codes",),
         "lines.jsonl out --codebook_size 4 --num_classes 2000000000": ("num_classes: found 2000000000, expected 1 to",),
         "photos out.jsonl": ("photos", "has no manifest.json"),
-        "tokens folder.npz/x.json": ("tokens",),
+        "tokens folder.npz/x.json": ("tokens: expected latent shards",),
     },
     ("photos", "tokenizer", "tokens"),
 )
@@ -223,7 +223,7 @@ TRAIN = cases(
         "--name ..": ("name: found", "the name of one folder"),
         "--name a/b": ("name: found", "the name of one folder"),
         "--name=": ("--name: found an empty text",),
-        "--runs text.txt": ("text.txt",),
+        "--runs text.txt": ("runs: text.txt/demo cannot be looked at", "expected a folder"),
         "--runs /proc": ("runs: /proc/", "cannot be written"),
         "--stage sideways": ("--stage: found 'sideways', expected all or one of classifier",),
         "--device cuda:99": ("device: found 'cuda:99'",),
@@ -231,7 +231,7 @@ TRAIN = cases(
         "--frozen.dinov2 zero": ("frozen.dinov2: found zero, expected a path that is a file",),
         "--start.tokenizer none": ("none does not exist; expected a checkpoint",),
         "--tokenizer.widht 8": ("unknown setting 'tokenizer.widht': the nearest valid setting is 'tokenizer.width'",),
-        "sideways": ("sideways",),
+        "sideways": ("unrecognized arguments: sideways",),
     },
 )
 

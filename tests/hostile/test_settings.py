@@ -58,8 +58,8 @@ SETTINGS = [
     settings("a base of a list", "base: [digits]", "no preset"),
     settings("an unknown setting", "sed: 1", "'seed'"),
     settings("an unknown section", "tokeniser: {width: 3}", "tokenizer"),
-    settings("a section as a list", "tokenizer: [1, 2]", "tokenizer"),
-    settings("a section as a number", "data: 3", "data"),
+    settings("a section as a list", "tokenizer: [1, 2]", "tokenizer: found [1, 2], expected a section"),
+    settings("a section as a number", "data: 3", "data: found 3, expected a section of settings"),
     settings("a list for a number", "seed: [1, 2]", "seed"),
     settings("a mapping for a number", "seed: {a: 1}", "seed"),
     settings("a text for a number", "tokenizer: {width: wide}", "tokenizer.width"),
@@ -163,7 +163,7 @@ SIZES = [
     sizes("a depth of 200", "missing", depth=200),
     sizes("a codebook larger than its weights", "of another shape", codebook_size=2**20),
     sizes("the widest of all", "of another shape", width=2**16, heads=1),
-    sizes("the largest image", "", image_size=2**14, patch_size=1),
+    sizes("the largest image", "of another shape", image_size=2**14, patch_size=1),
 ]
 
 
