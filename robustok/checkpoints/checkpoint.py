@@ -62,11 +62,11 @@ def read_config(folder: Path, configs: Mapping[str, type]) -> tuple[str, Any]:
         raise UserError(f"{path}: unknown settings of a {kind}: {some_of(unknown)}")
     with parsing(path, f"the settings of a {kind}"):
         config = configs[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
-    check_sizes(config, path)
+    check_model_config(config, path)
     return kind, config
 
 
-def check_sizes(config: Any, where: Path) -> None:
+def check_model_config(config: Any, where: Path) -> None:
     """Raises UserError naming the file unless every setting of a model read from it is what its field says."""
     try:
         check_config(config)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint, check_sizes, read_checkpoint, read_config
+from ..checkpoints.checkpoint import Checkpoint, check_model_config, read_checkpoint, read_config
 from ..checkpoints.reading import find_checkpoint
 from ..core.errors import UserError
 from ..core.parsing import parsing
@@ -95,7 +95,7 @@ def open_checkpoint(path: Path, role: Role | None = None, **given: Any) -> Check
                 _expect(role, family.role, path, described(layout))
                 with parsing(path, f"a {described(layout)}"):
                     checkpoint = layout.read(file, Given(**given))
-                check_sizes(checkpoint.config, path)
+                check_model_config(checkpoint.config, path)
                 checkpoint.source = checkpoint.source or getattr(layout, "source", None)
                 note_licence(path, checkpoint.source)
                 return _at_size(checkpoint, given.get("image_size"))
