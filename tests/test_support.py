@@ -179,7 +179,7 @@ def page():
         "",
         "## Images",
         "",
-        "Read from folders and tar shards (not tried here), as is most of what else Pillow decodes.",
+        "Read from folders, tar shards and Parquet files (only folders tried here), as is most of what Pillow decodes.",
         "",
         *table(
             ["format", "read"], [*([n, image_cell(n)] for n in FORMATS), ["HEIC", f"with {HEIC_PACKAGE}; not tried"]]
