@@ -48,7 +48,8 @@ class PillowAlone:
     """One process for each core, and in each a loop over files: nothing waits for anything."""
 
     def __init__(self, files: list[Path], size: int, cores: int):
-        self.pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"))
+        # forked: a new interpreter would not find this file, which pytest imports without its folder on the path
+        self.pool = ProcessPoolExecutor(cores, mp_context=get_context("fork"))
         self.parts = [(files[core::cores], size) for core in range(cores)]
 
     def crops(self) -> list[np.ndarray]:
