@@ -4,6 +4,7 @@ Perturbation, adversary and annealing begin at epochs that are settings: a short
 them out.
 """
 
+import math
 from collections.abc import Iterator
 
 from ..config import TrainingConfig
@@ -35,7 +36,7 @@ def described_stages(run: Outline) -> list[str]:
 
 
 def never(run: Outline) -> list[str]:
-    """Sentences on what is set to begin, or to end, after the last step of its stage."""
+    """Sentences on what is set to begin, or to end, after the last step of its stage, or to happen in no batch."""
     c, found = run.config, []
     for stage, (training, count) in _trainings(run).items():
         section = _SECTION[stage]
@@ -71,8 +72,14 @@ def _of_tokenizer(run: Outline, end: float, total: int) -> Iterator[str]:
         if losses.adversarial_start < end <= last:
             late = "its learning rate never reaches its peak"
             yield f"the discriminator's warm-up ends at {last:g} epochs, but the stage ends at {end:g}: {late}"
-    tokenizer = run.trained_tokenizer
-    if kind_for(tokenizer, p.kind) is not None and p.alpha * p.beta > 0 and p.anneal_end_ratio < 1:
+    tokenizer, batch = run.trained_tokenizer, c.tokenizer_training.batch_size
+    perturbs = kind_for(tokenizer, p.kind) is not None and p.alpha * p.beta > 0
+    if perturbs and math.floor(p.beta * batch) == 0:
+        yield (
+            f"perturbation.beta = {p.beta:g} of a batch of {batch} images is less than one image: no latent is "
+            f"perturbed. Use tokenizer_training.batch_size >= {math.ceil(1 / p.beta)} or a larger beta"
+        )
+    if perturbs and p.anneal_end_ratio < 1:
         late = "the perturbation is never annealed, but at its full strength to the end"
         yield from _span("perturbation.anneal_start", p.anneal_start, end, late)
         if p.anneal_start < end < p.anneal_end:

@@ -1,7 +1,5 @@
 """Refuses what cannot work before a run begins: settings out of range, or that do not fit each other or the data."""
 
-import math
-import warnings
 from collections.abc import Collection
 from operator import attrgetter
 
@@ -45,8 +43,7 @@ def check_stages(c: RunConfig, stages: Collection[str]) -> None:
 
 def check_run(run: Outline, world: int) -> None:
     """Raises UserError where models do not fit each other, a model or a stage's batch does not fit the images or
-    processes, and where a classifier of one class would stand in for pretrained networks; warns where perturbation is
-    off.
+    processes, and where a classifier of one class would stand in for pretrained networks.
     """
     c, images = run.config, run.images
     check_relations(c)
@@ -66,13 +63,6 @@ def check_run(run: Outline, world: int) -> None:
         expect(t.batch_size <= count, f"{name}.batch_size", t.batch_size, f"at most the {count} examples of an epoch")
         parts = f"a multiple of {world} processes x {t.accumulate} micro-batches"
         expect(t.batch_size % (world * t.accumulate) == 0, f"{name}.batch_size", t.batch_size, parts)
-    beta, batch = c.perturbation.beta, c.tokenizer_training.batch_size
-    if beta > 0 and math.floor(beta * batch) == 0:
-        warnings.warn(
-            f"perturbation.beta = {beta} of a batch of {batch} images is less than one image: no latent is perturbed. "
-            f"Use tokenizer_training.batch_size >= {math.ceil(1 / beta)} or a larger beta",
-            stacklevel=2,
-        )
 
 
 def _check_shapes(run: Outline) -> None:

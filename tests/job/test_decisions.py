@@ -64,7 +64,8 @@ def test_any_number_of_images_can_train(count, classes, device):
     check_config(config)
     check_settings(config)
     outline = Outline(config, images, ("tokenizer", "generator", "post"))
-    assert never(outline) == []
+    said = never(outline)  # of ten images to train on a tenth is perturbed, of eight none can be
+    assert len(said) == (len(images.train) < 10) and all("less than one image" in sentence for sentence in said)
     for name in ("classifier", "tokenizer_training", "generator_training", "post_training"):
         assert getattr(config, name).batch_size <= len(images.train)
 

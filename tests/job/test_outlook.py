@@ -71,6 +71,8 @@ def test_steps_and_parameters_by_hand(digits):
         ({"perturbation__anneal_end": 31, "perturbation__beta": 0.0}, []),
         ({"perturbation__delta": 3}, ["perturbation.delta = 3 is annealed to 1 by .* no latent is perturbed"]),
         ({"perturbation__delta": 4}, []),
+        ({"perturbation__beta": 0.015}, ["beta = 0.015 of a batch of 64 images is less than one .* >= 67 or a larger"]),
+        ({"perturbation__beta": 0.015, "perturbation__alpha": 0.0}, []),
         ({"perturbation__anneal_end": 31, "perturbation__anneal_end_ratio": 1.0}, []),
         ({"codebook__continuous_steps": 600}, ["continuous_steps = 600, .* 600 steps: .* never set"]),
         ({"codebook__continuous_steps": 599}, []),
