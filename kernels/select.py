@@ -6,7 +6,6 @@ until one code of a row remains (csrc/select.h says why that is exact). Where ot
 the definition orders their codes.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,12 +13,10 @@ from torch import Tensor
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, INFINITE, distance_bits
 from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
-from .select_top import BLOCK_N as TOP_BLOCK_N
-from .select_top import CANDIDATES, LEVELS, SETTLED, _select_top_kernel, _settle_kernel
+from .select_top import select_top
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
 SCRATCH_BYTES = 32 << 20
-SETTLE_PROGRAMS = 4096  # of a warp: how many near ties there are is known only on the device
 
 
 @triton.jit
@@ -187,42 +184,31 @@ def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> No
     (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
     if R == 0:
         return
+    listed, listed_count = select_top(u, codes, ranks, out)
     block = triton.next_power_of_2(Kp)
     programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
-    both = {"u": u, "high": codes.high, "low": codes.low, "bias": codes.bias, "limits": codes.limits}
-    both |= {"ranks": ranks, "out": out, "D": D, "K": K, "Dp": Dp, "SPLIT": codes.split, "PRODUCT": codes.product}
-    both |= {"listed": torch.empty_like(ranks), "listed_count": ranks.new_zeros(1)}
-    ties = {"tied": ranks.new_empty(R, 2 + CANDIDATES), "tied_count": ranks.new_zeros(1), "CANDIDATES": CANDIDATES}
-    both |= {"BLOCK_K": BLOCK_K, "BLOCK_D": block_d(D)}
-    _select_top_kernel[(triton.cdiv(R, TOP_BLOCK_N),)](
-        **both,
-        R=R,
-        TILES=triton.next_power_of_2(Kp // BLOCK_K),
-        WIDE=Dp > block_d(D),
-        LEVELS=LEVELS,
-        BLOCK_N=TOP_BLOCK_N,
-        num_warps=8,
-        **ties,
-    )
-    _settle_kernel[(min(triton.cdiv(R, SETTLED), SETTLE_PROGRAMS),)](
-        u=u,
-        transposed=codes.transposed,
-        out=out,
-        D=D,
-        K=K,
-        PRODUCT=codes.product,
-        BLOCK_N=SETTLED,
-        num_warps=1,
-        **ties,
-        **DEFINITION,
-    )
     _select_kernel[(programs,)](
-        **both,
+        u=u,
+        high=codes.high,
+        low=codes.low,
+        bias=codes.bias,
+        limits=codes.limits,
         transposed=codes.transposed,
+        ranks=ranks,
+        out=out,
+        listed=listed,
+        listed_count=listed_count,
         scratch=u.new_empty(programs, BLOCK_N, Kp),
         errors=u.new_empty(programs, BLOCK_N),
+        D=D,
+        K=K,
         Kp=Kp,
+        Dp=Dp,
+        SPLIT=codes.split,
+        PRODUCT=codes.product,
         BLOCK_N=BLOCK_N,
+        BLOCK_K=BLOCK_K,
+        BLOCK_D=block_d(D),
         ROWS=max(1, min(4, 16384 // block)),  # whose scores 256 threads hold
         BLOCK=block,
         num_warps=min(32, max(8, block // 2048)),

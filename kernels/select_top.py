@@ -7,16 +7,20 @@ hide another. Between a few such codes a second kernel decides by the definition
 for the kernel of select.py.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .rows import INFINITE, distance_bits
+from .codes import BLOCK_K, PreparedCodebook, block_d
+from .rows import DEFINITION, INFINITE, distance_bits
 from .scores import WORST_SCORE, length_of, row_block, split_error, split_half, split_scores
 
 BLOCK_N = 32  # rows of a program
 LEVELS = 8  # scores that a lane keeps
 CANDIDATES = 4  # codes of a near tie that is settled on its own
 SETTLED = 8  # near ties of a warp
+SETTLE_PROGRAMS = 4096  # of a warp: how many near ties there are is known only on the device
 NONE = tl.constexpr(0x7FFFFFFF)  # no code
 
 
@@ -170,3 +174,37 @@ def _settle_kernel(
             before = (bits < own[:, None]) | ((bits == own[:, None]) & (codes < code[:, None]))
             found = inside & (code < NONE) & (tl.sum(before.to(tl.int32), 1) == wanted)
             tl.store(out + n, code.to(tl.int64), mask=found)
+
+
+def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64 where this pass decides them; rows
+    of rank 0 keep what it has. Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are.
+    """
+    (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
+    listed, listed_count = torch.empty_like(ranks), ranks.new_zeros(1)
+    ties = {"tied": ranks.new_empty(R, 2 + CANDIDATES), "tied_count": ranks.new_zeros(1), "CANDIDATES": CANDIDATES}
+    both = {"u": u, "out": out, "D": D, "K": K, "PRODUCT": codes.product, **ties}
+    _select_top_kernel[(triton.cdiv(R, BLOCK_N),)](
+        **both,
+        high=codes.high,
+        low=codes.low,
+        bias=codes.bias,
+        limits=codes.limits,
+        ranks=ranks,
+        listed=listed,
+        listed_count=listed_count,
+        R=R,
+        Dp=Dp,
+        TILES=triton.next_power_of_2(Kp // BLOCK_K),
+        SPLIT=codes.split,
+        WIDE=Dp > block_d(D),
+        LEVELS=LEVELS,
+        BLOCK_N=BLOCK_N,
+        BLOCK_K=BLOCK_K,
+        BLOCK_D=block_d(D),
+        num_warps=8,
+    )
+    _settle_kernel[(min(triton.cdiv(R, SETTLED), SETTLE_PROGRAMS),)](
+        **both, transposed=codes.transposed, BLOCK_N=SETTLED, num_warps=1, **DEFINITION
+    )
+    return listed, listed_count
