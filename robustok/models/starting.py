@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,15 @@ def tokenizer_shape(run: RunConfig) -> Any:
     """The config of the tokenizer that a run starts from; without one, that which the settings describe."""
     if not run.start.tokenizer:
         return trained_config(run, "tokenizer")
-    return open_checkpoint(locate(run.start.tokenizer), "tokenizer", **given_of(run)).config
+    path = locate(run.start.tokenizer)
+    written = path.stat().st_mtime_ns if path.exists() else None
+    return _shape_in(path, written, **given_of(run))
+
+
+@lru_cache(maxsize=4)
+def _shape_in(path: Path, written: int | None, **given: Any) -> Any:
+    """The config in a file that was `written` at that time: asked for often before a run begins, and read once."""
+    return open_checkpoint(path, "tokenizer", **given).config
 
 
 def given_of(run: RunConfig) -> dict[str, Any]:
