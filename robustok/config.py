@@ -79,7 +79,7 @@ class StartConfig:
     # attention heads of a released tokenizer whose width is no standard ViT
     num_heads: int | None = setting(None, "[1, 1024]")
     # at which the tokenizer is used; a ViT's positions are resampled. None: its own
-    image_size: int | tuple[int, int] | None = setting(None, "[1, 2**14]")
+    image_size: int | tuple[int, int] | None = setting(None, "[1, 10000]")
 
 
 @dataclass(frozen=True)

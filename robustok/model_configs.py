@@ -28,7 +28,7 @@ class OfImages:
 class TokenizerConfig(OfImages):
     """Shape of the tokenizer (METHOD.md section 2: ViT encoder and decoder, one vector quantiser)."""
 
-    image_size: int | tuple[int, int] = setting(32, "[1, 2**14]")  # pixels: a number, or [height, width]
+    image_size: int | tuple[int, int] = setting(32, "[1, 10000]")  # pixels: a number, or [height, width]
     patch_size: int = setting(8, "[1, 2**14]")
     width: int = setting(128, "[1, 2**16]")
     depth: int = setting(4, "[1, 1024]")
@@ -56,7 +56,7 @@ class ConvTokenizerConfig(OfImages):
     """Shape of a convolutional tokenizer (VQGAN and its successors), and how its latents are compared with codes."""
 
     # that it is used at; the network takes any multiple of a latent's side
-    image_size: int | tuple[int, int] = setting(256, "[1, 2**14]")
+    image_size: int | tuple[int, int] = setting(256, "[1, 10000]")
     style: Literal["vqgan", "maskgit"] = "vqgan"  # of the network, see models/tokenizers/conv_layers.py
     # channels of each level, the highest resolution first
     widths: tuple[int, ...] = setting((128, 128, 256, 256, 512), "[1, 2**16]")
@@ -81,7 +81,7 @@ class ConvTokenizerConfig(OfImages):
 class GigaTokConfig(OfImages):
     """Shape of a tokenizer of convolutions and transformers whose tokens are a sequence (GigaTok): B-L as it stands."""
 
-    image_size: int | tuple[int, int] = setting(256, "[1, 2**14]")
+    image_size: int | tuple[int, int] = setting(256, "[1, 10000]")
     # of the convolutions, see ConvTokenizerConfig
     widths: tuple[int, ...] = setting((128, 128, 256, 256, 512), "[1, 2**16]")
     decoder_widths: tuple[int, ...] | None = setting(None, "[1, 2**16]")
@@ -108,7 +108,7 @@ class GigaTokConfig(OfImages):
 class MAETokConfig(OfImages):
     """Shape of a continuous tokenizer whose latents are a sequence (MAETok, SoftVQ), and its masked training."""
 
-    image_size: int | tuple[int, int] = setting(256, "[1, 2**14]")
+    image_size: int | tuple[int, int] = setting(256, "[1, 10000]")
     patch_size: int = setting(16, "[1, 2**14]")
     width: int = setting(768, "[1, 2**16]")
     depth: int = setting(12, "[1, 1024]")
@@ -155,7 +155,7 @@ class TiTokConfig(OfImages):
     convolutional tokenizer.
     """
 
-    image_size: int | tuple[int, int] = setting(256, "[1, 2**14]")
+    image_size: int | tuple[int, int] = setting(256, "[1, 10000]")
     patch_size: int = setting(16, "[1, 2**14]")
     width: int = setting(512, "[1, 2**16]")
     depth: int = setting(8, "[1, 1024]")
@@ -181,7 +181,7 @@ class TiTokConfig(OfImages):
 class ConvVAEConfig(OfImages):
     """Shape of a convolutional variational autoencoder (diffusers' AutoencoderKL)."""
 
-    image_size: int | tuple[int, int] = setting(256, "[1, 2**14]")
+    image_size: int | tuple[int, int] = setting(256, "[1, 10000]")
     # channels of each level, the highest resolution first
     widths: tuple[int, ...] = setting((128, 256, 512, 512), "[1, 2**16]")
     blocks: int = setting(2, "[1, 1024]")  # residual blocks a level of the encoder; the decoder has one more

@@ -163,7 +163,7 @@ SIZES = [
     sizes("a depth of 200", "missing", depth=200),
     sizes("a codebook larger than its weights", "of another shape", codebook_size=2**20),
     sizes("the widest of all", "of another shape", width=2**16, heads=1),
-    sizes("the largest image", "of another shape", image_size=2**14, patch_size=1),
+    sizes("the largest image", "of another shape", image_size=10_000, patch_size=1),
 ]
 
 
