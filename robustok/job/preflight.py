@@ -12,6 +12,7 @@ from ..models.load import check_fits
 from ..models.registry import trained_config
 from ..models.tokenizers.perturbation import kind_for
 from ..ops.perturbation import NOISE_KINDS, uses
+from ..training.trackers import check_tracker
 from .decisions import examples
 from .limits import check_limits
 from .outline import Outline
@@ -27,6 +28,7 @@ def check_settings(c: RunConfig) -> None:
     what its field says (`core.settings.check_config`).
     """
     resolve_device(c.device)
+    check_tracker(c.tracker)
     check_relations(c)
 
 

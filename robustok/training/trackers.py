@@ -20,6 +20,20 @@ from ..core.text import say
 PROJECT = "robustok"
 
 
+def check_tracker(name: str) -> None:
+    """Raises UserError where the package of a tracker is missing."""
+    if name == "wandb":
+        _wandb()
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("tracker wandb: found no package wandb; pip install 'robustok[wandb]'") from None
+    return wandb
+
+
 class Tracker(Protocol):
     """What a run tells a tracker. Steps count within a stage."""
 
@@ -70,10 +84,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("tracker wandb: found no package wandb; pip install 'robustok[wandb]'") from None
+        wandb = _wandb()
         own = folder / "wandb.json"  # the same run again when this one is resumed
         if not own.is_file():
             write_json(own, {"id": token_hex(8)})

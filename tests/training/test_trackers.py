@@ -9,6 +9,7 @@ import pytest
 
 from robustok.config import RunConfig
 from robustok.core.errors import RunError, UserError
+from robustok.job.preflight import check_settings
 from robustok.training.loop import Fit
 from robustok.training.run import Run, read_log
 
@@ -108,5 +109,7 @@ def test_none_is_the_default_and_a_missing_package_is_named(tmp_path, monkeypatc
     run.log("tokenizer", 5, {"loss": 0.5})
     run.close()
     assert json.loads((run.folder / "log.jsonl").read_text()) == {"stage": "tokenizer", "step": 5, "loss": 0.5}
-    with pytest.raises(UserError, match=r"pip install 'robustok\[wandb\]'"):
-        Run(RunConfig(runs=str(tmp_path), name="y", device="cpu", tracker="wandb"))
+    asked = RunConfig(runs=str(tmp_path), name="y", device="cpu", tracker="wandb")
+    for opened in (check_settings, Run):  # the dry run, too
+        with pytest.raises(UserError, match=r"pip install 'robustok\[wandb\]'"):
+            opened(asked)
