@@ -1,4 +1,4 @@
-"""What a stage leaves that stopped because values were not finite: where they began, and a folder to replay it from.
+"""What a stage leaves that stopped because values were not finite: where they began, and a folder that tells of it.
 
 The folder holds bundle.json: the steps with their images and terms, the seed that all draws come from, the first module
 with a value that is not finite, and the checkpoint to go on from. No settings, paths or variables of the machine.

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -24,9 +23,8 @@ def write(folder: Path | None, tensors: Mapping[str, Tensor]) -> None:
     All processes must call this; it returns where all have written and synced theirs.
     """
     distributed.barrier()  # the main process may have written much before
-    named = [str(folder)]
-    dist.broadcast_object_list(named)
-    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(named[0], save_distributed=True))
+    named = distributed.gathered(str(folder))[0]
+    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(named, save_distributed=True))
 
 
 def read(folder: Path, empty: Callable[[str], Tensor | None], besides: Collection[str]) -> dict[str, Tensor]:
