@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import to_uint8
+from ..evaluation.statistics import GENERATED
 from ..models.interfaces import Generator, Sampler, Tokenizer, is_discrete
 from .classes import weights_hash
 
@@ -81,7 +82,7 @@ class GeneratedImages:
     range.
     """
 
-    transform = "as generated"
+    transform = GENERATED
 
     def __init__(self, generator: Generator, tokenizer: Tokenizer, *, per_class: int, seed: int, name: str, **sampling):
         self.sampler, self.tokenizer = generator.sampler(**sampling), tokenizer
@@ -118,7 +119,7 @@ class DecodedImages:
     labels: (N,), the class of each.
     """
 
-    transform = "as generated"
+    transform = GENERATED
 
     def __init__(self, tokenizer: Tokenizer, generated: Tensor, labels: np.ndarray, name: str):
         self.tokenizer, self.rows, self.name = tokenizer, generated, name
