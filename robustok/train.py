@@ -127,11 +127,13 @@ def _say_decided(outline, made: list) -> None:
 def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     from .core import distributed
     from .core.device import resolve_device
+    from .job.duration import described_duration
     from .job.memory import check_memory
     from .job.outlook import described_stages
     from .job.space import check_space
 
-    distributed.start(resolve_device(config.device))
+    device = resolve_device(config.device)
+    distributed.start(device)
     outline = _checked(config, stages)
     images = outline.images
     counts = f"{len(images.train)} images to train on, {len(images.val)} for validation, {len(images.test)} to test"
@@ -139,6 +141,7 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
         f"{config.runs}/{config.name}: {', '.join(stages)}",
         f"{counts}, {images.num_classes} classes",
         *(described_stages(outline) or ["  no stage that trains"]),
+        *described_duration(outline, device, distributed.world()),
         check_space(outline),
         check_memory(outline, distributed.world()),
         "settings are fine",

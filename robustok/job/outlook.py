@@ -22,7 +22,7 @@ STALE = 0.1  # share of the first weights in the average at the end, from which 
 def described_stages(run: Outline) -> list[str]:
     """A line for each stage that trains: its epochs, steps and batch, and the parameters of its model."""
     c, lines = run.config, []
-    for stage, (training, count) in _trainings(run).items():
+    for stage, (training, count) in trainings(run).items():
         per_epoch, total = step_counts(training, count)
         line = f"{training.epochs:g} epochs of {per_epoch} steps, {total} in all, each of {training.batch_size} images"
         if stage in ("tokenizer", "generator"):
@@ -38,7 +38,7 @@ def described_stages(run: Outline) -> list[str]:
 def never(run: Outline) -> list[str]:
     """Sentences on what is set to begin, or to end, after the last step of its stage, or to happen in no batch."""
     c, found = run.config, []
-    for stage, (training, count) in _trainings(run).items():
+    for stage, (training, count) in trainings(run).items():
         section = _SECTION[stage]
         end, (_, total) = training.epochs, step_counts(training, count)
         if training.warmup_epochs >= end:
@@ -56,7 +56,7 @@ def never(run: Outline) -> list[str]:
     return found
 
 
-def _trainings(run: Outline) -> dict[str, tuple[TrainingConfig, int]]:
+def trainings(run: Outline) -> dict[str, tuple[TrainingConfig, int]]:
     """Stage that trains -> (its settings, how many examples a pass has)."""
     counts = examples(run.config, run.images)
     return {s: (getattr(run.config, name), counts[name]) for s, name in _SECTION.items() if s in run.stages}

@@ -1,12 +1,16 @@
 """Layers that compute in float32 whatever the model and its surroundings do."""
 
+from contextlib import nullcontext
+
 from torch import Tensor, autocast, float32, nn
+from torch.amp import is_autocast_available
 from torch.func import functional_call
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x) in float32, under autocast and with weights of another dtype, too: codes are chosen from the result."""
-    with autocast(x.device.type, enabled=False):
+    kind = x.device.type  # meta tensors, which have no values, have no autocast
+    with autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
         weights = dict(layer.named_parameters())
         if all(weight.dtype == float32 for weight in weights.values()):
             return layer(x.float())
