@@ -17,6 +17,7 @@ from .scores import WORST_SCORE, length_of, row_block, score_error, split_error,
 
 BLOCK_N = 128  # rows that share what is read of the codebook
 PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
+SETTLED_CODES = 256  # of a near tie at a time, where more than two are near
 TIE_PROGRAMS = 4096  # of a warp, which share the list of near ties: its length is known only on the device
 
 
@@ -118,9 +119,10 @@ def _resolve_ties_kernel(
     PRODUCT: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
     """Any grid. Programs share the listed rows and decide each by the definition: between two codes where it is known
-    which, else among those of the lanes listed, lane by lane."""
+    which, else among those of the lanes listed, by groups of GROUP lanes that hold one."""
     lanes = tl.arange(0, BLOCK_K)
     for i in range(tl.program_id(0), tl.load(tied_count), tl.num_programs(0)):
         entry = tied + 3 * i
@@ -134,13 +136,14 @@ def _resolve_ties_kernel(
             waiting = ((first >> lanes) & 1) > 0
             lane = tl.min(tl.where(waiting, lanes, BLOCK_K), 0)
             while lane < BLOCK_K:
-                k = tl.arange(0, TILES) * BLOCK_K + lane
+                group = lane // GROUP
+                k = tl.arange(0, TILES)[:, None] * BLOCK_K + group * GROUP + tl.arange(0, GROUP)[None, :]
                 bits = distance_bits(u + n * D, transposed, D, K, k, k < K, PRODUCT)
-                lane_least = tl.min(bits, 0)
-                lane_winner = tl.min(tl.where(bits == lane_least, k, K), 0)
-                is_better = (lane_least < least) | ((lane_least == least) & (lane_winner < winner))
-                winner, least = tl.where(is_better, lane_winner, winner), tl.minimum(lane_least, least)
-                waiting = waiting & (lanes != lane)
+                group_least = tl.min(tl.min(bits, 1), 0)
+                group_winner = tl.min(tl.min(tl.where(bits == group_least, k, K), 1), 0)
+                is_better = (group_least < least) | ((group_least == least) & (group_winner < winner))
+                winner, least = tl.where(is_better, group_winner, winner), tl.minimum(group_least, least)
+                waiting = waiting & (lanes // GROUP != group)
                 lane = tl.min(tl.where(waiting, lanes, BLOCK_K), 0)
         tl.store(out + n, winner.to(tl.int64))
 
@@ -187,6 +190,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         D=D,
         K=K,
         PRODUCT=codes.product,
+        GROUP=max(1, min(BLOCK_K, SETTLED_CODES // tiles["TILES"])),
         num_warps=1,
         **tiles,
         **DEFINITION,

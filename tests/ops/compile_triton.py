@@ -58,12 +58,12 @@ KERNELS = {
     "resolve ties": (
         "nearest._resolve_ties_kernel",
         {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
-        {"PRODUCT": False, "TILES": 64, "BLOCK_K": 64},
+        {"PRODUCT": False, "TILES": 64, "BLOCK_K": 64, "GROUP": 4},
     ),
     "resolve ties, products": (
         "nearest._resolve_ties_kernel",
         {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
-        {"PRODUCT": True, "TILES": 64, "BLOCK_K": 64},
+        {"PRODUCT": True, "TILES": 64, "BLOCK_K": 64, "GROUP": 4},
     ),
     "select": ("select._select_kernel", SELECT, SELECTION),
     "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),
