@@ -60,8 +60,7 @@ def save(stage: Stage, ema: EMA, state: StageState, run: Run) -> None:
         folder = run.folder / stage.name
         beside = partial(sharded.write, tensors=shards) if shards else None
         writing.save(folder / f"step-{state.step}", tensors, documents, beside)
-        keep = stage.training.keep
-        writing.keep_newest(folder, keep, also=[_best_of(path) for path in reading.steps(folder)[-keep:]])
+        _keep_newest(folder, stage.training.keep)
     elif shards:
         sharded.write(None, shards)
     distributed.barrier()
@@ -89,7 +88,14 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
         load_weights(trained.network, reading.load(newest, trained.name)[0])
     for name, tensor in stage.extra_state().items():
         tensor.copy_(training[f"extra.{name}"])
+    if distributed.is_main():
+        _keep_newest(folder, stage.training.keep)  # a process killed in its last save left one too many
     return state
+
+
+def _keep_newest(folder: Path, count: int) -> None:
+    """Deletes all but the newest checkpoints, and those that they call the best."""
+    writing.keep_newest(folder, count, also=[_best_of(path) for path in reading.steps(folder)[-count:]])
 
 
 def _newest_whole(folder: Path) -> Path | None:

@@ -127,6 +127,7 @@ def test_killed_after_every_write_sync_and_rename(training, tmp_path, step):
             break
         found.append((training.resume(), *training.values()))
         assert all(path in steps(folder) and damage(path) is None for path in folder.iterdir())
+        assert len(steps(folder)) == training.stage.training.keep  # also where the save was done but for the removal
         training.save(step, 3.0)
         assert (training.resume(), training.values()) == (step, {3.0})
     assert 30 < number < MOST - 1
