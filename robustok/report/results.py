@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..core.files import write_bytes, written_whole
+from ..core.files import remove_leftovers, write_bytes, written_whole
 from ..core.text import console, printable, say
 from ..core.version import __version__
 from .page import Page
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class Results:
-    """Collects what one command finds; `save` writes it into `folder`."""
+    """Collects what one command finds; `save` writes it into `folder`, where one process at a time writes results."""
 
     def __init__(self, folder: str | Path, title: str):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)  # of a process that was killed while it wrote them
         self.page = Page(title)
         self.record: dict = {"title": title, "versions": {"robustok": __version__, "torch": torch.__version__}}
 

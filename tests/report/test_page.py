@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from robustok.report.page import Page, image_grid
+from robustok.report.results import Results
 
 
 class Tags(HTMLParser):
@@ -97,3 +98,10 @@ def test_columns_of_text_stand_on_the_left(tmp_path):
     Page("x").table(rows, ("name", "figure", "setting")).save(tmp_path / "x.html")
     heads = re.findall(r"<th\b[^>]*>", (tmp_path / "x.html").read_text())
     assert heads == ["<th>", '<th class="number">', "<th>"]
+
+
+def test_what_a_killed_process_left_of_results_goes(tmp_path):
+    left = tmp_path / ".metrics.json.0123456789abcdef.tmp"
+    left.write_text("{")
+    Results(tmp_path, "figures").save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
