@@ -26,7 +26,7 @@ from typing import Any
 from ..checkpoints.reading import read_safetensors
 from ..checkpoints.writing import write_safetensors
 from ..core.errors import UserError
-from ..core.files import read_record, write_json, written_whole
+from ..core.files import read_record, remove_leftovers, write_json, written_whole
 from ..core.locks import claim, hold
 from ..core.progress import Progress
 from ..core.shards import ALL, Shard
@@ -89,8 +89,9 @@ class Work:
                 shutil.rmtree(self._part(task, 0).parent, ignore_errors=True)
 
     def _keep(self, task: Task, figures: dict[str, Any]) -> None:
-        record = {"entry": task.entry, "depends_on": task.depends_on, "figures": figures}
-        write_json(self._figures(task), record)
+        record, path = {"entry": task.entry, "depends_on": task.depends_on, "figures": figures}, self._figures(task)
+        remove_leftovers(path.parent, path.name)  # of a process that was killed here: this one holds the task's lock
+        write_json(path, record)
 
     def _figures(self, task: Task) -> Path:
         return self.folder / "figures" / f"{_name(task)}.json"

@@ -20,7 +20,7 @@ from typing import Any
 from ..checkpoints.reading import read_safetensors
 from ..checkpoints.writing import write_safetensors
 from ..core.errors import UserError
-from ..core.files import write_json, written_whole
+from ..core.files import remove_leftovers, write_json, written_whole
 from ..core.locks import claim
 from ..core.progress import Progress
 from ..core.shards import Shard, refuse_partial
@@ -60,6 +60,7 @@ def collected(
         return
     with held:
         yield parts.together()
+        remove_leftovers(folder, parts.done.name)  # of a process that was killed here
         write_json(parts.done, {"depends_on": parts.depends_on})
         shutil.rmtree(parts.folder)
 

@@ -240,3 +240,11 @@ def test_what_does_not_fit_is_said_before_anything_is_measured(run, measured, ca
 def test_a_shard_that_is_none(shard):
     with pytest.raises(SystemExit):
         evaluate.main(["benchmark", "published", "--shard", shard])
+
+
+def test_what_a_process_killed_while_it_wrote_figures_left_goes(run):
+    run()
+    path = next((Path.cwd() / "out" / "figures").glob("*.json"))
+    path.rename(path.with_name(f".{path.name}.0123456789abcdef.tmp"))
+    run()
+    assert path.is_file() and not list(path.parent.glob(".*"))
