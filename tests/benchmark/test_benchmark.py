@@ -242,9 +242,9 @@ def test_a_shard_that_is_none(shard):
         evaluate.main(["benchmark", "published", "--shard", shard])
 
 
-def test_what_a_process_killed_while_it_wrote_figures_left_goes(run):
+def test_what_a_process_killed_while_it_wrote_figures_left_goes(run, tmp_path):
     run()
-    path = next((Path.cwd() / "out" / "figures").glob("*.json"))
+    path = next((tmp_path / "out" / "figures").glob("*.json"))
     path.rename(path.with_name(f".{path.name}.0123456789abcdef.tmp"))
     run()
     assert path.is_file() and not list(path.parent.glob(".*"))
