@@ -78,6 +78,14 @@ def row_block(
 
 
 @triton.jit
+def add_split_products(total, x_high, x_low, e_high, e_low):
+    """total plus the products of rows and codes in two halves each, but for that of the low ones; small ones first."""
+    total = tl.dot(x_high, e_low, total)
+    total = tl.dot(x_low, e_high, total)
+    return tl.dot(x_high, e_high, total)
+
+
+@triton.jit
 def split_scores(
     u,  # *f32 (R, D)
     high,  # *f16 (Kp, Dp); *f32 without SPLIT
@@ -101,9 +109,7 @@ def split_scores(
         if SPLIT:
             x_high, x_low = split_half(x)
             e_low = tl.load(low + code[None, :] + d[:, None])
-            total = tl.dot(x_high, e_low, total)
-            total = tl.dot(x_low, e_high, total)
-            total = tl.dot(x_high, e_high, total)
+            total = add_split_products(total, x_high, x_low, e_high, e_low)
         else:
             total = tl.dot(x, e_high, total, input_precision="tf32x3")
     return total + tl.load(bias + k)[None, :]

@@ -13,7 +13,7 @@ from torch import Tensor
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, INFINITE, distance_bits
 from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
-from .select_top import select_top
+from .select_top import bracket, select_top
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
 SCRATCH_BYTES = 32 << 20
@@ -22,24 +22,6 @@ SCRATCH_BYTES = 32 << 20
 @triton.jit
 def _count(mask):
     return tl.sum(mask.to(tl.int32), 1)
-
-
-@triton.jit
-def _bracket(scores, rank):
-    """For each row of scores (ROWS, BLOCK): bounds low <= high, between which the one at `rank` lies and few others."""
-    is_code = scores > WORST_SCORE / 2
-    high = tl.max(scores, 1)
-    low = tl.min(tl.where(is_code, scores, high[:, None]), 1)
-    low = tl.where(_count(scores >= low[:, None]) > rank, low, float("-inf"))  # codes that are not finite come last
-    middle = low + (high - low) * 0.5
-    while tl.max(((low < middle) & (middle < high)).to(tl.int32), 0) > 0:
-        is_open = (low < middle) & (middle < high)
-        enough = _count(scores >= middle[:, None]) > rank
-        low = tl.where(is_open & enough, middle, low)
-        high = tl.where(is_open & (enough == 0), middle, high)
-        few = _count((scores >= low[:, None]) & (scores < high[:, None])) == 1
-        middle = tl.where(few, high, low + (high - low) * 0.5)
-    return low, high
 
 
 @triton.jit
@@ -158,7 +140,7 @@ def _select_kernel(
             who = tl.load(listed + begin + row, mask=inside, other=0)
             rank = tl.load(ranks + who, mask=inside, other=0)
             scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=WORST_SCORE)
-            floor, ceiling = _bracket(scores, rank)
+            floor, ceiling = bracket((scores,), rank, 1)
             reach = 2 * tl.load(errors + row)
             floor, ceiling = floor - reach, ceiling + reach
             # Negated, so that all are candidates where the error is NaN or infinite.

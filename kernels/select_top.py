@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, INFINITE, distance_bits
-from .scores import WORST_SCORE, length_of, row_block, split_error, split_half, split_scores
+from .scores import WORST_SCORE, add_split_products, length_of, row_block, split_error, split_half, split_scores
 
 BLOCK_N = 32  # rows of a program
 LEVELS = 8  # scores that a lane keeps
@@ -40,6 +40,26 @@ def _lowest(top, LEVELS: tl.constexpr):
     for level in tl.static_range(1, LEVELS):
         found = tl.minimum(found, tl.where(top[level] > WORST_SCORE / 2, top[level], float("inf")))
     return tl.min(found, 1)
+
+
+@triton.jit
+def bracket(kept, rank, LEVELS: tl.constexpr):
+    """For each row of kept scores, LEVELS matrices (n, m) of which the first has the best: bounds floor <= ceiling,
+    between which the one at `rank` lies and few others; floor is -infinity where there are not so many scores of codes.
+
+    Bisection between the lowest and the best until one score is left between the bounds, or no number.
+    """
+    floor, ceiling = _lowest(kept, LEVELS), tl.max(kept[0], 1)
+    from_floor, from_ceiling = _count_from(kept, floor, LEVELS), _count_from(kept, ceiling, LEVELS)
+    floor = tl.where(from_floor > rank, floor, float("-inf"))
+    middle = floor + (ceiling - floor) * 0.5
+    while tl.max(((floor < middle) & (middle < ceiling)).to(tl.int32), 0) > 0:
+        is_open, from_middle = (floor < middle) & (middle < ceiling), _count_from(kept, middle, LEVELS)
+        rises, falls = is_open & (from_middle > rank), is_open & (from_middle <= rank)
+        floor, from_floor = tl.where(rises, middle, floor), tl.where(rises, from_middle, from_floor)
+        ceiling, from_ceiling = tl.where(falls, middle, ceiling), tl.where(falls, from_middle, from_ceiling)
+        middle = tl.where(from_floor - from_ceiling == 1, ceiling, floor + (ceiling - floor) * 0.5)
+    return floor, ceiling
 
 
 @triton.jit
@@ -90,9 +110,9 @@ def _select_top_kernel(
             k = start + tl.arange(0, BLOCK_K)
             if SPLIT and not WIDE:
                 place = k.to(tl.int64)[None, :] * Dp + d[:, None]
-                e_high = tl.load(high + place)
-                scores = tl.dot(x_low, e_high, tl.dot(x_high, tl.load(low + place)))
-                scores = tl.dot(x_high, e_high, scores) + tl.load(bias + k)[None, :]
+                scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+                scores = add_split_products(scores, x_high, x_low, tl.load(high + place), tl.load(low + place))
+                scores += tl.load(bias + k)[None, :]
             else:
                 scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
             scores = tl.maximum(scores, WORST_SCORE)  # NaN, of a code that is not finite, counts as the worst
@@ -103,18 +123,8 @@ def _select_top_kernel(
                 entering = tl.minimum(top[level], entering)
             top = kept
 
-        # Bisection between the lowest and the best kept score until one code is left between the bounds, or no number.
-        floor, ceiling = _lowest(top, LEVELS), tl.max(top[0], 1)
-        from_floor, from_ceiling = _count_from(top, floor, LEVELS), _count_from(top, ceiling, LEVELS)
-        is_fine = (error < float("inf")) & (from_floor > rank)
-        middle = floor + (ceiling - floor) * 0.5
-        while tl.max((is_fine & (floor < middle) & (middle < ceiling)).to(tl.int32), 0) > 0:
-            is_open, from_middle = (floor < middle) & (middle < ceiling), _count_from(top, middle, LEVELS)
-            rises, falls = is_open & (from_middle > rank), is_open & (from_middle <= rank)
-            floor, from_floor = tl.where(rises, middle, floor), tl.where(rises, from_middle, from_floor)
-            ceiling, from_ceiling = tl.where(falls, middle, ceiling), tl.where(falls, from_middle, from_ceiling)
-            middle = tl.where(from_floor - from_ceiling == 1, ceiling, floor + (ceiling - floor) * 0.5)
-
+        floor, ceiling = bracket(top, rank, LEVELS)
+        is_fine = (error < float("inf")) & (floor > float("-inf"))
         floor, ceiling = floor - 2 * error, ceiling + 2 * error
         above, count = tl.zeros((BLOCK_N,), tl.int32), tl.zeros((BLOCK_N,), tl.int32)
         for level in tl.static_range(LEVELS):
