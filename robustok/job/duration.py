@@ -4,13 +4,13 @@ It counts what the models alone need; networks of the losses, data and small ope
 for them.
 """
 
-import time
 from datetime import timedelta
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..training.schedules import step_counts
+from ..training.utilisation import product_rate
 from .outline import Outline
 from .outlook import trainings
 
@@ -53,12 +53,5 @@ def _of_generator(run: Outline) -> float:
 
 
 def _rate(device: torch.device) -> float:
-    """FLOP/s of float32 products on a CPU, of bfloat16 ones on a GPU; the best of five."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b = (torch.ones(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for it
-        times.append(time.perf_counter() - begin)
-    return 2 * SIDE**3 / min(times)
+    """FLOP/s of float32 products on a CPU, of bfloat16 ones on a GPU."""
+    return product_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32, SIDE, 5)

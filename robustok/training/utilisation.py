@@ -45,15 +45,18 @@ class Utilisation:
 
 
 def peak_of(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s of products of random matrices, the best of 20; None on a CPU, whose rate says little of a machine."""
-    if device.type != "cuda":
-        return None
-    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    """FLOP/s of products, the best of 20; None on a CPU, whose rate says little of a machine."""
+    return product_rate(device, dtype, SIDE, 20) if device.type == "cuda" else None
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, side: int, times: int) -> float:
+    """FLOP/s of the fastest of so many products of two random matrices (side, side)."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
-    for _ in range(21):  # the first one warms up
-        torch.cuda.synchronize(device)
+    for _ in range(1 + times):  # the first one warms up
         begin = time.perf_counter()
         torch.mm(a, b)
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)
-    return 2 * SIDE**3 / min(seconds[1:])
+    return 2 * side**3 / min(seconds[1:])
