@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..checkpoints.reading import read_safetensors
 from ..checkpoints.writing import write_safetensors
@@ -44,18 +44,8 @@ def collected(
         yield collect(stream, network, keep=keep)
         return
     parts = _Parts(stream, network, folder, keep)
-    if parts.done.is_file():
-        say(f"{stream.name}: all jobs are done, and their parts were put together")
-        yield None
-        return
-    for start in shard.mine(parts.starts):
-        parts.measure(start)
-    if refuse_partial(shard, parts.missing(), stream.name):
-        yield None
-        return
-    held = claim(parts.folder / "merge")
+    held = parts.work(shard)
     if held is None:
-        say(f"{stream.name}: another job puts the parts together")
         yield None
         return
     with held:
@@ -79,6 +69,20 @@ class _Parts:
         name = hashlib.sha256(json.dumps(self.depends_on, sort_keys=True).encode()).hexdigest()[:20]
         self.folder, self.done = folder / name, folder / f"{name}.json"
         self.starts = range(0, len(stream), PART)
+
+    def work(self, shard: Shard) -> TextIO | None:
+        """Measures the parts of this job. The claim of the job that puts all of them together, None for the others."""
+        if self.done.is_file():
+            say(f"{self.stream.name}: all jobs are done, and their parts were put together")
+            return None
+        for start in shard.mine(self.starts):
+            self.measure(start)
+        if refuse_partial(shard, self.missing(), self.stream.name):
+            return None
+        held = claim(self.folder / "merge")
+        if held is None:
+            say(f"{self.stream.name}: another job puts the parts together")
+        return held
 
     def stop(self, start: int) -> int:
         return min(start + PART, self.depends_on["count"])
