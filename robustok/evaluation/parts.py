@@ -80,8 +80,9 @@ class _Parts:
         if refuse_partial(shard, self.missing(), self.stream.name):
             return None
         held = claim(self.folder / "merge")
-        if held is None:
+        if held is None or self.done.is_file():  # it may have ended since we looked
             say(f"{self.stream.name}: another job puts the parts together")
+            return None
         return held
 
     def stop(self, start: int) -> int:

@@ -92,3 +92,18 @@ def test_parts_stay_where_the_report_fails(stream, tmp_path):
         raise OSError("disk full")
     with collected(stream, Network(), NONE, folder) as found:
         assert found.count == 330
+
+
+def test_a_job_that_another_one_overtakes_leaves_the_work_to_it(stream, tmp_path, monkeypatch):
+    """Both find all parts there; one puts them together and removes them before the other claims that."""
+    folder, claim = tmp_path / "parts", parts_module.claim
+    by_jobs(stream, folder, [Shard(1, 2)])
+
+    def overtaken(path):
+        if path.name == "merge":
+            monkeypatch.setattr(parts_module, "claim", claim)
+            assert by_jobs(stream, folder, [NONE])[0].count == 330
+        return claim(path)
+
+    monkeypatch.setattr(parts_module, "claim", overtaken)
+    assert by_jobs(stream, folder, [Shard(2, 2)]) == [None]
