@@ -88,10 +88,7 @@ def _open_files() -> Iterator[str]:
 
 
 def watch(file: str, every: int) -> None:
-    """Writes a line of JSON with resident memory in bytes and the number of open files, every so many steps.
-
-    TensorBoard's thread opens its file now and then; that one does not count.
-    """
+    """Writes a line of JSON with resident memory in bytes and the open files, every so many steps."""
     from robustok.training.loop import Fit
 
     take, taken = Fit._take_step, 0
@@ -101,9 +98,9 @@ def watch(file: str, every: int) -> None:
         taken += 1
         if taken % every == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            files = sum("tensorboard" not in place for place in _open_files())
+            look = {"memory": pages * os.sysconf("SC_PAGE_SIZE"), "files": sorted(_open_files())}
             with open(file, "a") as lines:
-                lines.write(json.dumps({"memory": pages * os.sysconf("SC_PAGE_SIZE"), "files": files}) + "\n")
+                lines.write(json.dumps(look) + "\n")
         return take(self, batch)
 
     Fit._take_step = counted
