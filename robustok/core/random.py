@@ -19,6 +19,7 @@ AUGMENT = 3  # training augmentation: image
 SHUFFLE = 4  # order of an epoch
 NOISE = 5  # noise of continuous latents
 MASK = 6  # patches hidden from an encoder: image, patch
+FILTERS = 7  # of an untrained network: filter, stage
 
 MAX_SEED = 2**63 - 1  # seeds are whole numbers from 0 to this, on every command and in the settings
 

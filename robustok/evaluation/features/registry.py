@@ -11,6 +11,7 @@ from ...core.parsing import parsing
 from .classifier import open_classifier
 from .dino import DinoFeatures
 from .inception import InceptionFeatures
+from .random_filters import RandomFilters
 
 INCEPTION_WEIGHTS = "weights/pt_inception-2015-12-05-6726825d.pth"
 
@@ -21,6 +22,7 @@ NETWORKS: dict[str, Callable] = {
     "inception": lambda weights, mode, device: InceptionFeatures(weights, mode, device=device),
     "dinov2": lambda weights, mode, device: DinoFeatures(weights, device=device),
     "classifier": lambda weights, mode, device: open_classifier(weights, device),
+    "random-filters": lambda weights, mode, device: RandomFilters(device=device),  # which have no weights to be read
 }
 
 
