@@ -1,9 +1,9 @@
-"""How far a Fréchet distance may be off because other images could have been drawn: the jackknife over tenths."""
+"""How far a figure may be off because other images could have been drawn; of Fréchet distances by the jackknife."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,46 +12,71 @@ from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
 
 FOLDS = 10
-STUDENT = 2.262  # 97.5 % quantile of Student's t with 9 degrees of freedom
 WIDEST = 512  # features whose folds are kept, 21 MB for each of pFID's 17 sets; Inception's 2048 would take 335 MB each
 
 Key = TypeVar("Key")
 
 
+class Resampling(NamedTuple):
+    """How a figure was computed anew, to see how far it moves."""
+
+    quantile: float  # 97.5 % of Student's t with one degree of freedom less than there are replicas
+    factor: float  # the squared standard error, in variances of the replicas
+
+
+JACKKNIFE = Resampling(2.262, FOLDS - 1)  # with one tenth of the images left out at a time
+BOOTSTRAP = Resampling(1.98, 1.0)  # of as many images drawn with replacement, 100 or 200 times
+
+
 class Estimate(float):
-    """A distance that also knows what it is with one fold of the images left out at a time."""
+    """A figure of images that also knows what it is when computed anew from some of them.
 
-    left_out: Tensor | None  # (10,) float64; None where that is not known
+    `replicas` are those values, float64 (R,), None where they are not known; `how` says where they came from. Equal
+    sets of images are left out and drawn alike, so that replica i of two figures speaks of the same images.
+    """
 
-    def __new__(cls, value: float, left_out: Tensor | None = None) -> Estimate:
+    replicas: Tensor | None
+    how: Resampling
+
+    def __new__(cls, value: float, replicas: Tensor | None = None, how: Resampling = JACKKNIFE) -> Estimate:
         estimate = super().__new__(cls, value)
-        estimate.left_out = left_out
+        estimate.replicas, estimate.how = replicas, how
         return estimate
 
     @classmethod
     def mean(cls, estimates: Iterable[Estimate]) -> Estimate:
-        """The mean of distances of the same images; at least one."""
+        """The mean of figures of the same images, all resampled alike; at least one."""
         several = list(estimates)
-        parts = [estimate.left_out for estimate in several if estimate.left_out is not None]
-        known = len(parts) == len(several)
-        return cls(sum(several) / len(several), torch.stack(parts).mean(0) if known else None)
+        return cls(sum(several) / len(several), *_joined(several, lambda *parts: torch.stack(parts).mean(0)))
 
     def change_from(self, before: Estimate) -> Estimate:
         """This less `before`, both of the same images in the same order: what moves both alike is no change."""
-        known = self.left_out is not None and before.left_out is not None
-        return Estimate(float(self) - float(before), self.left_out - before.left_out if known else None)
+        return Estimate(float(self) - float(before), *_joined([self, before], torch.sub))
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % interval; None where there are no replicas."""
+        if self.replicas is None:
+            return None
+        return self.how.quantile * float(self.how.factor * self.replicas.var(correction=0)) ** 0.5
 
     @property
     def interval(self) -> list[float] | None:
-        """[low, high], 95 %, by the delete-a-group jackknife with Student's t; None where the folds are not known.
+        """[low, high], 95 %: the value and the standard error of its replicas; None where there are none.
 
         It speaks of the draw of the images alone, the models being as they are.
         """
-        if self.left_out is None:
-            return None
-        spread = (self.left_out - self.left_out.mean()).square().sum() * (FOLDS - 1) / FOLDS
-        half = STUDENT * float(spread.sqrt())
-        return [float(self) - half, float(self) + half]
+        half = self.half_width
+        return None if half is None else [float(self) - half, float(self) + half]
+
+
+def _joined(estimates: Sequence[Estimate], join: Callable[..., Tensor]) -> tuple[Tensor | None, Resampling]:
+    """What is made of the replicas of several figures, None where one has none, and where they came from."""
+    how = {estimate.how for estimate in estimates}
+    if len(how) > 1:
+        raise ValueError("a jackknifed and a bootstrapped figure have no replicas of the same images")
+    parts = [estimate.replicas for estimate in estimates]
+    return (None if any(part is None for part in parts) else join(*parts)), how.pop()
 
 
 class FoldedStatistics:

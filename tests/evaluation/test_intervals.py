@@ -39,7 +39,7 @@ def test_each_tenth_is_left_out_whatever_the_batches():
         kept = torch.arange(47) % FOLDS != fold
         alone = frechet_distance(moments(ROWS[kept]), moments(OTHERS))
         both = frechet_distance(moments(ROWS[kept]), moments(OTHERS[kept]))
-        assert [float(fixed.left_out[fold]), float(same.left_out[fold])] == pytest.approx([alone, both], rel=1e-9)
+        assert [float(fixed.replicas[fold]), float(same.replicas[fold])] == pytest.approx([alone, both], rel=1e-9)
     assert distance_of_rows(ROWS, moments(OTHERS)).interval == pytest.approx(fixed.interval)
 
 
