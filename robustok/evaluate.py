@@ -8,6 +8,7 @@ r"""Evaluate images, a tokenizer or a generator: python -m robustok.evaluate WHA
     python -m robustok.evaluate decoders main-train.pt post-train.pt --generator rar_b.bin \
         --images photos/ --reference photos-256.npz
     python -m robustok.evaluate benchmark published --files weights/ --images photos/ --reference photos-256.npz
+    python -m robustok.evaluate recipe rar/rar-b --figures samples/
     python -m robustok.evaluate tokenizer runs/demo/tokenizer --images digits \
         --network classifier --weights runs/demo/classifier
 
@@ -47,14 +48,14 @@ from .core.shards import add_shard, my_shard
 from .core.text import say
 
 
-def main(argv: list[str]) -> None:
-    """Parses the options and runs one command."""
+def main(argv: list[str]) -> int | None:
+    """Parses the options and runs one command; the exit code where it has one."""
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
     read = {name: getattr(options, name, None) for name in ("images", "reference")}
     written, kind = ("save", FILE) if hasattr(options, "save") else ("output", FOLDER)
     check_output(f"--{written}", getattr(options, written), read, kind=kind)
-    options.command(options)
+    return options.command(options)
 
 
 def samples(options: argparse.Namespace) -> None:
@@ -67,10 +68,12 @@ def samples(options: argparse.Namespace) -> None:
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
     from .models.load import load_tokenizer
+    from .report.conditions import of_models
 
     tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(options.device)
     stream, settings = _generated_images(options, tokenizer)
-    _compare(stream, options, settings=settings)
+    made = of_models(options.tokenizer, options.generator, settings, "float32")
+    _compare(stream, options, sampling=settings, made=made)
 
 
 def decoders(options: argparse.Namespace) -> None:
@@ -80,6 +83,7 @@ def decoders(options: argparse.Namespace) -> None:
     from .evaluation.streams import open_stream
     from .generation.batches import DecodedImages
     from .models.load import load_tokenizer
+    from .report.conditions import of_comparison, of_models, together
     from .report.decoders import report_decoders
     from .report.results import Results
 
@@ -98,6 +102,9 @@ def decoders(options: argparse.Namespace) -> None:
     results = Results(options.output, f"Decoders {options.before} and {options.after}")
     report_decoders(results, evaluated, against, network.protocol)
     results.add("sampling", settings)
+    common = of_comparison(evaluated[0].samples, against)
+    for path, record in zip(paths, results.record["decoders"], strict=True):
+        record["conditions"] = together(common, of_models(path, options.generator, settings, "float32"))
     results.save()
 
 
@@ -118,18 +125,12 @@ def _generated_images(options: argparse.Namespace, tokenizer):
     return stream, sampling | {"seed": options.seed, "per_class": options.per_class}
 
 
-def _compare(stream, options: argparse.Namespace, settings: dict | None = None) -> None:
-    """Compares a stream with the reference and reports."""
-    from .evaluation.parts import collected
-    from .evaluation.reference import open_reference
-    from .report.comparison import report_comparison
+def _compare(stream, options: argparse.Namespace, **made) -> None:
+    """Compares a stream with the reference and reports. made: how it was made, as `report_stream` takes it."""
+    from .report.comparison import report_stream
 
-    network = _network(options)
-    load_reference = open_reference(options.reference, network, options.size)
-    with collected(stream, network, my_shard(options), Path(options.output) / "parts") as found:
-        if found is not None:
-            pictures = next(iter(stream))[:32]
-            report_comparison(found, load_reference(), options.output, sampling=settings, pictures=pictures)
+    where = {"size": options.size, "shard": my_shard(options)}
+    report_stream(stream, _network(options), options.reference, options.output, **where, **made)
 
 
 def reference(options: argparse.Namespace) -> None:
@@ -151,6 +152,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     from .evaluation.tokenizers import check_evaluable, evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
     from .models.load import load_tokenizer
+    from .report.conditions import of_tokenizer
     from .report.results import Results
     from .report.tokenizers import report_tokenizers
 
@@ -170,6 +172,9 @@ def tokenizer(options: argparse.Namespace) -> None:
             evaluated.append(evaluate_tokenizer(model, path, streams[model.image_size], network, **settings))
         model.cpu()
     report_tokenizers(results, evaluated, network.protocol)
+    for path, record in zip(options.tokenizers, results.record["tokenizers"], strict=True):
+        record["conditions"] = of_tokenizer(path, record, options.precision, options.seed)
+    results.add("conditions", {"features": {"protocol": network.protocol, "weights": network.sha256}})
     protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
     results.add("protocol", protocol | {"tokenizer_precision": options.precision})
     results.save()
@@ -182,6 +187,13 @@ def benchmark(options: argparse.Namespace) -> None:
     run_benchmark(options, lambda: _network(options))
 
 
+def recipe(options: argparse.Namespace) -> int:
+    """Published figures: what they are expected to be, and which fields differ where yours are not."""
+    from .recipes.command import run_recipe
+
+    return run_recipe(options, main)
+
+
 def _network(options: argparse.Namespace) -> Callable:
     from .evaluation.features.registry import open_network
 
@@ -191,6 +203,7 @@ def _network(options: argparse.Namespace) -> Callable:
 def _parser() -> argparse.ArgumentParser:
     from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
     from .ops.perturbation import KINDS
+    from .recipes.command import add_recipe_options
 
     parser = verb_parser("evaluate", __doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
@@ -202,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         add_device(found)
         if function is not reference:  # which writes --save alone
             add_output(found, "evaluation", "metrics.json, report.html and pictures")
-        if function not in (samples, reference):
+        if function not in (samples, reference, recipe):
             add_seed(found, "perturbation or sampling")
         return found
 
@@ -255,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--reference", help="images or saved statistics that generated images are compared with")
     listed.add_argument("--per_class", type=positive, default=50, help="generated images of each class (default 50)")
     add_shard(listed, "parts of 5,000 images")
+    add_recipe_options(command(recipe))
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
     drive.add_argument("--tokenizer", required=True, help="the tokenizer whose tokens or latents it makes")

@@ -96,6 +96,7 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     from .generation.classes import about_run, class_list
     from .generation.shards import ShardedRun
     from .report.comparison import report_comparison
+    from .report.conditions import of_models
 
     network = _network(options) if options.reference else None
     load_reference = None
@@ -136,7 +137,9 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
     if network is not None:
         name, size = Path(options.generator).name, tokenizer.image_size
         found = sharded.features.collect(sharded.shards, network, rows.rows, classes, name, size)
-        report_comparison(found, load_reference(), options.output, sampling=settings | {"seed": options.seed})
+        settings |= {"seed": options.seed}
+        made = of_models(options.tokenizer, options.generator, settings, options.precision)
+        report_comparison(found, load_reference(), options.output, sampling=settings, made=made)
 
 
 def _print_speed(made: int, seconds: float, generator, sampler) -> None:

@@ -30,7 +30,8 @@ BELOW["generation"] = (*BELOW["evaluation"], "evaluation")
 BELOW["report"] = (*BELOW["generation"], "generation")
 BELOW["job"] = (*BELOW["report"], "training", "report", "presets")
 BELOW["benchmark"] = (*BELOW["report"], "report", "presets")
-BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark"))
+BELOW["recipes"] = BELOW["benchmark"]
+BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark", "recipes"))
 BELOW["__main__"] = ("core",)  # and the verb that is named
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,8 +1,8 @@
 """Every command of the pages is run as it stands, on small models; what it is said to print, it prints.
 
 In a block of `console` a line that begins with `$` is a command; the lines below are how lines of its output begin.
-With an error among them it ends with a failure, else with success. Of a `bash` block the commands of this package are
-run, those of torchrun in one process.
+With an error among them, or a figure outside of a recipe, it ends with a failure, else with success.
+Of a `bash` block the commands of this package are run, those of torchrun in one process.
 Commands are made small (`SMALL`) and look through a small classifier; training stops after its dry run.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from robustok.core.cli import run_verb
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("scale_out", "file_formats", "errors", "monitoring")
+PAGES = ("scale_out", "file_formats", "errors", "monitoring", "recipes")
 SMALL = {"--n 50000": "--n 6 --batch_size 3 --shard_images 3", "--size 256": "--size 16", "/shared/": "shared/"}
 SMALL |= {"configs/robustok-b.yaml": "small.yaml"}
 SMALL |= {"runs/demo/post": "runs/demo/tokenizer", "--compile": "", "$PBS_ARRAY_INDEX": "1"}
@@ -53,6 +53,7 @@ def room(tmp_path_factory, save_models):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(draw.integers(0, 256, (*sizes[i % len(sizes)], 3), np.uint8)).save(path)
     (root / "small.yaml").write_text(SETTINGS)
+    (root / "mine.yaml").write_text(blocks("recipes", "yaml")[0])
     (root / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     torch.save({"weights": Gadget()}, root / "hostile.pt")
     return root
@@ -84,7 +85,8 @@ def test_console_blocks_print_what_they_say(page, room, monkeypatch, capsys):
             command, *expected = part.strip().splitlines()
             code = run(command)
             out, err = capsys.readouterr()
-            assert (code == 0) == (not any(line.startswith("robustok: ") for line in expected)), f"{command}\n{err}"
+            fails = "OUTSIDE" in out or any(line.startswith("robustok: ") for line in expected)
+            assert (code == 0) == (not fails), f"{command}\n{err}"
             for line in expected:
                 assert any(found.startswith(line) for found in (out + err).splitlines()), f"{command}\n{line}\n{err}"
     assert not (room / "canary").exists()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import UserError
 from ..core.shards import my_shard, refuse_partial
+from ..report.conditions import Fields, of_models, of_tokenizer, together
 from ..report.results import Results
-from .entries import read_list
+from .entries import Entry, read_list
 from .inputs import Inputs
 from .page import report_benchmark
 from .tasks import Measuring, Task
@@ -42,5 +44,19 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
     }
     results = Results(output, f"Benchmark of tokenizers: {options.list}")
     report_benchmark(results, listing, figures, distance, folder)
+    for entry in present:
+        row = next(row for row in results.record["tokenizers"] if row["name"] == entry.name)
+        row["conditions"] = _conditions(entry, row, folder, options.seed)
+    results.add("conditions", {"features": {"protocol": about.get("features"), "weights": about.get("weights")}})
     results.add("protocol", about | {"seed": options.seed, "reference": options.reference})
     results.save()
+
+
+def _conditions(entry: Entry, row: Mapping[str, Any], folder: Path, seed: int) -> Fields:
+    """What the figures of a row depend on."""
+    plain = of_tokenizer(folder / entry.file, row, "float32", seed)
+    if entry.generator is None or "samples" not in row:
+        return plain
+    made, generator = row["generator"], folder / entry.generator.file
+    sampled = of_models(folder / entry.file, generator, made["sampling"] | {"seed": seed}, "float32")
+    return together(plain, sampled, {"samples": {"count": row["samples"], "per_class": made["per_class"]}})

@@ -21,11 +21,11 @@ All but name and file may be left out.
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from ..core.declared import declared_values
 from ..core.errors import UserError
 from ..core.options import image_size
 from ..core.sizes import Size
@@ -99,10 +99,10 @@ def read_list(path: str | Path) -> BenchmarkList:
 def _entry(given: Any, where: str) -> Entry:
     if isinstance(given, dict) and isinstance(given.get("name"), str):
         where = f"{where} ({given['name']})"
-    values = _checked(Entry, given, where)
+    values = declared_values(Entry, given, where)
     if values.get("generator") is not None:
         inside = f"{where}, generator"
-        values["generator"] = GeneratorEntry(**_checked(GeneratorEntry, given["generator"], inside))
+        values["generator"] = GeneratorEntry(**declared_values(GeneratorEntry, given["generator"], inside))
     if values.get("image_size") is not None:
         try:
             values["image_size"] = image_size(str(values["image_size"]))
@@ -113,39 +113,3 @@ def _entry(given: Any, where: str) -> Entry:
             found = f"found {name}: {value!r}, expected numbers called {', '.join(PUBLISHED)}"
             raise UserError(f"{where}, published: {found}")
     return Entry(**values)
-
-
-def _checked(kind: type, given: Any, where: str) -> dict[str, Any]:
-    """The values of a dataclass out of YAML, of the types that it declares. Raises UserError."""
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: found {str(given)[:60]!r}, expected settings, a line `name: value` each")
-    hints = get_type_hints(kind)
-    for name in given:
-        if name not in hints:
-            raise UserError(f"{where}, {name}: no such setting; expected one of {', '.join(hints)}")
-    for setting in fields(kind):
-        if setting.name not in given:
-            if setting.default is MISSING and setting.default_factory is MISSING:
-                raise UserError(f"{where}, {setting.name}: is missing; expected {_said(setting.type)}")
-        elif not _fits(given[setting.name], hints[setting.name]):
-            raise UserError(f"{where}, {setting.name}: found {given[setting.name]!r}, expected {_said(setting.type)}")
-    return dict(given)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of YAML is of a declared type; what is inside of a mapping or a list is looked at elsewhere."""
-    kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-    written = {GeneratorEntry: dict, tuple: list}  # as YAML has them
-    return isinstance(value, tuple(written.get(kind, kind) for kind in kinds)) and value is not True
-
-
-def _said(annotation: Any) -> str:
-    """A declared type in words; annotations are strings here."""
-    words = {
-        "Size": "pixels, as 256 or [384, 256] (height, width)",
-        "str": "text",
-        "int": "a whole number",
-        "dict": "settings",
-        "GeneratorEntry": "settings",
-    }
-    return words[str(annotation).split("[")[0].split(" |")[0]]

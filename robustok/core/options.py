@@ -183,6 +183,7 @@ _SAMPLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "solver": (str, "how those steps are taken: euler, heun, dopri5 or sde"),
     "guidance_interval": (_times_or_none, "times LOW,HIGH of guidance, from 1 (noise) down to 0 (data); none: all"),
 }
+SAMPLING_NAMES = tuple(_SAMPLING)
 
 
 def sampling_of(config: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.sizes import Size, sides
 
 MAX_ASPECT = 8  # longer side over shorter side
+ROUNDING = "nearest"  # of pixels to whole numbers, by `to_uint8`
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..models.interfaces import Generator, makes_latents
 
+ORDER = "class by class"  # of samples: all of the first class, then all of the next
+
 
 def class_list(
     count: int, num_classes: int, classes: Sequence[int] | None = None, weights: Sequence[float] | None = None

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, check_model_config, read_checkpoint, read_config
-from ..checkpoints.reading import find_checkpoint
+from ..checkpoints.reading import MANIFEST, find_checkpoint
 from ..core.errors import UserError
+from ..core.files import sha256
 from ..core.parsing import parsing
 from ..core.paths import given_path, regular_file
 from ..core.sizes import Size, say_size, sides
@@ -159,6 +160,15 @@ def meta_model(config: Any) -> Any:
             return family_of(config).build(config)
     finally:
         torch.set_default_dtype(asked)
+
+
+def identity(path: str | Path) -> dict[str, str]:
+    """Which weights `load_tokenizer` or `load_generator` opens: `file`, the last part of the path, and `sha256`, of a
+    published file itself, of a checkpoint of ours that of its manifest, which lists the hashes of all its files.
+    """
+    place = locate(path)
+    file = (published_file(place) or find_checkpoint(place) / MANIFEST) if place.is_dir() else place
+    return {"file": place.name, "sha256": sha256(file)}
 
 
 def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any) -> Path:

@@ -1,0 +1,63 @@
+"""What figures depend on, for metrics.json: fields under the names of a recipe (docs/recipes.md).
+
+None is not known. What is set to nothing is the text "none", as on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.options import SAMPLING_NAMES
+from ..data.transforms import ROUNDING
+from ..evaluation.statistics import ImageStatistics
+from ..generation.classes import ORDER
+from ..models.load import identity
+
+Fields = dict[str, dict[str, Any]]  # value by section and name
+
+
+def of_models(tokenizer: str | Path, generator: str | Path, sampling: Mapping[str, Any], precision: str) -> Fields:
+    """Of images that a generator made. precision: of its weights; the tokenizer computes in float32.
+
+    sampling: the settings that the images were sampled with, and their seed.
+    """
+    settings = {name: sampling[name] for name in (*SAMPLING_NAMES, "seed") if name in sampling}
+    return {
+        "tokenizer": identity(tokenizer) | {"precision": "float32"},
+        "generator": identity(generator) | {"precision": precision},
+        "sampling": {name: "none" if value is None else value for name, value in settings.items()},
+        "samples": {"order": ORDER, "rounding": ROUNDING},
+    }
+
+
+def of_comparison(samples: ImageStatistics, reference: ImageStatistics) -> Fields:
+    """Of distances between two sets of images."""
+    counts = samples.class_counts or []
+    about = {"count": samples.count, "transform": samples.transform}
+    return {
+        "samples": about | {"per_class": counts[0] if len(set(counts)) == 1 else None},
+        "reference": {"file": Path(reference.name).name, "sha256": reference.file_hash, "count": reference.count},
+        "features": {"protocol": samples.protocol, "weights": samples.weights},
+    }
+
+
+def of_tokenizer(path: str | Path, record: Mapping[str, Any], precision: str, seed: int) -> Fields:
+    """Of a tokenizer's reconstructions, plain and perturbed. record: of its figures, as in metrics.json.
+
+    precision: that it computed in.
+    """
+    cells = record.get("pfid_settings") or record.get("pfd_settings") or []
+    settings = {f"{name}s": sorted({cell[name] for cell in cells}) or None for name in ("alpha", "delta")}
+    return {
+        "tokenizer": identity(path) | {"precision": precision, "codebook_size": record["codebook_size"]},
+        "images": {"count": record["images"], "transform": record.get("transform")},
+        "perturbation": settings | {"seed": seed if cells else None},
+    }
+
+
+def together(*parts: Fields) -> Fields:
+    """The fields of all parts, which may have sections in common."""
+    sections = dict.fromkeys(section for part in parts for section in part)
+    return {section: {k: v for part in parts for k, v in part.get(section, {}).items()} for section in sections}
