@@ -13,7 +13,6 @@ Each command prints a table, saves its pictures as PNG, and writes metrics.json 
 import argparse
 import sys
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -175,10 +174,10 @@ def _stream(options: argparse.Namespace, size: int | None):
 
 
 def _first(options: argparse.Namespace, size: int):
-    """Batches with (about) the first --limit images."""
-    from .evaluation.streams import BATCH
+    """Batches of the first --limit images."""
+    from .evaluation.passes import first_images
 
-    return islice(_stream(options, size), -(-options.limit // BATCH))
+    return first_images(_stream(options, size), options.limit)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ from ..core.shards import ALL, Shard
 from ..evaluation.metrics.moments import FeatureStatistics
 from .tasks import Moments, Task
 
-PART = 5000  # images, a multiple of a stream's batch
+PART = 5000  # images
 
 
 class Work:

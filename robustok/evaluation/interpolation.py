@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..data.transforms import to_uint8
 from .metrics.frechet import frechet_distance
 from .metrics.moments import FeatureStatistics
-from .passes import in_batches
+from .passes import FeatureMoments, in_batches
 from .perturbing import device_of
 from .stored_latents import RowFile, encode_all, slices
 
@@ -44,7 +44,7 @@ def interpolation_fid(
     *,
     weight: float = 0.5,
     space: Space = "latent",
-    batch_size: int = 50,
+    batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> InterpolationFID:
     """iFID: FID of decode((1 - weight) z_a + weight z_b), for each image a, against the images themselves.
@@ -77,13 +77,13 @@ def interpolation_fid(
     reference = folds.total()
     device = device_of(tokenizer)
     nearest = nearest_others(latents if rows is None else rows, device)
-    found = FeatureStatistics(reference.mean.shape[0], reference.mean.device)
+    moments = FeatureMoments(features, FeatureStatistics)
     for part in slices(len(latents), batch_size):
         z, other = latents.read(part).to(device), latents.read(nearest[part]).to(device)
-        found.update(features(to_uint8(tokenizer.decode((1 - weight) * z + weight * other))).features)
+        moments.add(to_uint8(tokenizer.decode((1 - weight) * z + weight * other)))
         if progress:
             progress(part.stop)
-    return InterpolationFID(frechet_distance(found, reference), reference.count, weight, space)
+    return InterpolationFID(frechet_distance(moments.finish(), reference), reference.count, weight, space)
 
 
 def nearest_others(rows: RowFile, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from ..data.transforms import to_uint8
 from ..ops import perturb
 from ..ops.perturbation import NOISE_KINDS, Kind
 from .intervals import Estimate, FoldedStatistics, distances
-from .passes import in_batches
+from .passes import FeatureMoments, in_batches
 from .perturbing import device_of
 from .stored_latents import encode_all, slices
 
@@ -54,7 +54,7 @@ def noise_fid(
     kind: Kind = "gaussian",
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-    batch_size: int = 50,
+    batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> NoiseFID:
     """FID under matched latent noise: every image encoded once, decoded under each strength with noise on all latents.
@@ -83,17 +83,16 @@ def noise_fid(
     latents, _, reference = encode_all(tokenizer, in_batches(images, batch_size), features)
     moments, device = LatentMoments.of(latents.array()), device_of(tokenizer)
     mean, std = (torch.from_numpy(values).float().to(device) for values in (moments.mean, moments.std))
-    like = reference.folds[0]
-    statistics = {t: FoldedStatistics(like.dim, like.mean.device) for t in (CLEAN_STRENGTH, *strengths)}
+    moments_at = {t: FeatureMoments(features, FoldedStatistics) for t in (CLEAN_STRENGTH, *strengths)}
     for part in slices(len(latents), batch_size):
         z = latents.read(part).to(device)
         ids = torch.arange(part.start, part.stop, device=device)
-        for t, found in statistics.items():
+        for t, moving in moments_at.items():
             noisy = z if t == 0 else mean + std * _noisy((z - mean) / std, kind, t, seed, ids)
-            found.update(features(to_uint8(tokenizer.decode(noisy))).features)
+            moving.add(to_uint8(tokenizer.decode(noisy)))
         if progress:
             progress(part.stop)
-    found = distances(statistics, reference)
+    found = distances({t: moving.finish() for t, moving in moments_at.items()}, reference)
     table = {t: found[t] for t in strengths}
     return NoiseFID(
         table=table,

@@ -25,6 +25,7 @@ from ..core.locks import claim
 from ..core.progress import Progress
 from ..core.shards import Shard, refuse_partial
 from ..core.text import say
+from .full_batches import FullBatches
 from .statistics import KEPT, PART, ImageStatistics, StatisticsCollector, collect
 from .streams import BAD_SHARE, ImageStream
 
@@ -105,8 +106,10 @@ class _Parts:
                 return
             collector = self._collector(start)
             name, count = f"{self.stream.name}, images {start + 1} to {self.stop(start)}", self.stop(start) - start
+            batches = FullBatches(self.network, collector.add)
             for batch in Progress(name, count).track(self.stream.batches(start, self.stop(start))):
-                collector.add(self.network(batch), batch)
+                batches.add(batch)
+            batches.finish()
             with written_whole(self.path(start)) as temporary:
                 write_safetensors(temporary, collector.state())
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from .full_batches import FullBatches
 from .intervals import FoldedStatistics
 from .metrics.moments import FeatureStatistics
 
@@ -28,34 +29,59 @@ def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         count -= len(batch)
 
 
-def moments_of(network: Callable, batches: Iterable[Tensor], kind: type[Statistics] = FeatureStatistics) -> Statistics:
-    """Moments of the network's features of uint8 batches (b, 3, H, W), with one batch in memory at a time.
+class FeatureMoments(Generic[Statistics]):
+    """Moments of a network's features of images that come in batches of any size.
 
-    kind: `FoldedStatistics` where intervals are wanted.
+    kind: `FoldedStatistics` where intervals are wanted. watch: called with each output of the network, in order.
     """
-    statistics = None
+
+    def __init__(self, network: Callable, kind: Callable[..., Statistics], watch: Callable[[Any], Any] | None = None):
+        self.kind, self.watch = kind, watch
+        self.found: Statistics | None = None
+        self.batches = FullBatches(network, self._take)
+
+    def add(self, images: Tensor) -> None:
+        """Takes in the next images, uint8 (b, 3, H, W) on any device."""
+        self.batches.add(images)
+
+    def finish(self) -> Statistics:
+        """The moments of all images. Raises ValueError where there were none."""
+        self.batches.finish()
+        if self.found is None:
+            raise ValueError("images: found none, expected at least one")
+        return self.found
+
+    def _take(self, output: Any, images: Tensor) -> None:
+        features = output.features
+        self.found = self.found or self.kind(features.shape[1], features.device)
+        self.found.update(features)
+        if self.watch is not None:
+            self.watch(output)
+
+
+def moments_of(
+    network: Callable,
+    batches: Iterable[Tensor],
+    kind: Callable[..., Statistics] = FeatureStatistics,
+    watch: Callable[[Any], Any] | None = None,
+) -> Statistics:
+    """Moments of the network's features of uint8 batches (b, 3, H, W), of any sizes; one full batch is in memory.
+
+    Arguments and errors as `FeatureMoments` has them.
+    """
+    moments = FeatureMoments(network, kind, watch)
     for images in batches:
-        features = network(images).features
-        statistics = statistics or kind(features.shape[1], features.device)
-        statistics.update(features)
-    if statistics is None:
-        raise ValueError("batches: found none, expected at least one")
-    return statistics
+        moments.add(images)
+    return moments.finish()
 
 
 def moments_and_agreement(
-    network: Callable, batches: Iterable[Tensor], classes: Tensor, kind: type[Statistics] = FeatureStatistics
+    network: Callable, batches: Iterable[Tensor], classes: Tensor, kind: Callable[..., Statistics] = FeatureStatistics
 ) -> tuple[Statistics, float]:
     """The same, and the share of the images, in [0, 1], that the network's logits put into their class.
 
     classes: int64 (N,), the class of every image in the order of the batches.
     """
     read: list[Tensor] = []
-
-    def watching(images: Tensor):
-        output = network(images)
-        read.append(output.logits.argmax(1).cpu())
-        return output
-
-    statistics = moments_of(watching, batches, kind)
-    return statistics, int((torch.cat(read) == classes).sum()) / len(classes)
+    statistics = moments_of(network, batches, kind, lambda output: read.append(output.logits.argmax(1)))
+    return statistics, int((torch.cat(read).cpu() == classes).sum()) / len(classes)

@@ -18,7 +18,7 @@ from ..ops import Similarity
 from ..ops.perturbation import CODE_KINDS, Kind, uses
 from .intervals import Estimate, FoldedStatistics, distances
 from .metrics.moments import FeatureStatistics
-from .passes import first_images, in_batches
+from .passes import FeatureMoments, first_images, in_batches
 from .perturbing import CLEAN, Setting, device_of, perturbed_images
 
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -71,7 +71,7 @@ def pfid(
     seed: int = 0,
     neighbors: str = "latent",
     unperturbed: Similarity | None = None,
-    batch_size: int = 50,
+    batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> PFID:
     """pFID of a tokenizer: every image encoded once, decoded under each (alpha, delta), beta = 1.
@@ -114,7 +114,7 @@ def quick_pfid(
     seed: int = 0,
     neighbors: str = "latent",
     unperturbed: Similarity | None = None,
-    batch_size: int = 50,
+    batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> PFID:
     """An estimate of `pfid` for use during training: three settings, the first `max_images` images.
@@ -161,24 +161,25 @@ def perturbed_moments(
     The sample ids of the images count from first_id, so that moments of parts of a set can be merged to those of the
     whole. statistics: `FeatureStatistics`, or `FoldedStatistics` where intervals are wanted. how: the other arguments
     of `perturbed_images`.
+
+    Images wait on the device of the tokenizer until there are enough for the network (`FullBatches`), those of each
+    setting by themselves: 0.9 GB of 17 times 256 images of 256 x 256 pixels.
     """
-    found, done = None, 0
+    originals = FeatureMoments(features, statistics)
+    moments = {setting: FeatureMoments(features, statistics) for setting in (CLEAN, *settings)}
+    done = 0
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
         ids = torch.arange(first_id + done, first_id + done + len(batch), device=batch.device)
-        original = features(batch).features
-        if found is None:
-            originals, *rest = (statistics(original.shape[1], original.device) for _ in range(2 + len(settings)))
-            found = PerturbedMoments(originals, dict(zip([CLEAN, *settings], rest, strict=True)))
-        found.originals.update(original)
-        for setting, images in perturbed_images(tokenizer, batch, found.settings, sample_ids=ids, **how):
-            found.settings[setting].update(features(images).features)
+        originals.add(batch)
+        for setting, images in perturbed_images(tokenizer, batch, moments, sample_ids=ids, **how):
+            moments[setting].add(images)
         done += len(batch)
         if progress:
             progress(done)
-    if found is None:
+    if done == 0:
         raise UserError("images: found 0, expected at least two")
-    return found
+    return PerturbedMoments(originals.finish(), {setting: found.finish() for setting, found in moments.items()})
 
 
 def _codebook_size(tokenizer) -> int:

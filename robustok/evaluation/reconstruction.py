@@ -14,6 +14,7 @@ from ..models.interfaces import is_discrete
 from .explaining import Usage, code_counts, usage_of
 from .intervals import Estimate, FoldedStatistics, distances
 from .metrics.quality import psnr, ssim
+from .passes import FeatureMoments
 from .perturbing import device_of
 from .streams import ImageStream
 
@@ -59,7 +60,7 @@ def evaluate_reconstruction(
     rFID compares with the very images that were encoded, gFID with a reference set: the two are not comparable.
     """
     device, discrete = device_of(tokenizer), is_discrete(tokenizer)
-    sides: list[FoldedStatistics] = []
+    sides = [FeatureMoments(network, FoldedStatistics) for _ in range(2)]
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
     counts = torch.zeros((), dtype=torch.int64)
     for batch in Progress(f"reconstructing {stream.name}", len(stream)).track(stream):
@@ -70,18 +71,16 @@ def evaluate_reconstruction(
             restored = to_uint8(tokenizer.detokenize(tokens))
         else:
             restored = to_uint8(tokenizer.reconstruct(from_uint8(original)))
-        features = [network(images).features for images in (restored, original)]
-        sides = sides or [FoldedStatistics(f.shape[1], f.device) for f in features]
-        for side, values in zip(sides, features, strict=True):
-            side.update(values)
-        figures["psnr"].append(psnr(restored, original).cpu())
-        figures["ssim"].append(ssim(restored, original).cpu())
+        for side, images in zip(sides, (restored, original), strict=True):
+            side.add(images)
+        figures["psnr"].append(psnr(restored, original))  # they stay on the device, which nothing waits for
+        figures["ssim"].append(ssim(restored, original))
         if perceptual is not None:
             with torch.autocast(device.type, enabled=False):  # a caller's is meant for the tokenizer
-                figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)).cpu())
+                figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)))
     means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
     usage = usage_of(counts) if discrete else None
-    restored_side, reference = sides
+    restored_side, reference = (side.finish() for side in sides)
     rfid = distances({"": restored_side}, reference)[""]
     return Reconstruction(rfid=rfid, usage=usage, count=reference.count, **means)
 

@@ -16,11 +16,12 @@ from ..core.errors import UserError
 from ..core.files import sha256, written_whole
 from ..core.parsing import parsing
 from ..core.progress import Progress
+from .full_batches import FullBatches
 from .metrics.moments import FeatureStatistics
 from .npz import CURE, npz_array, npz_names
 from .streams import ImageStream
 
-PART = 5000  # images whose moments are summed on their own: a multiple of every stream's batch
+PART = 5000  # images whose moments are summed on their own
 DIGEST = 16  # bytes that stand for an image where duplicates are counted
 KEPT = 50_000  # rows of features and logits kept in memory: 600 MB at most
 GENERATED, NOT_RECORDED = "as generated", "not recorded"  # transforms that are none
@@ -106,8 +107,10 @@ def collect(stream: ImageStream, network: Callable, *, keep: int = KEPT) -> Imag
     optionally `.spatial` and `.logits`. Raises UserError for fewer than two images.
     """
     collector = StatisticsCollector(len(stream), keep)
+    batches = FullBatches(network, collector.add, PART)
     for batch in Progress(stream.name, len(stream)).track(stream):
-        collector.add(network(batch), batch)
+        batches.add(batch)
+    batches.finish()
     return collector.of_stream(stream, network)
 
 

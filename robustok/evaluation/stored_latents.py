@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..data.transforms import from_uint8
 from .intervals import FoldedStatistics
+from .passes import FeatureMoments
 from .perturbing import decoder_latents, device_of
 
 
@@ -54,18 +55,16 @@ class Encoded(NamedTuple):
 @torch.inference_mode()
 def encode_all(tokenizer, batches: Iterable[Tensor], network: Callable, keep_features: bool = False) -> Encoded:
     """Encodes uint8 batches (B, 3, H, W) in one pass. Raises UserError for fewer than two images."""
-    latents, features, reference = RowFile(), RowFile() if keep_features else None, None
+    latents, features = RowFile(), RowFile() if keep_features else None
+    keep = None if features is None else lambda output: features.append(output.features)
+    reference = FeatureMoments(network, FoldedStatistics, keep)
     for batch in batches:
         batch = batch.to(device_of(tokenizer))
-        found = network(batch).features
-        reference = reference or FoldedStatistics(found.shape[1], found.device)
-        reference.update(found)
+        reference.add(batch)
         latents.append(decoder_latents(tokenizer, from_uint8(batch)))
-        if features is not None:
-            features.append(found)
-    if reference is None or reference.count < 2:
+    if len(latents) < 2:
         raise UserError(f"images: found {len(latents)}, expected at least two")
-    return Encoded(latents, features, reference)
+    return Encoded(latents, features, reference.finish())
 
 
 def slices(count: int, size: int) -> Iterator[slice]:

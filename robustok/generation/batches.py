@@ -15,7 +15,7 @@ from ..evaluation.statistics import GENERATED
 from ..models.interfaces import Generator, Sampler, Tokenizer, is_discrete
 from .classes import weights_hash
 
-BATCH = 50  # images of a batch of GeneratedImages
+BATCH = 64  # images of a batch of GeneratedImages
 
 
 @torch.inference_mode()

@@ -24,8 +24,9 @@ from ..core.shards import ALL, Shard
 from ..data.latents import LatentSet, LatentWriter, open_rows
 from ..data.rows import RowWriter
 from ..data.tokens import TokenSet, TokenWriter
+from ..evaluation.full_batches import FullBatches
 from ..models.interfaces import Sampler, Tokenizer
-from .batches import decode_generated, generate_batches
+from .batches import decode_batches, generate_batches
 from .feature_writer import FeatureWriter
 from .image_writer import ImageWriter
 
@@ -172,11 +173,14 @@ class ShardedRun:
 
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
         images, outputs = [], []
-        for part in tokens.split(DECODE_BATCH):
-            images.append(decode_generated(self.tokenizer, part))
-            if self.network:
-                outputs.append(self.network(images[-1]))
-        if self.features:
+        batches = FullBatches(self.network, lambda output, _: outputs.append(output)) if self.network else None
+        for decoded in decode_batches(self.tokenizer, tokens.to(self.tokenizer.device), DECODE_BATCH):
+            if batches:
+                batches.add(decoded)
+            if self.images:
+                images.append(decoded)
+        if batches:
+            batches.finish()
             self.features.write(number, outputs)
         if self.images:
             pictures = torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()

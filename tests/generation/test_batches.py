@@ -58,6 +58,28 @@ def test_a_sampling_setting_out_of_range_is_the_users_mistake(judge, capsys):
     assert "temperature: found -1.0, expected a number from 0" in capsys.readouterr().err
 
 
+def test_a_shards_features_are_taken_in_full_batches(checkpoint, tmp_path, monkeypatch):
+    """The network says how many images it computes at once; the decoder has batches of its own."""
+    means, calls = Means(), []
+    means.batch_size = 64
+    monkeypatch.setattr(Means, "__call__", noting_sizes(Means.__call__, calls))
+    monkeypatch.setattr("robustok.evaluation.features.registry.open_network", lambda *options: means)
+    monkeypatch.setattr("robustok.generation.shards.DECODE_BATCH", 10)
+    np.savez(tmp_path / "images.npz", np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8))
+    models = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --reference {tmp_path}/images.npz"
+    work = f"--n 150 --batch_size 50 --shard_images 100 --device cpu --output {tmp_path}/out"
+    assert run_verb(sample.main, f"{models} {work}".split()) == 0
+    assert calls == [64, 36, 50, 9]  # two shards, then the reference
+
+
+def noting_sizes(call, sizes):
+    def noted(self, images):
+        sizes.append(len(images))
+        return call(self, images)
+
+    return noted
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_batches_of_any_size_give_the_same(make_model, kept):
     model, classes = make_model(4, 16, 3), torch.tensor([0, 0, 1, 1, 1, 2, 2])
