@@ -163,12 +163,12 @@ def meta_model(config: Any) -> Any:
 
 
 def identity(path: str | Path) -> dict[str, str]:
-    """Which weights `load_tokenizer` or `load_generator` opens: `file`, the last part of the path, and `sha256`, of a
+    """Which weights `load_tokenizer` or `load_generator` opens: `file`, the last part of `path`, and `sha256`, of a
     published file itself, of a checkpoint of ours that of its manifest, which lists the hashes of all its files.
     """
     place = locate(path)
     file = (published_file(place) or find_checkpoint(place) / MANIFEST) if place.is_dir() else place
-    return {"file": place.name, "sha256": sha256(file)}
+    return {"file": Path(path).name or str(path), "sha256": sha256(file)}
 
 
 def locate(path: str | Path, *, local_files_only: bool = True, **repository: Any) -> Path:

@@ -1,6 +1,7 @@
 """`evaluate recipe` as a user runs it: recipes of our own, made of a first measurement, then measured again."""
 
 import json
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from robustok import evaluate, sample
 from robustok.core.cli import run_verb
+from robustok.models.load import identity
 
 LOOKS = "--network classifier --weights classifier --device cpu"
 GENERATED = "--generator rar --tokenizer tokenizer --reference images.npz"
@@ -183,3 +185,17 @@ def test_what_is_missing_is_one_message(generation, arguments, said, capsys):
     run(f"recipe {arguments}", code=2)
     err = capsys.readouterr().err
     assert said in err and err.startswith("robustok: ") and err.count("\n") == 1
+
+
+def test_weights_are_known_by_the_hash_of_what_holds_them(room, tmp_path):
+    manifest = room / "tokenizer" / "step-1" / "manifest.json"
+    ours = {"file": "tokenizer", "sha256": sha256(manifest.read_bytes()).hexdigest()}
+    assert identity("tokenizer") == ours and identity(manifest.parent) == ours | {"file": "step-1"}
+    (tmp_path / "released.bin").write_bytes(b"weights")
+    held = {"file": "released.bin", "sha256": sha256(b"weights").hexdigest()}
+    assert identity(tmp_path / "released.bin") == held
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    (hub / "config.json").write_text("{}")
+    (hub / "model.safetensors").write_bytes(b"weights")
+    assert identity(hub) == held | {"file": "hub"}
