@@ -94,7 +94,9 @@ class WarmupConfig(DiscriminatorConfig):
 
 @dataclass(frozen=True)
 class StoppingConfig:
-    """When post-training stops: by gFD against the validation images, checked now and then; the best step is used."""
+    """When post-training stops: by the distance of samples from the validation images in two spaces of features,
+    checked now and then; the best step is used.
+    """
 
     every_epochs: float | None = setting(None, "(0, inf)")  # from one check to the next
     patience: int = setting(2, "[1, inf)")  # checks without a better score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -73,6 +73,15 @@ def moments_of(
     for images in batches:
         moments.add(images)
     return moments.finish()
+
+
+def moments_in(networks: Mapping[str, Callable], batches: Iterable[Tensor]) -> dict[str, FeatureStatistics]:
+    """The same in the features of several networks, by their names, in one pass over the images."""
+    found = {name: FeatureMoments(network, FeatureStatistics) for name, network in networks.items()}
+    for images in batches:
+        for moments in found.values():
+            moments.add(images)
+    return {name: moments.finish() for name, moments in found.items()}
 
 
 def moments_and_agreement(

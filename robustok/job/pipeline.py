@@ -21,11 +21,11 @@ from ..data.images import Images
 from ..data.latents import LatentSet, open_rows
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
-from ..evaluation import FeatureStatistics, frechet_distance
 from ..evaluation.features.classifier import ClassifierFeatures
-from ..evaluation.passes import moments_and_agreement, moments_of
+from ..evaluation.features.random_filters import RandomFilters
+from ..evaluation.passes import moments_and_agreement
 from ..evaluation.skill import skill
-from ..generation.batches import decode_batches, generate_batches
+from ..generation.batches import generate_batches
 from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
@@ -81,6 +81,15 @@ class Pipeline:
         """The network of Fréchet distances and class agreement."""
         return ClassifierFeatures(self.classifier, self.distance_name)
 
+    @cached_property
+    def second_features(self) -> RandomFilters:
+        """Another network of Fréchet distances: an untrained one, that no loss can look through whatever it is given.
+
+        The losses of a run without pretrained weights look through the classifier, so a decoder may learn what pleases
+        it and nobody else. Stopping and judging look through both.
+        """
+        return RandomFilters(device=self.run.device)
+
     @property
     def distance_name(self) -> str:
         root = self.config.data.root
@@ -128,17 +137,6 @@ class Pipeline:
         seed, size = derive_seed(self.config.seed, "sample", purpose), self.sampling.batch_size
         batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
         return torch.cat([batch.cpu() for batch in batches]), classes
-
-    @cached_property
-    def _validation(self) -> tuple[Tensor, FeatureStatistics]:
-        """Tokens sampled once, and the moments of the validation images."""
-        tokens, _ = self.sample("stop")  # a name from before there was validation; another would draw other samples
-        return tokens, moments_of(self.features, in_order(self.images.val))
-
-    def validation_distance(self, tokenizer: LoadedTokenizer) -> float:
-        """Fréchet distance of the run's samples, decoded by this tokenizer, from the validation images."""
-        tokens, reference = self._validation
-        return frechet_distance(moments_of(self.features, decode_batches(tokenizer, tokens)), reference)
 
     def is_finished(self, folder: str) -> bool:
         """True for a stage that ended under these settings; its folder is STAGE or STAGE-VARIANT.

@@ -25,7 +25,7 @@ from ..training.stages.post_training import PAIR_SECTIONS, PostTrainingStage
 from ..training.stages.tokenizer import TokenizerStage
 from .final_evaluation import evaluate_run
 from .pipeline import JobStage, Pipeline
-from .validation import ValidationFigures, held_out_rows
+from .validation import StoppingFigures, ValidationFigures, held_out_rows
 
 
 def training_stage(stage: type[Stage], make: Callable[[Pipeline], Stage]) -> JobStage:
@@ -101,6 +101,7 @@ def adversary(job: Pipeline) -> StoredAdversary:
 def post_train(job: Pipeline) -> None:
     """One post-trained decoder for each mode of the pairs."""
     job.is_finished("discriminator")  # refuses one that was warmed up under other settings
+    figures = cache(partial(StoppingFigures, job))
     for mode, folder in job.post_folders().items():
         if job.is_finished(folder):
             continue
@@ -113,7 +114,7 @@ def post_train(job: Pipeline) -> None:
             job.load_tokenizer("tokenizer"),
             job.tokenizer_checkpoint().upstream,
             adversary(job),
-            job.validation_distance,
+            figures(),
         )
         fit(stage, job.run)
 

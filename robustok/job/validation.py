@@ -1,4 +1,4 @@
-"""What tokenizer and generator are measured by while they are trained: figures on the validation images."""
+"""What models are measured by while they are trained: figures on the validation images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from ..core.paths import FILE, found_at, given_path
 from ..data.loader import in_order
 from ..data.tokenization import encode_rows
 from ..data.transforms import from_uint8
+from ..evaluation import frechet_distance
 from ..evaluation.features.inception import InceptionFeatures
+from ..evaluation.passes import moments_in
 from ..evaluation.perturbing import how_perturbable
 from ..evaluation.reconstruction import mean_psnr
 from ..evaluation.robustness import robustness
+from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer, is_discrete
 from ..training.stages.generator import HeldOut
 from .outline import Outline
@@ -37,6 +40,30 @@ class ValidationFigures:
         images = self.images
         found = robustness(tokenizer, lambda: in_order(images), self.features, quick=True).estimates()
         return {"psnr": mean_psnr(tokenizer, in_order(images)), **{name: float(value) for name, value in found.items()}}
+
+
+class StoppingFigures:
+    """Tokenizer -> Fréchet distances of the run's samples, decoded by it, from the validation images: gfd in the
+    features of the run's classifier, gfd_filters in those of the untrained network, and their score.
+
+    The score is the mean of both, each over what it was of the tokenizer that post-training starts from: 1 at the
+    start, lower is better. It weighs both alike, however large their distances are, so that neither decides alone.
+    """
+
+    def __init__(self, job: Pipeline):
+        """Trains the classifier where it is not there yet, draws the samples, and measures the start."""
+        self.networks = {"gfd": job.features, "gfd_filters": job.second_features}
+        self.rows, _ = job.sample("stop")  # a name from before there was validation; another would draw other samples
+        self.reference = moments_in(self.networks, in_order(job.images.val))
+        self.start = self._distances(job.load_tokenizer("tokenizer"))
+
+    def __call__(self, tokenizer: LoadedTokenizer) -> dict[str, float]:
+        found = self._distances(tokenizer)
+        return found | {"score": sum(found[name] / self.start[name] for name in found) / len(found)}
+
+    def _distances(self, tokenizer: LoadedTokenizer) -> dict[str, float]:
+        moments = moments_in(self.networks, decode_batches(tokenizer, self.rows))
+        return {name: frechet_distance(moments[name], self.reference[name]) for name in self.networks}
 
 
 def held_out_rows(job: Pipeline, tokenizer: LoadedTokenizer) -> HeldOut:

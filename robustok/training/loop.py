@@ -239,7 +239,7 @@ class Fit:
         score = -figures[name] if name in HIGHER_IS_BETTER else figures[name]
         better = state.score is None or score < state.score
         if better:
-            state.score, state.best = score, f"step-{state.step}"
+            state.score, state.score_by, state.best = score, name, f"step-{state.step}"
         if validation.patience is not None:
             state.stopped = state.step - int(state.best.removeprefix("step-")) >= validation.patience * every
         return better

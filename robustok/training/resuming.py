@@ -31,6 +31,7 @@ class StageState:
     seconds: float = 0.0
     best: str | None = None  # the checkpoint with the best score, where a stage has scores
     score: float | None = None
+    score_by: str | None = None  # the figure that the score is
     stopped: bool = False  # early
     skipped: int = 0  # steps that changed nothing, because something was not finite
 
@@ -79,6 +80,9 @@ def resume(stage: Stage, ema: EMA, run: Run) -> StageState:
     refuse_other_settings(stored["settings"], run.settings(stage.sections), newest)
     if state.best is not None and not (folder / state.best).exists():
         state.best = state.score = None
+    chosen_by = stage.validation and stage.validation.keep_best_by
+    if state.score_by != chosen_by and not state.stopped:  # a former version chose by another figure: from here on anew
+        state.best = state.score = state.score_by = None
     model, average, training = reading.load(newest, "model", "ema", "training")
     load_weights(stage.model, model)
     ema.load(average)

@@ -56,7 +56,7 @@ def test_main_job_writes_metrics_and_an_offline_report(job, monkeypatch):
     assert "FD-digits" in report
     files = [path for path in run.rglob("*") if path.is_file()]
     assert len(files) > 30 and not [path for path in files if b"canary-4711" in path.read_bytes()]
-    for curve in ("tokenizer: validation_rfd", "generator: validation_loss", "post: validation_gfd"):
+    for curve in ("tokenizer: validation_rfd", "generator: validation_loss", "post: validation_score"):
         assert curve in report
     assert "not FID" in report
     assert (run / "config.yaml").is_file()

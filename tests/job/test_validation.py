@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from shutil import copytree
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from robustok import load_generator, load_tokenizer
@@ -16,9 +18,11 @@ from robustok.data.images import open_images
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import psnr
 from robustok.evaluation.features.classifier import open_classifier
+from robustok.evaluation.features.random_filters import RandomFilters
 from robustok.evaluation.metrics.frechet import frechet_distance
 from robustok.evaluation.passes import moments_of
 from robustok.evaluation.pfid import quick_settings
+from robustok.generation.batches import generate_batches
 from robustok.job.outline import Outline
 from robustok.job.validation import check_validation
 from robustok.training.run import read_log
@@ -124,3 +128,30 @@ def test_figures_that_a_stage_does_not_have_are_refused(sections, message):
         check_validation(Outline(RunConfig(validation=validation, family=family, **chosen), None, ()))
     with pytest.raises(UserError, match=r"validation\.inception: found nowhere\.pth, expected a path that is a file"):
         check_validation(Outline(RunConfig(validation=ValidationConfig(inception="nowhere.pth")), None, ()))
+
+
+def test_post_training_is_stopped_by_both_feature_spaces(job, tokenizer_run):
+    """Distances are those of the samples through the step's weights; each is taken over what it was at the start."""
+    for stage in ("generator", "pairs", "post"):
+        run = job(stage, stopping__patience=9, pairs__modes="[direct]")
+    found = validations(run, "post")
+    assert all(set(figures) == {"gfd", "gfd_filters", "score"} for figures in found.values())
+    start, last = found[0], found[max(found)]
+    assert start["score"] == 1.0
+    assert last["score"] == pytest.approx(np.mean([last[name] / start[name] for name in ("gfd", "gfd_filters")]))
+    best = min(found, key=lambda step: found[step]["score"])
+    assert json.loads((run / "post" / "stage.json").read_text())["best"] == f"step-{best}"
+
+    images = open_images(replace(RunConfig().data, val=100, test=150), 32).val.load(torch.arange(100))
+    generator, classes = load_generator(run / "generator"), torch.arange(10).repeat_interleave(5)
+    sampling = yaml.safe_load((run / "config.yaml").read_text())["sampling"]
+    del sampling["batch_size"]
+    seed = derive_seed(0, "sample", "stop")
+    tokens = torch.cat([*generate_batches(generator.sampler(**sampling), classes, seed=seed, batch_size=50)])
+    networks = {"gfd": open_classifier(run / "classifier", torch.device("cpu")), "gfd_filters": RandomFilters()}
+    for step, folder in ((0, run / "tokenizer"), (max(found), run / "post" / f"step-{max(found)}")):
+        tokenizer = load_tokenizer(folder)
+        decoded = to_uint8(tokenizer.decode(tokenizer.lookup(tokens)))
+        for name, network in networks.items():
+            sides = (moments_of(network, [batch]) for batch in (decoded, images))
+            assert found[step][name] == pytest.approx(frechet_distance(*sides), rel=1e-3), (step, name)

@@ -44,6 +44,7 @@ class Training:
             training=TrainingConfig(),
             model=network,
             trained=[trained],
+            validation=None,
             extra_state=dict,
             upstream={},
             model_config=dict,

@@ -47,6 +47,19 @@ def test_the_best_step_is_kept_and_the_last_where_nothing_chooses(tokenizer_stag
     assert (stage.run.folder / "tokenizer" / best).is_dir()
 
 
+@pytest.mark.parametrize(("patience", "best"), [(9, "step-6"), (0, "step-0")])
+def test_scores_of_another_figure_are_not_compared(tokenizer_stage, monkeypatch, patience, best):
+    """Of a run that an older version began: the best is chosen from the resumed step on, unless it had stopped."""
+    first = validated(tokenizer_stage(), [{"rfd": 0.1}], keep_best_by="rfd", patience=patience)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(Fit, "_batches", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        Fit(first, first.run).run_to_end()
+    first.run.close()
+    values = [{"score": score} for score in (0.9, 0.8, 0.85)]
+    again = validated(tokenizer_stage(), values, keep_best_by="score", patience=patience)
+    assert ended(again)[0] == best
+
+
 def test_a_figure_that_is_not_finite_is_never_the_best_and_not_in_the_log(tokenizer_stage):
     values = [{"psnr": math.inf}, {"psnr": math.nan}, {"psnr": 11.0}, {"psnr": 10.0}]
     stage = validated(tokenizer_stage(), values, keep_best_by="psnr", patience=2)

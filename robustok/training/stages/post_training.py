@@ -36,7 +36,8 @@ class DecoderOfRows(nn.Module):
 class PostTrainingStage(DecoderStage):
     """Only the decoder side learns, from generated tokens or latents to the real images, without perturbation.
 
-    The discriminator goes on from `adversary`, where that has weights. `gfd`: of a tokenizer, to stop by.
+    The discriminator goes on from `adversary`, where that has weights. `figures` of a tokenizer: "score", to stop by,
+    and others to watch.
     """
 
     sections = (*PAIR_SECTIONS, "post_training", "post_discriminator", "stopping", "evaluation")
@@ -52,12 +53,12 @@ class PostTrainingStage(DecoderStage):
         model: LoadedTokenizer,
         upstream: Mapping[str, Any],
         adversary: StoredAdversary,
-        gfd: Callable[[LoadedTokenizer], float],
+        figures: Callable[[LoadedTokenizer], dict[str, float]],
     ):
         c = run.config
         self.run, self.frozen, self.model, self.upstream, self.name = run, frozen, model, upstream, name
-        self.training, self._gfd = c.post_training, gfd
-        self.validation = Validation(c.stopping.every_epochs, keep_best_by="gfd", patience=c.stopping.patience)
+        self.training, self._figures = c.post_training, figures
+        self.validation = Validation(c.stopping.every_epochs, keep_best_by="score", patience=c.stopping.patience)
         self.dataset = PairDataset(images.train, pairs)
         steps = len(self.dataset) // self.training.batch_size
         self.adversary = Adversary(
@@ -83,4 +84,4 @@ class PostTrainingStage(DecoderStage):
         return self.image_losses(trained.module(generated), from_uint8(batch.inputs), batch, position)
 
     def validate(self) -> dict[str, float]:
-        return {"gfd": self._gfd(self.model)}
+        return self._figures(self.model)
