@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.random import narrow_seed
 from ..data.transforms import from_uint8
+from ..ops.indices import count_indices
 from ..ops.vq import normalize_rows
 from .metrics.kernel import median_distance, mmd
 from .perturbing import CLEAN, Setting, codes_of, device_of, perturbed_images, perturbed_indices, similarity_of
@@ -21,7 +22,7 @@ ROWS = 4096  # latent vectors a side of one MMD
 class Usage(NamedTuple):
     """How often each code is the nearest one."""
 
-    counts: Tensor  # (K,) int64
+    counts: Tensor  # (K,) int64, on the CPU
     used: float  # share of codes that occur
     perplexity: float  # exp(entropy): as many equally used codes would be as uncertain; at most K
     top: float  # share of tokens that have the most frequent code
@@ -35,15 +36,16 @@ def codebook_usage(tokenizer, batches: Iterable[Tensor]) -> Usage:
 
 
 def code_counts(tokenizer, tokens: Tensor) -> Tensor:
-    """How often each code is in tokens (B, L), or (B, L, Q) of Q codebooks: (K,) or (Q * K,) int64, on the CPU."""
+    """How often each code is in tokens (B, L), or (B, L, Q) of Q codebooks: (K,) or (Q * K,) int64."""
     *several, K, _ = tokenizer.codebook.shape
     if several:
         tokens = tokens + K * torch.arange(several[0], device=tokens.device)
-    return torch.bincount(tokens.flatten(), minlength=tokenizer.codebook[..., 0].numel()).cpu()
+    return count_indices(tokens, tokenizer.codebook[..., 0].numel())
 
 
 def usage_of(counts: Tensor) -> Usage:
-    """`Usage` of counts (K,). Raises ValueError where there is no token."""
+    """`Usage` of counts (K,), on any device. Raises ValueError where there is no token."""
+    counts = counts.cpu()
     total = int(counts.sum())
     if total == 0:
         raise ValueError("codebook usage of no tokens")

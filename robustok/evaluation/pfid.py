@@ -169,7 +169,7 @@ def perturbed_moments(
     moments = {setting: FeatureMoments(features, statistics) for setting in (CLEAN, *settings)}
     done = 0
     for batch in batches:
-        batch = batch.to(device_of(tokenizer))
+        batch = batch.to(device_of(tokenizer), non_blocking=True)
         ids = torch.arange(first_id + done, first_id + done + len(batch), device=batch.device)
         originals.add(batch)
         for setting, images in perturbed_images(tokenizer, batch, moments, sample_ids=ids, **how):

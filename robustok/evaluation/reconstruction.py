@@ -64,7 +64,7 @@ def evaluate_reconstruction(
     figures: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
     counts = torch.zeros((), dtype=torch.int64)
     for batch in Progress(f"reconstructing {stream.name}", len(stream)).track(stream):
-        original = batch.to(device)
+        original = batch.to(device, non_blocking=True)
         if discrete:
             tokens = tokenizer.tokenize(from_uint8(original))
             counts = counts + code_counts(tokenizer, tokens)

@@ -59,7 +59,7 @@ def encode_all(tokenizer, batches: Iterable[Tensor], network: Callable, keep_fea
     keep = None if features is None else lambda output: features.append(output.features)
     reference = FeatureMoments(network, FoldedStatistics, keep)
     for batch in batches:
-        batch = batch.to(device_of(tokenizer))
+        batch = batch.to(device_of(tokenizer), non_blocking=True)
         reference.add(batch)
         latents.append(decoder_latents(tokenizer, from_uint8(batch)))
     if len(latents) < 2:

@@ -56,8 +56,11 @@ def generate_batches(
 
 @torch.inference_mode()
 def decode_generated(tokenizer: Tokenizer, generated: Tensor) -> Tensor:
-    """uint8 images (B, 3, S, S) of tokens (B, L), or of latents (B, L, D) of a continuous tokenizer."""
-    generated = generated.to(tokenizer.device)
+    """uint8 images (B, 3, S, S) of tokens (B, L), or of latents (B, L, D) of a continuous tokenizer.
+
+    They may be on any device, not in page-locked memory that is about to change: nothing waits for the copy.
+    """
+    generated = generated.to(tokenizer.device, non_blocking=True)
     if is_discrete(tokenizer):
         return to_uint8(tokenizer.detokenize(generated))
     return to_uint8(tokenizer.decode(generated))

@@ -174,7 +174,7 @@ class ShardedRun:
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
         images, outputs = [], []
         batches = FullBatches(self.network, lambda output, _: outputs.append(output)) if self.network else None
-        for decoded in decode_batches(self.tokenizer, tokens.to(self.tokenizer.device), DECODE_BATCH):
+        for decoded in decode_batches(self.tokenizer, tokens, DECODE_BATCH):
             if batches:
                 batches.add(decoded)
             if self.images:

@@ -1,16 +1,12 @@
 """No step of training reads a value back: on a GPU each such read would wait for all that was asked of it before."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import robustok
 from robustok.config import (
     CodebookConfig,
     DiscriminatorConfig,
@@ -42,13 +38,10 @@ from robustok.training.stages.discriminator import DiscriminatorStage
 from robustok.training.stages.generator import GeneratorStage
 from robustok.training.stages.masked_tokenizer import MaskedTokenizerStage
 from robustok.training.stages.post_training import PostTrainingStage
+from tests.host_reads import reads_of
 
 from .conftest import CONFIG
 
-PACKAGE = Path(robustok.__file__).parent
-READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.equal.default}
-# Their result has a size that the host must know.
-READS |= {torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default, torch.ops.aten.bincount.default}
 # What reads on the CPU alone, or what lies in the host's memory on every machine.
 ON_THE_HOST = {
     ("training/optimizers.py", "step"),  # a fused optimiser, which a GPU has, is told on the device
@@ -56,43 +49,6 @@ ON_THE_HOST = {
     ("data/tokens.py", "read"),  # tokens fresh from their file
     ("data/rows.py", "__getitem__"),  # positions in the data set, which stay with the host
 }
-
-
-class Reads(TorchDispatchMode):
-    """Notes which functions of the package read a tensor's value, or make something whose size depends on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: set[tuple[str, str]] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        boolean = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if func in READS or boolean:
-            self.note(sys._getframe(1))
-        return func(*args, **(kwargs or {}))
-
-    def note(self, frame) -> None:
-        """The innermost function of the package, or of this file, above `frame`."""
-        while not Path(frame.f_code.co_filename).is_relative_to(PACKAGE) and frame.f_code.co_filename != __file__:
-            frame = frame.f_back
-        path = Path(frame.f_code.co_filename)
-        where = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else path.name
-        self.found.add((where, frame.f_code.co_name))
-
-
-def reads_of(step: Callable[[], object]) -> set[tuple[str, str]]:
-    with Reads() as reads, pytest.MonkeyPatch.context() as patch:
-        for name in ("tolist", "numpy", "cpu"):  # these do not pass through the dispatcher on a CPU
-            original = getattr(torch.Tensor, name)
-
-            def noted(self, *args, _original=original, **kwargs):
-                reads.note(sys._getframe(1))
-                return _original(self, *args, **kwargs)
-
-            patch.setattr(torch.Tensor, name, noted)
-        step()
-    return reads.found
-
 
 TRAINING = TrainingConfig(epochs=1, batch_size=8, warmup_epochs=0.0, ema=0.9, clip_norm=1.0)
 ALL_LOSSES = LossConfig(adversarial_start=0.0, lecam=1.0, blur_epochs=1.0)
@@ -161,7 +117,7 @@ STAGES |= {name: partial(Making.generator, name=name) for name in GENERATORS}
 
 
 def steps_of(stage: Stage, run: Run) -> set[tuple[str, str]]:
-    """What two steps of the loop read; in the second one optimisers have a state."""
+    """Which functions read in two steps of the loop; in the second one optimisers have a state."""
     fit = Fit(stage, run)
     batch = load_batch(stage.dataset, torch.arange(8), seed=0, epoch=0)
 
@@ -170,7 +126,7 @@ def steps_of(stage: Stage, run: Run) -> set[tuple[str, str]]:
         fit.guard.watch(terms, fit.state.step, batch)
         fit.state.step += 1
 
-    return reads_of(lambda: [step() for _ in range(2)])
+    return set(reads_of(lambda: [step() for _ in range(2)]))
 
 
 @pytest.mark.parametrize("stage", STAGES)
