@@ -76,6 +76,8 @@ class StartConfig:
 
     tokenizer: str | None = setting(None, PATH)
     generator: str | None = setting(None, PATH)
+    # folder RUN/classifier of another run on the same classes, taken as it is: figures of both then compare
+    classifier: str | None = setting(None, PATH)
     # attention heads of a released tokenizer whose width is no standard ViT
     num_heads: int | None = setting(None, "[1, 1024]")
     # at which the tokenizer is used; a ViT's positions are resampled. None: its own
@@ -118,8 +120,9 @@ class PairsConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many images the generator makes to be evaluated by."""
+    """How many images the generator makes to be evaluated by: each class as often as it is among the images."""
 
+    # on the average
     samples_per_class: int | None = setting(None, "[1, 10**6]")
 
 

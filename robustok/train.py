@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     from .job.decisions import as_begun
     from .models.starting import with_started_families
 
-    stages = _chosen(options["stage"])
+    stages = _chosen(options["stage"], config)
     config, file = as_begun(config)
     if file is not None and int(os.environ.get("RANK", "0")) == 0:
         say(f"what the settings leave open is as this run began: {file}")
@@ -48,12 +48,13 @@ def main(argv: list[str]) -> int:
     return _dry_run(config, stages) if options["dry_run"] else _run(config, stages)
 
 
-def _chosen(stage: str) -> tuple[str, ...]:
+def _chosen(stage: str, config: RunConfig) -> tuple[str, ...]:
     from .job.registry import STAGES
 
-    if stage not in ("all", *STAGES):
-        raise UserError(f"--stage: found {stage!r}, expected all or one of {', '.join(STAGES)}")
-    return tuple(STAGES) if stage == "all" else (stage,)
+    stages = [name for name in STAGES if name != "classifier" or config.start.classifier is None]
+    if stage not in ("all", *stages):
+        raise UserError(f"--stage: found {stage!r}, expected all or one of {', '.join(stages)}")
+    return tuple(stages) if stage == "all" else (stage,)
 
 
 def _run(config: RunConfig, stages: tuple[str, ...]) -> int:

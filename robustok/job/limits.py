@@ -6,10 +6,12 @@ from ..config import RunConfig
 from ..core.errors import UserError
 from ..data.images import Images
 from ..data.tokens import MAX_CODES
+from ..evaluation.features.classifier import open_classifier
 from ..models.frozen.classifier import Classifier
 from ..models.interfaces import is_discrete
 from ..models.registry import trained_family
 from .outline import Outline
+from .relations import expect
 
 STORED = {"tokens", "generator", "pairs", "post", "evaluate"}  # stages that write or read tokens on disk
 
@@ -76,8 +78,12 @@ def _check_teacher(c: RunConfig, images: Images) -> None:
 
 
 def _check_classes(run: Outline) -> None:
-    """A generator must know every class of the data."""
+    """A generator must know every class of the data, and a classifier those alone."""
     c, images = run.config, run.images
+    if c.start.classifier:
+        known = open_classifier(c.start.classifier, torch.device("cpu")).classifier.head.out_features
+        expected = f"the {images.num_classes} classes of the data"
+        expect(known == images.num_classes, "start.classifier", f"one of {known} classes", expected)
     if c.start.generator:
         known, name = run.generator.num_classes, "start.generator"
         fits, expected = known >= images.num_classes, f"at least the {images.num_classes} classes of the data"

@@ -21,7 +21,7 @@ from ..data.images import Images
 from ..data.latents import LatentSet, open_rows
 from ..data.loader import in_order
 from ..data.tokens import TokenSet
-from ..evaluation.features.classifier import ClassifierFeatures
+from ..evaluation.features.classifier import ClassifierFeatures, open_classifier
 from ..evaluation.features.random_filters import RandomFilters
 from ..evaluation.passes import moments_and_agreement
 from ..evaluation.skill import skill
@@ -61,9 +61,12 @@ class Pipeline:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The small classifier of the run's own classes, trained on first use."""
-        self.stages["classifier"].run(self)
-        classifier = load_classifier(self.result("classifier")).to(self.run.device)
+        """The small classifier of the run's own classes, trained on first use; or that of `start.classifier`."""
+        if (given := self.config.start.classifier) is not None:
+            classifier = open_classifier(given, self.run.device).classifier
+        else:
+            self.stages["classifier"].run(self)
+            classifier = load_classifier(self.result("classifier")).to(self.run.device)
         if distributed.is_main():
             self._warn_of(ClassifierFeatures(classifier, self.distance_name))
         return classifier
@@ -129,11 +132,13 @@ class Pipeline:
         return generator.sampler(**sampler_settings(self.sampling))
 
     def sample(self, purpose: str) -> tuple[Tensor, Tensor]:
-        """(tokens (N, L) or latents (N, L, D), classes (N,)) of `evaluation.samples_per_class` images of each class.
+        """(tokens (N, L) or latents (N, L, D), classes (N,)) of `evaluation.samples_per_class` images a class.
 
+        Each class has its share of the images: a distance from them would else be that of the classes' shares.
         purpose: the name of the seed.
         """
-        classes = torch.arange(self.images.num_classes).repeat_interleave(self.config.evaluation.samples_per_class)
+        count, labels = self.config.evaluation.samples_per_class * self.images.num_classes, self.images.all.labels
+        classes = labels.sort().values[(2 * torch.arange(count) + 1) * len(labels) // (2 * count)]
         seed, size = derive_seed(self.config.seed, "sample", purpose), self.sampling.batch_size
         batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
         return torch.cat([batch.cpu() for batch in batches]), classes
