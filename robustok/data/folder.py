@@ -11,7 +11,11 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.paths import regular_file
 from .decode import BadImage, check_bytes, decode
+from .groups import GROUPS, read_groups
 from .listing import is_image, is_junk, look_like_splits, name_some, notes_on, refuse_same_but_case, say_suffixes
+
+
+_ABOUT = {GROUPS, "license", "license.txt", "readme", "readme.md", "readme.txt"}  # what may lie beside the classes
 
 
 class Folder:
@@ -20,7 +24,7 @@ class Folder:
     Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
     a class, at any depth below its folder, follow in the sorted order of their paths. Hidden files and folders are
     skipped, and what systems leave behind (`listing.is_junk`); files of types that Pillow does not read are listed in
-    `.ignored`. Links to class folders and files are followed, links to folders further down are not (they may form
+    `.ignored`. `.groups` are those of groups.csv (see `groups.read_groups`). Links to class folders and files are followed, links to folders further down are not (they may form
     loops).
     """
 
@@ -48,6 +52,7 @@ class Folder:
             self.names += found
             labels += [label] * len(found)
         self.labels = np.array(labels, dtype=np.int64)
+        self.groups = read_groups(root, self.names)
         self.notes = self._hints() + notes_on(self.names, self.ignored)
         if self._links:
             self.notes.append(f"links to folders are followed for classes alone, not for {name_some(self._links)}")
@@ -71,7 +76,7 @@ class Folder:
 
     def _list_root(self) -> tuple[list[str], list[str]]:
         """Class folders and images directly below the root, sorted."""
-        entries = sorted((e for e in _scan(self.root) if not is_junk(e.name)), key=lambda e: e.name)
+        entries = sorted((e for e in _scan(self.root) if not is_junk(e.name) and e.name.lower() not in _ABOUT), key=lambda e: e.name)
         is_folder = {e.name: _is_folder(e) for e in entries}
         folders = [name for name, holds in is_folder.items() if holds]
         images = self._keep_images(name for name, holds in is_folder.items() if not holds)

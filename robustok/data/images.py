@@ -28,7 +28,7 @@ from .listing import is_image, is_junk
 from .parquet import Parquet
 from .parquet_files import files_of, files_of_split
 from .readers import reading
-from .splits import split_order, split_sizes
+from .splits import split, split_sizes
 from .tars import TarShards
 from .transforms import center_crop, fixed_views, random_crop, to_array
 
@@ -47,7 +47,8 @@ class ImageSource(Protocol):
     problems: list[str]  # what is wrong with images that were left out of the list, one sentence each
     notes: list[str]  # what else a user should know of what was found, one sentence each
 
-    # Where images are read in blocks, it also has `blocks` (splits.Blocks).
+    # Where images are read in blocks, it also has `blocks` (splits.Blocks); where some belong together, `groups`, (N,)
+    # int64 or None: no split parts images of one number.
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB; raises BadImage naming it."""
@@ -65,10 +66,11 @@ class Images:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
-        order = split_order(source.labels, source.class_names, config.val, config.test, config.split_seed)
-        held_out = config.val + config.test
+        groups = getattr(source, "groups", None)
+        sizes = config.val, config.test
+        held_out = split(source.labels, source.class_names, *sizes, config.split_seed, groups)
+        parts = (*held_out, torch.arange(len(source.labels)))
         bad = _BadImages(source)
-        parts = (order[: config.val], order[config.val : held_out], order[held_out:], torch.arange(len(order)))
         if hasattr(source, "blocks"):  # what lies together is read together
             parts = tuple(part.sort().values for part in parts)
         self.val, self.test, self.train, self.all = (ImageSplit(source, ids, config, image_size, bad) for ids in parts)
@@ -95,7 +97,9 @@ class ImageSplit:
 
     def fingerprint(self) -> str:
         """See `fingerprint`, of these images."""
-        return fingerprint((self.source.names[index] for index in self.ids.tolist()), self.labels.numpy())
+        groups = getattr(self.source, "groups", None)
+        names = (self.source.names[index] for index in self.ids.tolist())
+        return fingerprint(names, self.labels.numpy(), None if groups is None else groups[self.ids.numpy()])
 
     def load(self, rows: Tensor, *, seed: int | None = None) -> Tensor:
         """The images at positions `rows` (n,) of this split, uint8 (n, 3, H, W).
@@ -174,9 +178,10 @@ class _BadImages:
             )
 
 
-def fingerprint(names: Iterable[str], labels: np.ndarray) -> str:
-    """Which images these are: SHA-256 over their names and labels (N,) int64 in order, not over their pixels."""
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape") + labels.tobytes()).hexdigest()
+def fingerprint(names: Iterable[str], labels: np.ndarray, groups: np.ndarray | None = None) -> str:
+    """Which images these are: SHA-256 over their names, labels and groups (N,) int64 in order, not over their pixels."""
+    numbers = labels.tobytes() + (b"" if groups is None else groups.tobytes())
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape") + numbers).hexdigest()
 
 
 def say_what_was_found(source: ImageSource) -> None:
@@ -193,7 +198,7 @@ def bad_budget(count: int) -> int:
 def open_images(config: DataConfig, image_size: Size) -> Images:
     """The images of `config.root` (None: the digits), split and ready to load at `image_size`.
 
-    The splits are drawn by `config.split_seed` (`splits.split_order`): first `config.val` validation images, then
+    The splits are drawn by `config.split_seed` (`splits.split`): first `config.val` validation images, then
     `config.test` test images, the rest to train; `splits.split_sizes` says how many where these are None. Raises
     UserError for a path, a layout or numbers that cannot work.
     """

@@ -58,6 +58,31 @@ def split_sizes(labels: np.ndarray, val: int | None, test: int | None) -> tuple[
     return val, test
 
 
+def split(
+    labels: np.ndarray, class_names: list[str], val: int, test: int, seed: int, groups: np.ndarray | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The numbers, int64, of the images to validate, to test and to train, by `split_order`.
+
+    groups: (N,) int64. Then whole groups are dealt out, to each split its share of them, at least two, so that splits
+    may hold a few images more or less than asked for; a group is of the class of its first image.
+    """
+    if groups is None:
+        order = split_order(labels, class_names, val, test, seed)
+        return order[:val], order[val : val + test], order[val + test :]
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    held_out = [max(LEAST, round(count * len(first) / len(labels))) for count in (val, test)]
+    try:
+        parts = split(labels[first], class_names, *held_out, seed)
+    except UserError as error:
+        raise UserError(f"{error} (the images that belong together by groups.csv counted as one)") from None
+    place = torch.empty(len(first), dtype=torch.int64)
+    place[torch.cat(parts)] = torch.arange(len(first))
+    order = torch.argsort(place[torch.from_numpy(unit)], stable=True)
+    sizes = [int(np.isin(unit, part.numpy()).sum()) for part in parts]
+    val_ids, test_ids, train_ids = order.split(sizes)
+    return val_ids, test_ids, train_ids
+
+
 def split_order(labels: np.ndarray, class_names: list[str], val: int, test: int, seed: int) -> Tensor:
     """The images' numbers (N,) int64: first `val` to validate, then `test` to test, then those to train.
 

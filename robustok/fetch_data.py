@@ -1,0 +1,53 @@
+"""Data sets to try things on, fetched once: python -m robustok.fetch_data emoji [--archive TARBALL] [--output FOLDER]
+
+emoji: 3,786 Noto emoji of 64 x 64 pixels in ten categories, on white. They come in an npm package, which npm fetches; or
+give its tarball, as `npm pack emoji-datasource-google@16.0.0` writes it. The only command that uses the network.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .core.cli import run_verb
+from .core.errors import UserError
+from .core.options import verb_parser
+from .core.paths import check_output
+from .core.text import say
+from .data.emoji import PACKAGE, write_emoji
+
+
+def main(argv: list[str]) -> int:
+    """Writes the data set into a folder; returns the exit code."""
+    parser = verb_parser("fetch_data", __doc__)
+    parser.add_argument("name", metavar="NAME", choices=["emoji"], help="the data set: emoji")
+    parser.add_argument("--archive", type=Path, help="the package's tarball (default: fetched by npm)")
+    parser.add_argument("--output", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if options.output.exists():
+        say(f"{options.output} is there; remove it to write it again")
+        return 0
+    check_output("--output", options.output, {"--archive": options.archive})
+    with tempfile.TemporaryDirectory() as folder:
+        count = write_emoji(options.archive or _fetched(Path(folder)), options.output)
+    say(f"{options.output}: {count} images; python -m robustok.train --data.root {options.output} trains on them")
+    return 0
+
+
+def _fetched(folder: Path) -> Path:
+    """The package's tarball, which npm puts into the folder."""
+    cure = f"get the tarball elsewhere (npm pack {PACKAGE}) and give it as --archive"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(f"npm, which fetches {PACKAGE}, is not installed; install it, or {cure}")
+    done = subprocess.run([npm, "pack", PACKAGE], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    found = list(folder.glob("*.tgz"))
+    if done.returncode or len(found) != 1:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"npm pack {PACKAGE} failed ({said:.200}); {cure}")
+    return found[0]
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main))
