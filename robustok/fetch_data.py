@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     parser = verb_parser("fetch_data", __doc__)
     parser.add_argument("name", metavar="NAME", choices=["emoji"], help="the data set: emoji")
     parser.add_argument("--archive", type=Path, help="the package's tarball (default: fetched by npm)")
-    parser.add_argument("--output", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     if options.output.exists():
         say(f"{options.output} is there; remove it to write it again")

@@ -31,7 +31,9 @@ def read_groups(root: Path, names: Sequence[str]) -> np.ndarray | None:
     with parsing(path, "a table of groups"):
         lines = list(csv.reader(io.StringIO(read_bounded(path, _MOST_BYTES).decode("utf-8-sig"), newline="")))
     if not lines or lines[0] != COLUMNS:
-        raise UserError(f"{path}, line 1: found {','.join(lines[0]) if lines else 'nothing'!r:.80}, expected image,group")
+        raise UserError(
+            f"{path}, line 1: found {','.join(lines[0]) if lines else 'nothing'!r:.80}, expected image,group"
+        )
     where = {name: index for index, name in enumerate(names)}
     numbers: dict[str, int] = {}
     groups = np.full(len(names), -1, np.int64)
