@@ -19,7 +19,7 @@ from ..core.paths import regular_file
 from .groups import write_groups
 
 PACKAGE = "emoji-datasource-google@16.0.0"
-CONTENT = "979a46c8870d3bdbf2d96f68aae412028087447b28d2cd4304d04837beda559f"  # of the package's list and pictures, see `content_hash`
+CONTENT = "979a46c8870d3bdbf2d96f68aae412028087447b28d2cd4304d04837beda559f"  # see `content_hash`
 LIST, PICTURES = "package/emoji.json", "package/img/google/64/"
 BACKGROUND = "white"
 _MOST_BYTES = 1 << 25  # of a member; the list has 2 MB
@@ -34,8 +34,8 @@ def write_emoji(archive: Path, folder: Path, content: str = CONTENT) -> int:
     """Writes the emoji of the package's tarball as a folder of class folders, whole or not at all.
 
     Classes are the package's categories; the five skin tones alone ("Component") are one of them. Pictures are RGB PNG
-    on white, named by their code points. groups.csv holds each emoji, its skin tones and what is drawn alike together. content: what
-    `content_hash` must give. Returns the number of images.
+    on white, named by their code points. groups.csv holds each emoji, its skin tones and what is drawn alike together.
+    content: what `content_hash` must give. Returns the number of images.
 
     Raises: UserError for a file that is no such tarball, or holds something else; OSError.
     """
