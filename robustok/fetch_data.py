@@ -1,7 +1,7 @@
 """Data sets to try things on, fetched once: python -m robustok.fetch_data emoji [--archive TARBALL] [--output FOLDER]
 
-emoji: 3,786 Noto emoji of 64 x 64 pixels in ten categories, on white. They come in an npm package, which npm fetches; or
-give its tarball, as `npm pack emoji-datasource-google@16.0.0` writes it. The only command that uses the network.
+emoji: 3,786 Noto emoji of 64 x 64 pixels in ten categories, on white. They come in an npm package, which npm fetches;
+or give its tarball, as `npm pack emoji-datasource-google@16.0.0` writes it.
 """
 
 import shutil

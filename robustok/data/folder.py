@@ -23,8 +23,8 @@ class Folder:
     Classes are the sub-folders in sorted order (by code point, as torchvision's ImageFolder sorts them); the images of
     a class, at any depth below its folder, follow in the sorted order of their paths. Hidden files and folders are
     skipped, and what systems leave behind (`listing.is_junk`); files of types that Pillow does not read are listed in
-    `.ignored`. `.groups` are those of groups.csv (see `groups.read_groups`). Links to class folders and files are followed, links to folders further down are not (they may form
-    loops).
+    `.ignored`. `.groups` are those of groups.csv (see `groups.read_groups`). Links to class folders and files are
+    followed, links to folders further down are not (they may form loops).
     """
 
     def __init__(self, root: Path) -> None:

@@ -179,7 +179,7 @@ class _BadImages:
 
 
 def fingerprint(names: Iterable[str], labels: np.ndarray, groups: np.ndarray | None = None) -> str:
-    """Which images these are: SHA-256 over their names, labels and groups (N,) int64 in order, not over their pixels."""
+    """Which images these are: SHA-256 over names, labels and groups (N,) int64 in order, not over their pixels."""
     numbers = labels.tobytes() + (b"" if groups is None else groups.tobytes())
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape") + numbers).hexdigest()
 
