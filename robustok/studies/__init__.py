@@ -1,0 +1,1 @@
+"""Studies: runs of the main job that differ in named settings, and what their figures say together."""

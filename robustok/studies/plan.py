@@ -1,0 +1,86 @@
+"""What a study runs: rows of settings, each with one or more seeds, out of one file (configs/study/NAME.yaml)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.parsing import parsing
+from ..core.yaml_reading import read_yaml
+from ..presets import FOLDER, merged
+
+JUDGE = "judge"  # the run whose classifier all rows look through and are judged by
+MODELS = ("tokenizer", "generator")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ from the study's others by `settings`; one for each seed."""
+
+    name: str
+    part: str  # the question that it belongs to
+    says: str  # what it is, in words
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    tokenizer: str | None = None  # the row whose tokenizer it takes, of the same seed; None: trained
+    generator: str | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages of `robustok.train`; all of them where it trains its own tokenizer."""
+        if self.tokenizer is None:
+            return ("all",)
+        trained = () if self.generator else ("generator",)
+        return ("tokens", *trained, "pairs", "post", "evaluate")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A file's rows, in order, and the settings of them all."""
+
+    name: str
+    settings: Mapping[str, Any]
+    rows: Mapping[str, Row]
+
+    def runs(self) -> Iterator[tuple[Row, int]]:
+        """Every row with every seed of its own, seed by seed."""
+        for seed in sorted({seed for row in self.rows.values() for seed in row.seeds}):
+            yield from ((row, seed) for row in self.rows.values() if seed in row.seeds)
+
+    def settings_of(self, row: Row, seed: int, runs: Path) -> dict[str, Any]:
+        """The settings of a run, as a file for `robustok.train --config`. runs: the folder of the study's runs."""
+        start: dict[str, Any] = {"classifier": str(runs / JUDGE / "classifier")}
+        for model in MODELS:
+            if (other := getattr(row, model)) is not None:
+                start[model] = str(runs / run_name(self.rows[other], seed) / model)
+        own = {"name": run_name(row, seed), "runs": str(runs), "seed": seed, "start": start}
+        return merged(merged(self.settings, row.settings), own)
+
+    def settings_of_judge(self, runs: Path) -> dict[str, Any]:
+        """The settings of the run that trains the classifier."""
+        return merged(self.settings, {"name": JUDGE, "runs": str(runs)})
+
+
+def run_name(row: Row, seed: int) -> str:
+    """Folder of a run among the study's."""
+    return f"{row.name}-{seed}"
+
+
+def read_study(path: Path) -> Study:
+    """The study of a file: `settings`, `seeds`, and `rows` by name (see Row).
+
+    Raises: UserError for a file that is missing or is none, naming what is wrong with it.
+    """
+    written = read_yaml(path, f"the studies are in {FOLDER / 'study'}")
+    with parsing(path, "a study", "it has settings, seeds and rows, as those in configs/study/"):
+        if not isinstance(written, Mapping) or set(written) != {"settings", "seeds", "rows"}:
+            raise ValueError(f"expected settings, seeds and rows, found {list(written)}")
+        rows = {name: Row(name, **{"seeds": written["seeds"]} | values) for name, values in written["rows"].items()}
+    for row in rows.values():
+        for model in MODELS:
+            if (other := getattr(row, model)) not in (None, *rows) or other == row.name:
+                raise UserError(f"{path}, rows.{row.name}.{model}: found {other!r}, expected another row")
+    return Study(path.stem, written["settings"], rows)
