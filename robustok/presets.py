@@ -46,7 +46,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         below = preset_path(base)
     except UserError as error:
         raise UserError(f"{path}, base: {error}") from None
-    return merged(read_settings(below), settings)
+    return overlaid(read_settings(below), settings)
 
 
 def run_settings_file(checkpoint: str | Path) -> Path | None:
@@ -81,10 +81,10 @@ def say_renamed(where: str | Path, old: str) -> None:
     say(f"{where}: {old} is now called {RENAMED[old]}, and is read as that", sys.stderr)
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of both, those of `above` where both have one."""
     merged = dict(below)
     for name, value in above.items():
         both = isinstance(value, Mapping) and isinstance(below.get(name), Mapping)
-        merged[name] = merged(below[name], value) if both else value
+        merged[name] = overlaid(below[name], value) if both else value
     return merged

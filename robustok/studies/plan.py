@@ -10,7 +10,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.parsing import parsing
 from ..core.yaml_reading import read_yaml
-from ..presets import FOLDER, merged
+from ..presets import FOLDER, overlaid
 
 JUDGE = "judge"  # the run whose classifier all rows look through and are judged by
 MODELS = ("tokenizer", "generator")
@@ -57,11 +57,11 @@ class Study:
             if (other := getattr(row, model)) is not None:
                 start[model] = str(runs / run_name(self.rows[other], seed) / model)
         own = {"name": run_name(row, seed), "runs": str(runs), "seed": seed, "start": start}
-        return merged(merged(self.settings, row.settings), own)
+        return overlaid(overlaid(self.settings, row.settings), own)
 
     def settings_of_judge(self, runs: Path) -> dict[str, Any]:
         """The settings of the run that trains the classifier."""
-        return merged(self.settings, {"name": JUDGE, "runs": str(runs)})
+        return overlaid(self.settings, {"name": JUDGE, "runs": str(runs)})
 
 
 def run_name(row: Row, seed: int) -> str:
