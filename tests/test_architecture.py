@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "robustok"
-VERBS = ("train", "pretokenize", "sample", "evaluate", "explain", "check_data", "convert", "doctor")
+VERBS = (
+    *("train", "pretokenize", "sample", "evaluate", "explain", "study"),
+    *("check_data", "fetch_data", "convert", "doctor"),
+)
 # A room may import itself and the rooms named here.
 BELOW = {
     "core": (),
@@ -31,7 +34,8 @@ BELOW["report"] = (*BELOW["generation"], "generation")
 BELOW["job"] = (*BELOW["report"], "training", "report", "presets")
 BELOW["benchmark"] = (*BELOW["report"], "report", "presets")
 BELOW["recipes"] = BELOW["benchmark"]
-BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark", "recipes"))
+BELOW["studies"] = (*BELOW["job"], "job", "recipes")
+BELOW |= dict.fromkeys(VERBS, (*BELOW["job"], "job", "benchmark", "recipes", "studies"))
 BELOW["__main__"] = ("core",)  # and the verb that is named
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
