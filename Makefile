@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup docs demo demo-flow test test-portable lint torture gpu-report
+.PHONY: help setup docs study demo demo-flow test test-portable lint torture gpu-report
 
 help:  # this list
 	@sed -n 's/^\([a-z-]*\):[^#]*# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,3 +49,7 @@ torture: setup  # what takes too long for every commit
 
 gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes
 	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu)
+
+study: setup  # the study on emoji: hours on two cores; goes on where it was stopped
+	test -d data/emoji || $(BIN)/python -m robustok.fetch_data emoji
+	$(BIN)/python -m robustok.study --output $(or $(OUTPUT),docs/study)

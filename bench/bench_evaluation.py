@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustok.core.machine import version_of
 from robustok.evaluation import FeatureStatistics, InceptionFeatures, frechet_distance, pfid, precision_recall
 
 from . import recording
@@ -90,7 +91,7 @@ def test_fid_from_features(device, timed, record, needs_gpu, few_rounds):
         return frechet_distance(found, reference)
 
     variants = {"ours": ours, "numpy + scipy sqrtm": lambda: sqrtm_distance(features, moments)}
-    if recording.version("torch-fidelity"):
+    if version_of("torch-fidelity"):
         variants["torch-fidelity"] = lambda: eigenvalue_distance(features, moments)
     for run in variants.values():
         assert run() == pytest.approx(ours(), rel=1e-8)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustok import ops
+from robustok.core.machine import version_of
 from robustok.ops.vq.backends import registry
 
 from .ops_peers import (
@@ -14,7 +15,7 @@ from .ops_peers import (
     topk_on_rows,
     vector_quantize_pytorch,
 )
-from .recording import measure, version
+from .recording import measure
 
 K, D, L, DELTA, BETA = 4096, 64, 256, 100, 0.1
 PEER = "vector-quantize-pytorch, cosine"
@@ -91,6 +92,6 @@ def test_cpu(name, N, timed, record):
     ):
         record.add_ratio(goal, f"{what}, {name}, N {N}, 2 threads", least, timings, slower, faster)
     if PEER in runs:
-        exact, peer = agreement(runs, name), f"{PEER} {version('vector-quantize-pytorch')}"
+        exact, peer = agreement(runs, name), f"{PEER} {version_of('vector-quantize-pytorch')}"
         what = f"lookup against {peer} ({exact:.2%} exact), {name}, N {N}, 2 threads"
         record.add_ratio("lookup", what, 1, timings, PEER, nearest)

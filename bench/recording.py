@@ -1,11 +1,8 @@
 """Measuring and recording: interleaved rounds, median ratios, and the machine they were taken on."""
 
-import datetime
 import functools
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
@@ -13,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from robustok.core.machine import described_machine
 
 ROUNDS = {"cpu": 7, "cuda": 20}
 WARM_UP_CALLS, WARM_UP_SECONDS = 3, 0.2
@@ -112,32 +111,13 @@ class Record:
 
 def describe_machine() -> dict[str, str]:
     """Where and with what the rows were taken."""
-    root = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    found = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit.stdout.strip() or "unknown",
-        "CPU": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+    found = described_machine() | {
+        "threads": str(torch.get_num_threads()),
         "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "GPU": "none",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "triton", "numpy")),
-        "Python": platform.python_version(),
     }
     if torch.cuda.is_available():
         query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
         found["GPU"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
         found["measured rates"] = f"{product_rate() / 1e12:.0f} TFLOP/s (float16), {copy_rate() / 1e12:.2f} TB/s (copy)"
     return found
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -1,39 +1,94 @@
-"""A study: runs that differ in named settings, and what their figures say together.
+"""A study: runs of `robustok.train` that differ in named settings, and what their figures say together.
 
-python -m robustok.study                             all rows of configs/study/emoji.yaml, and the page
-python -m robustok.study --rows none --seeds 0       one row, compared with what was found before
+    python -m robustok.study                             all rows of configs/study/emoji.yaml, and a page on them
+    python -m robustok.study --rows none --seeds 0       one row, beside the figures that are expected of it
+
+The same command again goes on where it was stopped. Exit code 0: figures were found, and lie in the intervals that are
+expected where rows were named. 1: some do not.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 from .core.cli import run_verb
+from .core.errors import UserError
+from .core.machine import described_machine
 from .core.options import verb_parser
+from .core.text import say
 from .presets import FOLDER
 
 
 def main(argv: list[str]) -> int:
     """Runs the rows; returns the exit code."""
     parser = verb_parser("study", __doc__)
-    parser.add_argument("--file", type=Path, default=FOLDER / "study/emoji.yaml", help="the study (default: on emoji)")
-    parser.add_argument("--rows", nargs="+", help="rows to run (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, help="seeds to run (default: each row's)")
+    file, runs = FOLDER / "study/emoji.yaml", Path("runs/study")
+    parser.add_argument("--file", type=Path, default=file, help="the study (default: the one on emoji)")
+    parser.add_argument("--rows", nargs="+", help="rows to run and to compare with what is expected (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="seeds to run (default: those of each row)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores (default: 2)")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/study"), help="folder of the runs (default: runs/study)"
-    )
+    parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (default: runs/study)")
+    parser.add_argument("--output", type=Path, help="folder for the page of a whole study (default: RUNS/page)")
+    parser.add_argument("--recipes", default="study", help="what is expected: a table of recipes (default: study)")
     options = parser.parse_args(argv)
+    if options.jobs < 1:
+        raise UserError(f"--jobs: found {options.jobs}, expected a whole number from 1")
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .studies.measured import Findings
     from .studies.plan import read_study
     from .studies.running import Runner
 
     study = read_study(options.file)
+    if unknown := set(options.rows or ()) - set(study.rows):
+        raise UserError(f"--rows: found {', '.join(sorted(unknown))}, expected some of {', '.join(study.rows)}")
     chosen = [
         (row, seed)
         for row, seed in study.runs()
-        if (options.rows is None or row.name in options.rows) and (options.seeds is None or seed in options.seeds)
+        if row.name in (options.rows or study.rows) and seed in (options.seeds or row.seeds)
     ]
+    if not chosen:
+        raise UserError(f"--seeds: found {options.seeds}, which these rows do not have; expected some of {study.seeds}")
     Runner(study, options.runs, options.jobs).run(chosen)
+    found = Findings(study, options.runs)
+    if options.rows or options.seeds:
+        return _compare([found.runs[row.name, seed] for row, seed in chosen], options.recipes)
+    _write(found, options.output or options.runs / "page")
     return 0
+
+
+def _compare(runs: list, recipes: str) -> int:
+    """Shows each run beside its recipe; returns the exit code."""
+    from .recipes.page import show_comparison
+    from .recipes.reading import read_recipe
+    from .studies.recipes import compare_run
+
+    inside = True
+    for run in runs:
+        comparison = compare_run(run, recipes)
+        say(f"{run.name}:")
+        show_comparison(read_recipe(f"{recipes}/{run.row.name}"), comparison)
+        inside &= comparison.is_inside
+    return 0 if inside else 1
+
+
+def _write(found, folder: Path) -> None:
+    """The page of a whole study, its figures, and what is expected of a row that is run again."""
+    from .studies.claims import NONE, RECIPE
+    from .studies.latents import latent_table
+    from .studies.page import write_pages
+    from .studies.recipes import write_recipes
+
+    latents = {
+        run.name: latent_table(run.folder)
+        for (row, seed), run in found.runs.items()
+        if row in (NONE, RECIPE) and not seed
+    }
+    write_pages(found, described_machine(), latents, folder)
+    write_recipes(found, folder / "recipes.yaml")
+    say(f"written: {folder / 'README.md'}, {folder / 'study.html'}, {folder / 'recipes.yaml'}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Study:
 
     name: str
     settings: Mapping[str, Any]
+    seeds: tuple[int, ...]  # of a row that does not say its own
     rows: Mapping[str, Row]
 
     def runs(self) -> Iterator[tuple[Row, int]]:
@@ -83,4 +84,4 @@ def read_study(path: Path) -> Study:
         for model in MODELS:
             if (other := getattr(row, model)) not in (None, *rows) or other == row.name:
                 raise UserError(f"{path}, rows.{row.name}.{model}: found {other!r}, expected another row")
-    return Study(path.stem, written["settings"], rows)
+    return Study(path.stem, written["settings"], written["seeds"], rows)

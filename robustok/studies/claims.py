@@ -1,0 +1,187 @@
+"""What the paper claims, and what a study's runs say of it: reproduced, contradicted, or neither at this size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..evaluation.metrics.ranking import rank_agreement
+from .intervals import Interval, mean_change, rank_difference
+from .measured import TRAINED, Findings, Measured
+
+RECIPE, NONE = "annealed-half", "none"  # rows: the paper's recipe, and no perturbation
+REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "not at this size"
+
+
+class Claim(NamedTuple):
+    """A claim beside what was found."""
+
+    claim: str
+    paper: str  # what is published
+    found: str
+    verdict: str
+    rows: str  # options of `python -m robustok.study` that run what it rests on
+
+
+def claims(found: Findings) -> list[Claim]:
+    """All claims that the finished runs can say something of."""
+    return [claim for look in _LOOKS if (claim := look(found)) is not None]
+
+
+def verdict(interval: Interval) -> str:
+    """Of a claim that something is lower: an interval of the change."""
+    if interval.has_zero:
+        return UNDECIDED
+    return REPRODUCED if interval.high < 0 else CONTRADICTED
+
+
+def difference(found: Findings, path: str, row: str, other: str) -> Interval | None:
+    """Mean of a row less that of another; None where one of them has no finished run."""
+    values = found.values(path)
+    if row not in values or other not in values:
+        return None
+    return found.noise(path).of_difference(values[row], values[other])
+
+
+def _lower(claim: str, paper: str, paths: tuple[str, ...], row: str, other: str) -> Callable[[Findings], Claim | None]:
+    """That a row has lower figures than another; the first of the paths decides, the others are told beside it."""
+
+    def look(found: Findings) -> Claim | None:
+        changes = {path: difference(found, path, row, other) for path in paths}
+        told = [f"{_short(path)} {change}" for path, change in changes.items() if change is not None]
+        first = changes[paths[0]]
+        if first is None:
+            return None
+        means = found.values(paths[0])
+        at = f"{sum(means[other]) / len(means[other]):.4g} -> {sum(means[row]) / len(means[row]):.4g}"
+        said = f"{_short(paths[0])} {at}; change of {', of '.join(told)}"
+        return Claim(claim, paper, said, verdict(first), f"--rows {other} {row}")
+
+    return look
+
+
+def _foresees(found: Findings) -> Claim | None:
+    runs = found.of(TRAINED)
+    pfd, rfd, gfd = ([run.figure(path) for run in runs] for path in ("tokenizer.pfd", "tokenizer.rfd", "generator.gfd"))
+    by_pfd, by_rfd = rank_agreement(pfd, gfd), rank_agreement(rfd, gfd)
+    if by_pfd is None or by_rfd is None:
+        return None
+    one, other, more = by_pfd["spearman"], by_rfd["spearman"], rank_difference(gfd, pfd, rfd)
+    said = (
+        f"Spearman's rho over {len(runs)} tokenizers: pFD {one.value:.2f} ({one.low:.2f} to {one.high:.2f}), "
+        f"rFD {other.value:.2f} ({other.low:.2f} to {other.high:.2f}); pFD's less rFD's {more.value:.2f} "
+        f"({more.low:.2f} to {more.high:.2f})"
+    )
+    decided = UNDECIDED if more.has_zero or one.low <= 0 else REPRODUCED if more.value > 0 else CONTRADICTED
+    rows = " ".join(dict.fromkeys(run.row.name for run in runs))
+    paper = "within one K, pFID ranks tokenizers as gFID does; rFID does not"
+    return Claim("pFD foresees gFD before a generator exists, rFD does not", paper, said, decided, f"--rows {rows}")
+
+
+def _post_training(found: Findings) -> Claim | None:
+    runs = found.of(TRAINED)
+    if len(runs) < 2:
+        return None
+    change = mean_change([run.figure("post.gfd") - run.figure("generator.gfd") for run in runs])
+    before = sum(run.figure("generator.gfd") for run in runs) / len(runs)
+    clear = sum(run.metrics["post"]["gfd_change_interval"][1] < 0 for run in runs)
+    said = f"change of gFD over {len(runs)} generators {change}, from {before:.4g}; clearly lower in {clear} of them"
+    rows = " ".join(dict.fromkeys(run.row.name for run in runs))
+    return Claim("post-training lowers gFD", "1.60 -> 1.36", said, verdict(change), f"--rows {rows}")
+
+
+def _control(found: Findings) -> Claim | None:
+    """sigma 1 keeps all real tokens: the decoder goes on learning, and sees no generated ones."""
+    runs = [found.runs.get((row, 0)) for row in ("sigma-0.7", "sigma-1.0")]
+    if None in runs:
+        return None
+    generated, plain = (run.metrics["post"] for run in runs)
+    before, (low, high), (low_plain, high_plain) = (
+        runs[0].figure("generator.gfd"),
+        generated["gfd_change_interval"],
+        plain["gfd_change_interval"],
+    )
+    said = (
+        f"gFD {before:.4g} -> {generated['gfd']:.4g} with sigma 0.7 (change {low:+.2f} to {high:+.2f}), "
+        f"-> {plain['gfd']:.4g} with real tokens alone, sigma 1 ({low_plain:+.2f} to {high_plain:+.2f})"
+    )
+    apart = REPRODUCED if high < low_plain else CONTRADICTED if high_plain < low else UNDECIDED
+    claim = "what helps is seeing generated tokens, not training the decoder longer"
+    rows = f"--rows {RECIPE} sigma-0.7 sigma-1.0 --seeds 0"
+    return Claim(claim, "no such control is published", said, apart, rows)
+
+
+def _semantic(found: Findings) -> Claim | None:
+    change = difference(found, "generator.gfd", RECIPE, "no-semantic")
+    if change is None:
+        return None
+    said = f"gFD with it less gFD without {change}"
+    return Claim(
+        "the semantic loss helps", "asked for by reviewers", said, verdict(change), f"--rows {RECIPE} no-semantic"
+    )
+
+
+def _kinds(found: Findings) -> Claim | None:
+    kinds = [name for name in ("uniform", "adversarial", "gaussian") if name in found.values("generator.gfd")]
+    if not kinds:
+        return None
+    changes = {kind: difference(found, "generator.gfd", RECIPE, kind) for kind in kinds}
+    told = ", ".join(f"{kind} {change}" for kind, change in changes.items())
+    verdicts = {verdict(change) for change in changes.values() if change is not None}
+    decided = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
+    said = f"gFD with near codes less gFD with {told}"
+    rows = f"--rows {RECIPE} {' '.join(kinds)}"
+    return Claim("near codes are better wrong latents than others", "asked for by reviewers", said, decided, rows)
+
+
+def _stopping(found: Findings) -> Claim | None:
+    run = found.runs.get(("long", 0))
+    if run is None:
+        return None
+    checks = stopping_curve(run)
+    stop, best = rule(checks, 1), min(checks, key=lambda check: check[1])
+    last = checks[-1]
+    said = (
+        f"score of the validation images {best[1]:.3f} at its lowest (step {best[0]}), {stop[1]:.3f} where a patience "
+        f"of one check keeps it (step {stop[0]}), {last[1]:.3f} at the end (step {last[0]})"
+    )
+    decided = REPRODUCED if last[1] > best[1] and last[0] > best[0] else UNDECIDED
+    claim = "trained too long, the decoder gets worse again: a stopping rule is needed"
+    return Claim(claim, "stops by gFID", said, decided, f"--rows {RECIPE} long --seeds 0")
+
+
+def stopping_curve(run: Measured) -> list[tuple[int, float]]:
+    """(step, score on the validation images) of every check of post-training."""
+    return [(r["step"], r["validation_score"]) for r in run.log if r["stage"] == "post" and "validation_score" in r]
+
+
+def rule(checks: list[tuple[int, float]], patience: int) -> tuple[int, float]:
+    """The check that a stopping rule keeps: the best one before `patience` checks without a better."""
+    best, waited = checks[0], 0
+    for check in checks[1:]:
+        best, waited = (check, 0) if check[1] < best[1] else (best, waited + 1)
+        if waited == patience:
+            break
+    return best
+
+
+def _short(path: str) -> str:
+    return {"pfd": "pFD", "rfd": "rFD", "gfd": "gFD", "pkd": "pKD", "gkd": "gKD"}[path.rpartition(".")[2]]
+
+
+_PFD, _RFD, _GFD = "tokenizer.pfd", "tokenizer.rfd", "generator.gfd"
+_LOOKS: tuple[Callable[[Findings], Claim | None], ...] = (
+    _lower("perturbation makes the decoder robust", "pFID 6.98 -> 2.28, rFID 0.91 -> 1.02", (_PFD, _RFD), RECIPE, NONE),
+    _lower("perturbation lowers gFD", "gFID 4.13 -> 1.85", (_GFD,), RECIPE, NONE),
+    _lower("annealing to a half beats no annealing", "gFID 3.93 -> 1.85", (_GFD, _PFD, _RFD), RECIPE, "not-annealed"),
+    _lower(
+        "annealing to a half beats annealing to 0", "gFID 1.97 -> 1.85", (_GFD, _PFD, _RFD), RECIPE, "annealed-zero"
+    ),
+    _lower("beta 0.1 beats beta 0.5", "gFID 5.40 -> 3.93", (_GFD, _PFD, _RFD), "not-annealed", "beta-half"),
+    _foresees,
+    _post_training,
+    _control,
+    _stopping,
+    _semantic,
+    _kinds,
+)

@@ -1,0 +1,71 @@
+"""A study's rows as recipes: what one more run of a row is expected to find (docs/recipes.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..core.files import write_bytes
+from ..recipes.comparing import Comparison, compare
+from ..recipes.found import read_found
+from ..recipes.reading import read_recipe
+from .measured import Findings, Measured
+
+TABLE = "study"  # the shipped recipes of the rows
+FIGURES = ("tokenizer.psnr", "tokenizer.rfd", "tokenizer.pfd", "generator.gfd", "post.gfd")
+WHY = "95 % of runs of this row with another seed or on another machine, by the spread of all rows with several seeds"
+
+
+def write_recipes(found: Findings, file: Path) -> None:
+    """Writes the table: a recipe a row."""
+    rows = {}
+    for name, row in found.study.rows.items():
+        runs = [run for run in found.runs.values() if run.row is row]
+        if runs:
+            seeds = "" if row.seeds == found.study.seeds else f" --seeds {' '.join(map(str, row.seeds))}"
+            rows[name] = {
+                "about": row.says,
+                "command": f"python -m robustok.study --rows {' '.join([*_before(found, name), name])}{seeds}",
+                "conditions": {"training": _dotted(row.settings)},
+                "expected": {path: _expected(found, path, runs) for path in FIGURES},
+            }
+    table = {
+        "about": f"the study on {found.study.name}",
+        "source": "docs/study/README.md",
+        "kind": "command",
+        "data": str(found.study.settings["data"]["root"]),
+        "rows": rows,
+    }
+    write_bytes(file, yaml.safe_dump(table, sort_keys=False, width=120).encode())
+
+
+def compare_run(run: Measured, table: str | Path = TABLE) -> Comparison:
+    """A run beside the recipe of its row. Raises UserError where the table has none."""
+    found = read_found(run.folder)
+    return compare(read_recipe(f"{table}/{run.row.name}"), found.figures, found.conditions)
+
+
+def _expected(found: Findings, path: str, runs: list[Measured]) -> dict[str, Any]:
+    interval = found.noise(path).of_rerun([run.figure(path) for run in runs])
+    rounded = {name: float(f"{value:.4g}") for name, value in interval._asdict().items()}
+    return rounded | {"why": WHY}
+
+
+def _before(found: Findings, name: str) -> list[str]:
+    """The rows whose models a row takes."""
+    row = found.study.rows[name]
+    return list(dict.fromkeys(other for other in (row.tokenizer, row.generator) if other))
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section: {name: value}} as {"section.name": value}."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _dotted(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

@@ -1,0 +1,84 @@
+"""The tables of a study's page: (rows, header, caption) each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .claims import NONE
+from .measured import Findings, Measured
+
+Rows = tuple[list[tuple], tuple[str, ...], str]
+
+FIGURES = {
+    "tokenizer.psnr": "PSNR",
+    "tokenizer.rfd": "rFD",
+    "tokenizer.pfd": "pFD",
+    "generator.gfd": "gFD",
+    "post.gfd": "gFD, post-trained",
+}
+LOSSES = ("reconstruction", "perceptual", "adversarial", "vq", "commit", "semantic")  # terms with a weight
+
+
+def tokenizer_rows(found: Findings) -> Rows:
+    """Every row that trains a tokenizer: means over its seeds, and whether gFD differs from that of NONE."""
+    values = {path: found.values(path) for path in FIGURES}
+    noise = {path: found.noise(path) for path in FIGURES}
+    rows = []
+    for name, row in found.study.rows.items():
+        if name not in values["tokenizer.rfd"]:
+            continue
+        cells = [str(noise[path].of_mean(values[path][name])) for path in FIGURES]
+        rows.append((name, row.says, len(values["tokenizer.rfd"][name]), *cells, _against_none(found, name)))
+    header = ("row", "what it is", "seeds", *FIGURES.values(), f"gFD against {NONE}")
+    return rows, header, "Means over seeds ± half of the 95 % interval. Lower is better but for PSNR (dB)."
+
+
+def _against_none(found: Findings, name: str) -> str:
+    values = found.values("generator.gfd")
+    if name == NONE or NONE not in values:
+        return "-"
+    change = found.noise("generator.gfd").of_difference(values[name], values[NONE])
+    return f"no difference found ({change})" if change.has_zero else str(change)
+
+
+def post_rows(found: Findings) -> Rows:
+    """Every post-trained decoder of the part on post-training."""
+    rows = []
+    for run in found.of(("post-training",)):
+        modes = run.metrics["modes"]
+        for number, mode in enumerate(modes):
+            after = run.metrics["post" if number == 0 else f"post_{mode}"]
+            low, high = after["gfd_change_interval"]
+            change = "no difference found" if low <= 0 <= high else f"{low:+.3f} to {high:+.3f}"
+            before = run.figure("generator.gfd")
+            rows.append((run.row.name, run.row.says, mode, before, float(after["gfd"]), change, after["best_step"]))
+    header = ("row", "what it is", "pairs", "gFD before", "after", "change, 95 %", "step kept")
+    return (
+        rows,
+        header,
+        (
+            "Step 0: no step was better than the start on the validation images. sigma 1 keeps all real tokens: the "
+            "control, in which the decoder goes on learning without seeing generated ones."
+        ),
+    )
+
+
+def loss_rows(run: Measured) -> Rows:
+    """Weighted terms of main training's loss at its last logged step, and the share of each."""
+    logged = [record for record in run.log if record["stage"] == "tokenizer" and "reconstruction" in record][-1]
+    weights = run.weights
+    terms = {name: weights[name] * abs(logged[name]) for name in LOSSES if name in logged}
+    if "adaptive_weight" in logged:
+        terms["adversarial"] *= logged["adaptive_weight"]
+    total = sum(terms.values())
+    rows = [(name, float(logged[name]), weights[name], f"{term / total:.1%}") for name, term in terms.items()]
+    return rows, ("term", "value", "weight", "share of the sum"), f"Main training of {run.name}, step {logged['step']}."
+
+
+def cost_rows(found: Findings, parts: Iterable[str]) -> Rows:
+    """Seconds of each stage of each run."""
+    runs = found.of((*parts, "post-training"))
+    stages = list(dict.fromkeys(stage for run in runs for stage in run.metrics["seconds"]))
+    used = [stage for stage in stages if any(run.metrics["seconds"].get(stage) for run in runs)]
+    rows = [(run.name, *(round(run.metrics["seconds"].get(s, 0)) for s in used), round(run.seconds)) for run in runs]
+    return rows, ("run", *used, "sum"), "Seconds on one thread; two runs at a time. 0: taken from another row."
