@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .core.cli import run_verb
 from .core.errors import UserError
-from .core.machine import described_machine
 from .core.options import verb_parser
 from .core.text import say
 from .presets import FOLDER
@@ -80,13 +79,11 @@ def _write(found, folder: Path) -> None:
     from .studies.latents import latent_table
     from .studies.page import write_pages
     from .studies.recipes import write_recipes
+    from .studies.running import machines
 
-    latents = {
-        run.name: latent_table(run.folder)
-        for (row, seed), run in found.runs.items()
-        if row in (NONE, RECIPE) and not seed
-    }
-    write_pages(found, described_machine(), latents, folder)
+    compared = [run for (row, seed), run in found.runs.items() if row in (NONE, RECIPE) and seed == 0]
+    latents = {run.name: latent_table(run.folder) for run in compared}
+    write_pages(found, machines(found.folder), latents, folder)
     write_recipes(found, folder / "recipes.yaml")
     say(f"written: {folder / 'README.md'}, {folder / 'study.html'}, {folder / 'recipes.yaml'}")
 

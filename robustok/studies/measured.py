@@ -56,7 +56,7 @@ class Findings:
     """The finished runs of a study, by (row, seed)."""
 
     def __init__(self, study: Study, runs: Path):
-        self.study = study
+        self.study, self.folder = study, runs
         self.runs = {(row.name, seed): found for row, seed in study.runs() if (found := _read(row, seed, runs))}
 
     def of(self, parts: Iterable[str]) -> list[Measured]:

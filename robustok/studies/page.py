@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,10 +28,12 @@ class Writer(Protocol):
     def figure(self, figure, caption: str = "") -> object: ...
 
 
-def write_pages(found: Findings, about: Mapping[str, str], latents: Mapping[str, Table], folder: Path) -> None:
+def write_pages(
+    found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table], folder: Path
+) -> None:
     """Writes README.md with its figures, and study.html.
 
-    about: machine, date, versions, commits, by name. latents: run -> its MMD table.
+    about: where and when runs were started, see `running.machines`. latents: run -> its MMD table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = f"The study on {found.study.name}"
@@ -42,7 +44,7 @@ def write_pages(found: Findings, about: Mapping[str, str], latents: Mapping[str,
     page.save(folder / "study.html")
 
 
-def _write(page: Writer, found: Findings, about: Mapping[str, str], latents: Mapping[str, Table]) -> None:
+def _write(page: Writer, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table]) -> None:
     first = next(iter(found.runs.values()))
     images, distance = first.metrics["images"], first.metrics["distance"]
     page.text(
@@ -50,7 +52,7 @@ def _write(page: Writer, found: Findings, about: Mapping[str, str], latents: Map
         f"repeat. FD, pFD, rFD and gFD are {distance}: Fréchet distances of a small classifier's features, no FID. "
         f"{images['test']} test images and {images['samples']} generated ones are judged. Negative results stay in."
     )
-    page.table(list(about.items()), ("", ""))
+    page.table([tuple(machine.values()) for machine in about], tuple(about[0]), "Where the runs were started.")
     page.heading("Claims")
     page.table(
         [(c.claim, c.paper, c.found, c.verdict, f"`{c.rows}`") for c in claims(found)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import yaml
 
 from ..core.errors import RunError
 from ..core.files import write_bytes
+from ..core.machine import described_machine
 from ..core.text import say
 from .plan import JUDGE, MODELS, Row, Study, run_name
+
+MACHINES = "machines.jsonl"  # a line for each time that runs were started: where, when and by which commit
 
 
 class Runner:
@@ -30,6 +34,9 @@ class Runner:
 
         Raises: RunError for the first run that failed, after the others; what it said is in RUN.out.
         """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with (self.runs / MACHINES).open("a") as file:
+            file.write(json.dumps(described_machine()) + "\n")
         self._train(JUDGE, self.study.settings_of_judge(self.runs), ("classifier",))
         started: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -47,7 +54,6 @@ class Runner:
 
     def _train(self, name: str, settings: dict[str, Any], stages: Sequence[str]) -> None:
         config, said = self.runs / f"{name}.yaml", self.runs / f"{name}.out"
-        self.runs.mkdir(parents=True, exist_ok=True)
         write_bytes(config, yaml.safe_dump(settings, sort_keys=False).encode())
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         for stage in stages:
@@ -57,3 +63,9 @@ class Runner:
                 code = subprocess.call(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": threads})
             if code:
                 raise RunError(f"{name}: stage {stage} ended with code {code}; see {said}, then run this again")
+
+
+def machines(runs: Path) -> list[dict[str, str]]:
+    """Where the runs of a study were started, each machine and commit once."""
+    started = [json.loads(line) for line in (runs / MACHINES).read_text().splitlines()]
+    return list({(found["commit"], found["CPU"]): found for found in started}.values())
