@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..evaluation.metrics.ranking import rank_agreement
-from .intervals import Interval, mean_change, rank_difference
+from .intervals import SeedInterval, mean_change, rank_difference
 from .measured import TRAINED, Findings, Measured
 
 RECIPE, NONE = "annealed-half", "none"  # rows: the paper's recipe, and no perturbation
@@ -28,14 +28,14 @@ def claims(found: Findings) -> list[Claim]:
     return [claim for look in _LOOKS if (claim := look(found)) is not None]
 
 
-def verdict(interval: Interval) -> str:
+def verdict(interval: SeedInterval) -> str:
     """Of a claim that something is lower: an interval of the change."""
     if interval.has_zero:
         return UNDECIDED
     return REPRODUCED if interval.high < 0 else CONTRADICTED
 
 
-def difference(found: Findings, path: str, row: str, other: str) -> Interval | None:
+def difference(found: Findings, path: str, row: str, other: str) -> SeedInterval | None:
     """Mean of a row less that of another; None where one of them has no finished run."""
     values = found.values(path)
     if row not in values or other not in values:

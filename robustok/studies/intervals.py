@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Interval(NamedTuple):
+class SeedInterval(NamedTuple):
     """A value and its 95 % interval."""
 
     value: float
@@ -43,35 +43,35 @@ class SeedNoise(NamedTuple):
         squares = sum(float(((row - row.mean()) ** 2).sum()) for row in several)
         return cls(math.sqrt(squares / freedom), freedom)
 
-    def of_mean(self, values: Sequence[float]) -> Interval:
+    def of_mean(self, values: Sequence[float]) -> SeedInterval:
         """Of the mean over all seeds that there could be, from the values of some."""
         return self._around(float(np.mean(values)), 1 / len(values))
 
-    def of_rerun(self, values: Sequence[float]) -> Interval:
+    def of_rerun(self, values: Sequence[float]) -> SeedInterval:
         """In which one more run of the row lies, of another seed or on another machine: training carries the rounding
         of a processor as far as another seed.
         """
         return self._around(float(np.mean(values)), 1 + 1 / len(values))
 
-    def of_difference(self, values: Sequence[float], others: Sequence[float]) -> Interval:
+    def of_difference(self, values: Sequence[float], others: Sequence[float]) -> SeedInterval:
         """Of the mean of one row less that of another."""
         return self._around(float(np.mean(values) - np.mean(others)), 1 / len(values) + 1 / len(others))
 
-    def _around(self, value: float, share: float) -> Interval:
+    def _around(self, value: float, share: float) -> SeedInterval:
         half = _student(self.freedom) * self.deviation * math.sqrt(share)
-        return Interval(value, value - half, value + half)
+        return SeedInterval(value, value - half, value + half)
 
 
-def mean_change(changes: Sequence[float]) -> Interval:
+def mean_change(changes: Sequence[float]) -> SeedInterval:
     """Of the mean of changes of independent runs, at least two."""
     values = np.asarray(changes, float)
     half = _student(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Interval(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
+    return SeedInterval(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
 
 
 def rank_difference(
     target: Sequence[float], x: Sequence[float], y: Sequence[float], *, seed: int = 0, draws: int = 4000
-) -> Interval:
+) -> SeedInterval:
     """Spearman's rho of x with the target less that of y with it, and the percentile bootstrap's interval over runs.
 
     Draws in which a figure is the same for all are left out.
@@ -90,7 +90,7 @@ def rank_difference(
             found.append(rho(a, rows) - rho(b, rows))
     every = np.arange(len(t))
     low, high = np.percentile(found, [2.5, 97.5])
-    return Interval(rho(a, every) - rho(b, every), float(low), float(high))
+    return SeedInterval(rho(a, every) - rho(b, every), float(low), float(high))
 
 
 def by_row(values: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:

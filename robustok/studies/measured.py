@@ -15,7 +15,7 @@ from ..job.final_evaluation import METRICS
 from ..presets import read_settings
 from ..training.run import read_log
 from .intervals import SeedNoise, by_row
-from .plan import Row, Study, run_name
+from .plan import Study, StudyRow, run_name
 
 TRAINED = ("perturbation", "reviewers")  # parts whose rows train a tokenizer and a generator each
 
@@ -24,7 +24,7 @@ TRAINED = ("perturbation", "reviewers")  # parts whose rows train a tokenizer an
 class Measured:
     """A finished run."""
 
-    row: Row
+    row: StudyRow
     seed: int
     folder: Path
     metrics: Mapping[str, Any]
@@ -72,7 +72,7 @@ class Findings:
         return SeedNoise.pooled(self.values(path).values())
 
 
-def _read(row: Row, seed: int, runs: Path) -> Measured | None:
+def _read(row: StudyRow, seed: int, runs: Path) -> Measured | None:
     folder = runs / run_name(row, seed)
     if not (folder / METRICS).is_file():
         return None

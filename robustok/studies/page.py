@@ -16,7 +16,7 @@ from .plots import agreement_figure, curve_figure, rows_figure
 from .tables import cost_rows, loss_rows, post_rows, tokenizer_rows
 
 
-class Writer(Protocol):
+class PageWriter(Protocol):
     """What a page is written with."""
 
     def heading(self, text: str) -> object: ...
@@ -44,7 +44,7 @@ def write_pages(
     page.save(folder / "study.html")
 
 
-def _write(page: Writer, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table]) -> None:
+def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table]) -> None:
     first = next(iter(found.runs.values()))
     images, distance = first.metrics["images"], first.metrics["distance"]
     page.text(

@@ -17,7 +17,7 @@ MODELS = ("tokenizer", "generator")
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """Runs that differ from the study's others by `settings`; one for each seed."""
 
     name: str
@@ -44,14 +44,14 @@ class Study:
     name: str
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]  # of a row that does not say its own
-    rows: Mapping[str, Row]
+    rows: Mapping[str, StudyRow]
 
-    def runs(self) -> Iterator[tuple[Row, int]]:
+    def runs(self) -> Iterator[tuple[StudyRow, int]]:
         """Every row with every seed of its own, seed by seed."""
         for seed in sorted({seed for row in self.rows.values() for seed in row.seeds}):
             yield from ((row, seed) for row in self.rows.values() if seed in row.seeds)
 
-    def settings_of(self, row: Row, seed: int, runs: Path) -> dict[str, Any]:
+    def settings_of(self, row: StudyRow, seed: int, runs: Path) -> dict[str, Any]:
         """The settings of a run, as a file for `robustok.train --config`. runs: the folder of the study's runs."""
         start: dict[str, Any] = {"classifier": str(runs / JUDGE / "classifier")}
         for model in MODELS:
@@ -65,13 +65,13 @@ class Study:
         return overlaid(self.settings, {"name": JUDGE, "runs": str(runs)})
 
 
-def run_name(row: Row, seed: int) -> str:
+def run_name(row: StudyRow, seed: int) -> str:
     """Folder of a run among the study's."""
     return f"{row.name}-{seed}"
 
 
 def read_study(path: Path) -> Study:
-    """The study of a file: `settings`, `seeds`, and `rows` by name (see Row).
+    """The study of a file: `settings`, `seeds`, and `rows` by name (see StudyRow).
 
     Raises: UserError for a file that is missing or is none, naming what is wrong with it.
     """
@@ -79,7 +79,8 @@ def read_study(path: Path) -> Study:
     with parsing(path, "a study", "it has settings, seeds and rows, as those in configs/study/"):
         if not isinstance(written, Mapping) or set(written) != {"settings", "seeds", "rows"}:
             raise ValueError(f"expected settings, seeds and rows, found {list(written)}")
-        rows = {name: Row(name, **{"seeds": written["seeds"]} | values) for name, values in written["rows"].items()}
+        seeds = {"seeds": written["seeds"]}
+        rows = {name: StudyRow(name, **seeds | values) for name, values in written["rows"].items()}
     for row in rows.values():
         for model in MODELS:
             if (other := getattr(row, model)) not in (None, *rows) or other == row.name:

@@ -17,7 +17,7 @@ from ..core.errors import RunError
 from ..core.files import write_bytes
 from ..core.machine import described_machine
 from ..core.text import say
-from .plan import JUDGE, MODELS, Row, Study, run_name
+from .plan import JUDGE, MODELS, Study, StudyRow, run_name
 
 MACHINES = "machines.jsonl"  # a line for each time that runs were started: where, when and by which commit
 
@@ -28,7 +28,7 @@ class Runner:
     def __init__(self, study: Study, runs: Path, jobs: int):
         self.study, self.runs, self.jobs = study, runs, jobs
 
-    def run(self, chosen: Sequence[tuple[Row, int]]) -> None:
+    def run(self, chosen: Sequence[tuple[StudyRow, int]]) -> None:
         """Runs the classifier that judges, then these rows; a row waits for those whose models it takes, which must be
         finished or come before it.
 
@@ -47,7 +47,7 @@ class Runner:
         for future in started.values():
             future.result()
 
-    def _run_row(self, row: Row, seed: int, waits: list[Future[None]]) -> None:
+    def _run_row(self, row: StudyRow, seed: int, waits: list[Future[None]]) -> None:
         for other in waits:
             other.result()
         self._train(run_name(row, seed), self.study.settings_of(row, seed, self.runs), row.stages)
