@@ -36,25 +36,16 @@ def main(argv: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .studies.measured import Findings
+    from .studies.measured import Findings, read_run
     from .studies.plan import read_study
     from .studies.running import Runner
 
     study = read_study(options.file)
-    if unknown := set(options.rows or ()) - set(study.rows):
-        raise UserError(f"--rows: found {', '.join(sorted(unknown))}, expected some of {', '.join(study.rows)}")
-    chosen = [
-        (row, seed)
-        for row, seed in study.runs()
-        if row.name in (options.rows or study.rows) and seed in (options.seeds or row.seeds)
-    ]
-    if not chosen:
-        raise UserError(f"--seeds: found {options.seeds}, which these rows do not have; expected some of {study.seeds}")
+    chosen = list(study.runs(options.rows or (), options.seeds or ()))
     Runner(study, options.runs, options.jobs).run(chosen)
-    found = Findings(study, options.runs)
     if options.rows or options.seeds:
-        return _compare([found.runs[row.name, seed] for row, seed in chosen], options.recipes)
-    _write(found, options.output or options.runs / "page")
+        return _compare([read_run(row, seed, options.runs) for row, seed in chosen], options.recipes)
+    _write(Findings(study, options.runs), options.output or options.runs / "page")
     return 0
 
 

@@ -57,7 +57,8 @@ class Findings:
 
     def __init__(self, study: Study, runs: Path):
         self.study, self.folder = study, runs
-        self.runs = {(row.name, seed): found for row, seed in study.runs() if (found := _read(row, seed, runs))}
+        there = [(row, seed) for row, seed in study.runs() if (runs / run_name(row, seed) / METRICS).is_file()]
+        self.runs = {(row.name, seed): read_run(row, seed, runs) for row, seed in there}
 
     def of(self, parts: Iterable[str]) -> list[Measured]:
         """Those of the rows of some parts."""
@@ -72,9 +73,8 @@ class Findings:
         return SeedNoise.pooled(self.values(path).values())
 
 
-def _read(row: StudyRow, seed: int, runs: Path) -> Measured | None:
+def read_run(row: StudyRow, seed: int, runs: Path) -> Measured:
+    """A finished run. Raises UserError for one that is not finished, or damaged."""
     folder = runs / run_name(row, seed)
-    if not (folder / METRICS).is_file():
-        return None
     with parsing(folder / METRICS, "figures of a run", "remove the run and run its row again"):
         return Measured(row, seed, folder, read_record(folder / METRICS))

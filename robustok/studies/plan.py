@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,16 @@ class Study:
     seeds: tuple[int, ...]  # of a row that does not say its own
     rows: Mapping[str, StudyRow]
 
-    def runs(self) -> Iterator[tuple[StudyRow, int]]:
-        """Every row with every seed of its own, seed by seed."""
-        for seed in sorted({seed for row in self.rows.values() for seed in row.seeds}):
-            yield from ((row, seed) for row in self.rows.values() if seed in row.seeds)
+    def runs(self, rows: Collection[str] = (), seeds: Sequence[int] = ()) -> Iterator[tuple[StudyRow, int]]:
+        """Rows with their seeds, seed by seed. rows: which; none: all. seeds: for all of them; none: each row's own.
+
+        Raises: UserError for a row that there is not.
+        """
+        if unknown := sorted(set(rows) - set(self.rows)):
+            raise UserError(f"--rows: found {', '.join(unknown)}, expected some of {', '.join(self.rows)}")
+        chosen = [row for row in self.rows.values() if not rows or row.name in rows]
+        for seed in seeds or sorted({seed for row in chosen for seed in row.seeds}):
+            yield from ((row, seed) for row in chosen if seeds or seed in row.seeds)
 
     def settings_of(self, row: StudyRow, seed: int, runs: Path) -> dict[str, Any]:
         """The settings of a run, as a file for `robustok.train --config`. runs: the folder of the study's runs."""
