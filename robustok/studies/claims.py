@@ -63,6 +63,8 @@ def _lower(claim: str, paper: str, paths: tuple[str, ...], row: str, other: str)
 def _foresees(found: Findings) -> Claim | None:
     runs = found.of(TRAINED)
     pfd, rfd, gfd = ([run.figure(path) for run in runs] for path in ("tokenizer.pfd", "tokenizer.rfd", "generator.gfd"))
+    if any(len(set(values)) == 1 for values in (pfd, rfd, gfd)):
+        return None
     by_pfd, by_rfd = rank_agreement(pfd, gfd), rank_agreement(rfd, gfd)
     if by_pfd is None or by_rfd is None:
         return None

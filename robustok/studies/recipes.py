@@ -36,7 +36,7 @@ def write_recipes(found: Findings, file: Path) -> None:
         "about": f"the study on {found.study.name}",
         "source": "docs/study/README.md",
         "kind": "command",
-        "data": str(found.study.settings["data"]["root"]),
+        "data": str(found.study.settings.get("data", {}).get("root", "digits")),
         "rows": rows,
     }
     write_bytes(file, yaml.safe_dump(table, sort_keys=False, width=120).encode())
