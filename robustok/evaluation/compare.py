@@ -10,8 +10,8 @@ from .statistics import GENERATED, NOT_RECORDED, ImageStatistics
 
 
 def compare(samples: ImageStatistics, reference: ImageStatistics) -> dict[str, float]:
-    """The figures of all METRICS that apply, by name: FID (of Inception's features, "fd" of others), sFID, Inception
-    Score, KID, precision and recall.
+    """The figures of all METRICS that apply, by name: FID (of Inception's features, "fd" of others), its unbiased
+    companions where few images are judged, sFID, Inception Score, KID, precision and recall.
 
     Raises UserError where the two sides come from other features.
     """

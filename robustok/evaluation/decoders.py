@@ -57,8 +57,8 @@ def evaluate_decoder(
     plain = evaluate_reconstruction(tokenizer, images, network)
     figures = {f"r{distance}": plain.rfid, "psnr": plain.psnr, "ssim": plain.ssim}
     found = robustness(tokenizer, lambda: images, network) if robust else None
-    if found is not None and found.figure is not None:
-        figures[found.figure[0] + distance] = found.mean
+    if found is not None:
+        figures |= found.estimates(distance)
     statistics = collect(samples, network)
     figures |= {_generated(key): value for key, value in compare(statistics, reference).items()}
     if statistics.features is not None and len(statistics.features) == statistics.count:
@@ -67,5 +67,5 @@ def evaluate_decoder(
 
 
 def _generated(key: str) -> str:
-    """gFID for the FID of generated images; other figures keep their names."""
-    return f"g{key}" if key in ("fid", "fd") else key
+    """gFID for the FID of generated images, and so its unbiased companions; other figures keep their names."""
+    return f"g{key}" if key in ("fid", "fd", "fid_inf", "fd_inf", "kd", "mind") else key

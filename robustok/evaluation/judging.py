@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
-from .intervals import Estimate, FoldedStatistics, distances
+from .intervals import WIDEST, Estimate, FoldedStatistics, distances
 from .metrics.extrapolated import ExtrapolatedDistance
 from .metrics.kernel import check_pair
 from .metrics.sliced import SlicedDistance
@@ -16,10 +17,47 @@ from .resampling import draw
 from .statistics import evenly
 
 MANY_IMAGES = 50_000  # from here on the Fréchet distance is what is published, and its bias small
+FEWEST_IMAGES = 10  # with fewer, a replica may well be of one image alone
 MOST_ROWS = 10_000  # of a side, evenly spaced, that the unbiased distances take: they need N² kernel values
 DISTANCES = {"fd_inf": ExtrapolatedDistance, "kd": UnbiasedKernelDistance, "mind": SlicedDistance}
+OF_RECONSTRUCTIONS = ("fd_inf", "kd")  # MIND is for generated images
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+class FoldedRows(FoldedStatistics):
+    """`FoldedStatistics` that keeps the rows, too, for the unbiased distances.
+
+    4 N F bytes more; not of features wider than `widest`, nor of 50,000 images or more.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu", *, widest: int = WIDEST):
+        super().__init__(dim, device, widest=widest)
+        self._kept: list[Tensor] = []
+        self._wide = dim > widest
+
+    def update(self, features: Tensor) -> FoldedRows:
+        """Adds rows: features (B, dim). Returns self."""
+        super().update(features)
+        if self._wide or self.count >= MANY_IMAGES:
+            self._kept = []
+        else:
+            self._kept.append(features.detach().float())
+        return self
+
+    def rows(self) -> Tensor | None:
+        """All rows (N, dim) float32, in order; None where they are not kept, or fewer than ten."""
+        if not self._kept or self.count < FEWEST_IMAGES:
+            return None
+        self._kept = [torch.cat(self._kept)]
+        return self._kept[0]
+
+
+class Unbiased(NamedTuple):
+    """Unbiased distances of reconstructions from their originals, by name; empty where the rows are not kept."""
+
+    clean: Mapping[str, Estimate] = {}  # of plain reconstructions
+    mean: Mapping[str, Estimate] = {}  # over those from wrong latents
 
 
 def distances_of_rows(samples: Tensor, reference: Tensor, *, paired: bool) -> dict[str, Estimate]:
@@ -30,6 +68,7 @@ def distances_of_rows(samples: Tensor, reference: Tensor, *, paired: bool) -> di
     "kd": the unbiased squared MMD with KID's kernel.
     "mind": sliced Wasserstein distance, biased upwards by about 1 / N, too.
     The last three have bootstrap intervals (fd_inf of up to 128 features), and take at most 10,000 rows, evenly spaced.
+    They are left out where a side has fewer than ten rows.
 
     paired: row i of both sides is of the same image, as a reconstruction and its original are; images are drawn.
     Otherwise both sides are drawn independently for the last three; in the interval of "fd" the reference stays.
@@ -40,7 +79,33 @@ def distances_of_rows(samples: Tensor, reference: Tensor, *, paired: bool) -> di
     check_pair(samples, reference)
     sides = [FoldedStatistics(rows.shape[1], widest=rows.shape[1]).update(rows) for rows in (samples, reference)]
     frechet = distances({"": sides[0]}, sides[1] if paired else sides[1].total())[""]
+    if min(len(samples), len(reference)) < FEWEST_IMAGES:
+        return {"fd": frechet}
     return {"fd": frechet} | unbiased_distances({"": samples}, reference, paired=paired)[""]
+
+
+def unbiased_reconstructions(clean: FoldedRows, wrong: Iterable[FoldedRows], reference: FoldedRows) -> Unbiased:
+    """fd_inf and kd of plain reconstructions, and their means over several from wrong latents, of the reference's own
+    images.
+    """
+    rows = [side.rows() for side in (reference, clean, *wrong)]
+    if any(side is None for side in rows):
+        return Unbiased()
+    sets = dict(enumerate(rows[1:]))
+    first, *others = unbiased_distances(sets, rows[0], paired=True, names=OF_RECONSTRUCTIONS).values()
+    means = {name: Estimate.mean(figures[name] for figures in others) for name in first if others}
+    return Unbiased(first, means)
+
+
+def unbiased_samples(samples: FoldedRows, reference: FoldedRows) -> dict[str, Estimate]:
+    """All unbiased distances of generated images; empty where the rows of a side are not kept."""
+    made, real = samples.rows(), reference.rows()
+    return {} if made is None or real is None else unbiased_distances({"": made}, real, paired=False)[""]
+
+
+def named(prefix: str, figures: Mapping[str, Estimate], distance: str = "fd") -> dict[str, Estimate]:
+    """Figures as records name them: rfd_inf and rkd of reconstructions ("r"), gfid_inf where the distance is FID."""
+    return {prefix + name.replace("fd", distance): value for name, value in figures.items()}
 
 
 def unbiased_distances(

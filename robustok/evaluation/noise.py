@@ -20,6 +20,7 @@ from ..data.transforms import to_uint8
 from ..ops import perturb
 from ..ops.perturbation import NOISE_KINDS, Kind
 from .intervals import Estimate, FoldedStatistics, distances
+from .judging import FoldedRows, Unbiased, unbiased_reconstructions
 from .passes import FeatureMoments, in_batches
 from .perturbing import device_of
 from .stored_latents import encode_all, slices
@@ -38,6 +39,7 @@ class NoiseFID(NamedTuple):
     count: int  # images
     std: Tensor  # (D,) float64: of the latents, channel by channel
     kind: Kind = "gaussian"  # of noise
+    unbiased: Unbiased = Unbiased()  # where asked for: other distances of the same reconstructions
 
 
 def noise_name(kind: Kind, distance: str = "FID") -> str:
@@ -55,6 +57,7 @@ def noise_fid(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
     batch_size: int = 64,
+    unbiased: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> NoiseFID:
     """FID under matched latent noise: every image encoded once, decoded under each strength with noise on all latents.
@@ -69,6 +72,7 @@ def noise_fid(
         strengths: t of each cell, at least 0, for "interpolate" at most 1.
         seed: of the noise, which is the same for every strength.
         batch_size: images a forward pass.
+        unbiased: also take distances that few images do not raise (evaluation/judging.py), while features are kept.
         progress: called after each batch that is decoded with the number of images done.
 
     Latents are kept in a temporary file, 4 L D bytes an image. Raises UserError for fewer than two images, and for
@@ -80,10 +84,11 @@ def noise_fid(
     if not strengths or not all(0 <= t <= top for t in strengths):
         limits = "0 to 1" if kind == "interpolate" else "at least 0"
         raise UserError(f"strengths: found {list(strengths)}, expected one or more of {limits}")
-    latents, _, reference = encode_all(tokenizer, in_batches(images, batch_size), features)
+    statistics_of = FoldedRows if unbiased else FoldedStatistics
+    latents, _, reference = encode_all(tokenizer, in_batches(images, batch_size), features, statistics=statistics_of)
     moments, device = LatentMoments.of(latents.array()), device_of(tokenizer)
     mean, std = (torch.from_numpy(values).float().to(device) for values in (moments.mean, moments.std))
-    moments_at = {t: FeatureMoments(features, FoldedStatistics) for t in (CLEAN_STRENGTH, *strengths)}
+    moments_at = {t: FeatureMoments(features, statistics_of) for t in (CLEAN_STRENGTH, *strengths)}
     for part in slices(len(latents), batch_size):
         z = latents.read(part).to(device)
         ids = torch.arange(part.start, part.stop, device=device)
@@ -92,8 +97,12 @@ def noise_fid(
             moving.add(to_uint8(tokenizer.decode(noisy)))
         if progress:
             progress(part.stop)
-    found = distances({t: moving.finish() for t, moving in moments_at.items()}, reference)
+    statistics = {t: moving.finish() for t, moving in moments_at.items()}
+    found = distances(statistics, reference)
     table = {t: found[t] for t in strengths}
+    others = Unbiased()
+    if unbiased:
+        others = unbiased_reconstructions(statistics[CLEAN_STRENGTH], [statistics[t] for t in strengths], reference)
     return NoiseFID(
         table=table,
         mean=Estimate.mean(table.values()),
@@ -101,6 +110,7 @@ def noise_fid(
         count=reference.count,
         std=torch.from_numpy(moments.std),
         kind=kind,
+        unbiased=others,
     )
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .full_batches import FullBatches
 from .intervals import FoldedStatistics
+from .judging import FoldedRows
 from .metrics.moments import FeatureStatistics
 
-Statistics = TypeVar("Statistics", FeatureStatistics, FoldedStatistics)
+Statistics = TypeVar("Statistics", FeatureStatistics, FoldedStatistics, FoldedRows)
 
 
 def in_batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterable[Tensor]:
@@ -32,7 +33,8 @@ def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
 class FeatureMoments(Generic[Statistics]):
     """Moments of a network's features of images that come in batches of any size.
 
-    kind: `FoldedStatistics` where intervals are wanted. watch: called with each output of the network, in order.
+    kind: `FoldedStatistics` where intervals are wanted, `FoldedRows` for the unbiased distances, too. watch: called with
+    each output of the network, in order.
     """
 
     def __init__(self, network: Callable, kind: Callable[..., Statistics], watch: Callable[[Any], Any] | None = None):

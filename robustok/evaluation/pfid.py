@@ -17,6 +17,7 @@ from ..core.errors import UserError
 from ..ops import Similarity
 from ..ops.perturbation import CODE_KINDS, Kind, uses
 from .intervals import Estimate, FoldedStatistics, distances
+from .judging import FoldedRows, Unbiased, unbiased_reconstructions
 from .metrics.moments import FeatureStatistics
 from .passes import FeatureMoments, first_images, in_batches
 from .perturbing import CLEAN, Setting, device_of, perturbed_images
@@ -34,6 +35,7 @@ class PFID(NamedTuple):
     rfid: Estimate  # FID of the reconstructions under CLEAN, from the same pass; likewise
     count: int  # images
     kind: Kind = "neighbor"  # of perturbation
+    unbiased: Unbiased = Unbiased()  # where asked for: other distances of the same reconstructions
 
 
 def perturbed_name(kind: Kind, distance: str = "FID") -> str:
@@ -72,6 +74,7 @@ def pfid(
     neighbors: str = "latent",
     unperturbed: Similarity | None = None,
     batch_size: int = 64,
+    unbiased: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PFID:
     """pFID of a tokenizer: every image encoded once, decoded under each (alpha, delta), beta = 1.
@@ -91,6 +94,7 @@ def pfid(
         unperturbed: how tokens that are not perturbed find their code; None: as the tokenizer compares. "l2" with IBQ,
             which takes the largest inner product, is a variant that published figures of it may be of.
         batch_size: images a forward pass, where `images` is one tensor.
+        unbiased: also take distances that few images do not raise (evaluation/judging.py), while features are kept.
         progress: called after each batch with the number of images done.
 
     Raises UserError for fewer than two images, for a tokenizer without a codebook or that cannot be perturbed so, and
@@ -101,7 +105,7 @@ def pfid(
         raise UserError(f"deltas: the perturbation {kind!r} has no delta; leave them out")
     settings = [(alpha, delta) for alpha in alphas for delta in (known if deltas is None else deltas)]
     how = {"seed": seed, "neighbors": neighbors, "unperturbed": unperturbed, "kind": kind}
-    return _measure(tokenizer, in_batches(images, batch_size), features, settings, how, progress)
+    return _measure(tokenizer, in_batches(images, batch_size), features, settings, how, progress, unbiased)
 
 
 def quick_pfid(
@@ -127,14 +131,18 @@ def quick_pfid(
     return _measure(tokenizer, batches, features, settings, how, progress)
 
 
-def _measure(tokenizer, batches, features, settings, how: dict, progress) -> PFID:
-    how |= {"progress": progress, "statistics": FoldedStatistics}
+def _measure(tokenizer, batches, features, settings, how: dict, progress, unbiased: bool = False) -> PFID:
+    how |= {"progress": progress, "statistics": FoldedRows if unbiased else FoldedStatistics}
     found = perturbed_moments(tokenizer, batches, features, settings, **how)
     if found.originals.count < 2:
         raise UserError(f"images: found {found.originals.count}, expected at least two")
     of = distances(found.settings, found.originals)
     table = {setting: of[setting] for setting in settings}
-    return PFID(table, Estimate.mean(table.values()), of[CLEAN], found.originals.count, how["kind"])
+    others = Unbiased()
+    if unbiased:
+        wrong = [found.settings[setting] for setting in settings]
+        others = unbiased_reconstructions(found.settings[CLEAN], wrong, found.originals)
+    return PFID(table, Estimate.mean(table.values()), of[CLEAN], found.originals.count, how["kind"], others)
 
 
 class PerturbedMoments(NamedTuple):

@@ -17,6 +17,7 @@ from ..models.interfaces import Tokenizer, is_discrete
 from ..ops import perturb
 from .explaining import perturbed_reconstructions
 from .intervals import Estimate, FoldedStatistics, distances
+from .judging import FoldedRows, Unbiased, named, unbiased_reconstructions
 from .noise import CLEAN_STRENGTH, QUICK_STRENGTHS, STRENGTHS, noise_fid
 from .passes import moments_of
 from .perturbing import CLEAN, how_perturbable
@@ -35,10 +36,18 @@ class Robustness(NamedTuple):
     table: Sequence[list[float]] = ()  # a row a setting: alpha, delta, value; or strength, value
     # uint8 images, the first of those that were measured -> their reconstructions, clean ones first, uint8 on the CPU
     pictured: Callable[[Tensor], dict[Wrong, Tensor]] | None = None
+    unbiased: Unbiased = Unbiased()  # beside the first and the mean
 
-    def estimates(self) -> dict[str, Estimate]:
-        """rfd, and the mean where there is one, by name."""
-        return {"rfd": self.clean} | ({} if self.figure is None or self.mean is None else {self.figure: self.mean})
+    def estimates(self, distance: str = "fd") -> dict[str, Estimate]:
+        """rfd, and the mean where there is one, by name, each followed by its unbiased distances: rfd_inf, rkd.
+
+        distance: what a Fréchet distance of these features is called, "fd" or "fid".
+        """
+        found = {f"r{distance}": self.clean} | named("r", self.unbiased.clean, distance)
+        if self.figure is None or self.mean is None:
+            return found
+        prefix = self.figure[0]
+        return found | {f"{prefix}{distance}": self.mean} | named(prefix, self.unbiased.mean, distance)
 
     def tables(self) -> dict[str, Any]:
         """For metrics.json: the table, where there is one, as NAME_table."""
@@ -51,20 +60,24 @@ def robustness(
     """Of a tokenizer of any kind.
 
     images: gives uint8 batches (b, 3, H, W), anew each time it is called. features: as for `pfid`. quick: an estimate
-    of three settings, of codes on at most 5,000 images (`quick_pfid`).
+    of three settings, of codes on at most 5,000 images (`quick_pfid`), and no unbiased distances.
     """
     if not is_discrete(tokenizer):
-        noisy = noise_fid(tokenizer, images(), features, strengths=QUICK_STRENGTHS if quick else STRENGTHS)
+        strengths = QUICK_STRENGTHS if quick else STRENGTHS
+        noisy = noise_fid(tokenizer, images(), features, strengths=strengths, unbiased=not quick)
         table = [[strength, value] for strength, value in noisy.table.items()]
         shown = partial(_with_noise, tokenizer, noisy.std, (CLEAN_STRENGTH, *noisy.table))
-        return Robustness(noisy.rfid, "nfd", noisy.mean, table, shown)
+        return Robustness(noisy.rfid, "nfd", noisy.mean, table, shown, noisy.unbiased)
     if how_perturbable(tokenizer) == "none":
         restored = (reconstructed(tokenizer, batch) for batch in images())
-        sides = (moments_of(features, batches, FoldedStatistics) for batches in (restored, images()))
-        return Robustness(distances({"": next(sides)}, next(sides))[""])
-    found = (quick_pfid if quick else pfid)(tokenizer, images(), features)
+        kind = FoldedStatistics if quick else FoldedRows
+        clean, originals = (moments_of(features, batches, kind) for batches in (restored, images()))
+        others = Unbiased() if quick else unbiased_reconstructions(clean, [], originals)
+        return Robustness(distances({"": clean}, originals)[""], unbiased=others)
+    found = quick_pfid(tokenizer, images(), features) if quick else pfid(tokenizer, images(), features, unbiased=True)
     table = [[*setting, value] for setting, value in found.table.items()]
-    return Robustness(found.rfid, "pfd", found.mean, table, partial(_perturbed, tokenizer, (CLEAN, *found.table)))
+    shown = partial(_perturbed, tokenizer, (CLEAN, *found.table))
+    return Robustness(found.rfid, "pfd", found.mean, table, shown, found.unbiased)
 
 
 def _perturbed(tokenizer, settings: Sequence[tuple[float, int]], images: Tensor) -> dict[Wrong, Tensor]:

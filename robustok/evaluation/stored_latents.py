@@ -53,11 +53,17 @@ class Encoded(NamedTuple):
 
 
 @torch.inference_mode()
-def encode_all(tokenizer, batches: Iterable[Tensor], network: Callable, keep_features: bool = False) -> Encoded:
+def encode_all(
+    tokenizer,
+    batches: Iterable[Tensor],
+    network: Callable,
+    keep_features: bool = False,
+    statistics: type[FoldedStatistics] = FoldedStatistics,
+) -> Encoded:
     """Encodes uint8 batches (B, 3, H, W) in one pass. Raises UserError for fewer than two images."""
     latents, features = RowFile(), RowFile() if keep_features else None
     keep = None if features is None else lambda output: features.append(output.features)
-    reference = FeatureMoments(network, FoldedStatistics, keep)
+    reference = FeatureMoments(network, statistics, keep)
     for batch in batches:
         batch = batch.to(device_of(tokenizer), non_blocking=True)
         reference.add(batch)

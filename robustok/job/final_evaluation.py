@@ -17,7 +17,8 @@ from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import frechet_distance
 from ..evaluation.explaining import Usage, code_counts, usage_of
-from ..evaluation.intervals import FoldedStatistics, distances, recorded
+from ..evaluation.intervals import distances, recorded
+from ..evaluation.judging import FoldedRows, named, unbiased_samples
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import mean_psnr, reconstructed
 from ..evaluation.robustness import Robustness, robustness
@@ -84,16 +85,19 @@ def _show(job: Pipeline, metrics: dict) -> None:
 def measure(job: Pipeline) -> FinishedRun:
     """Metrics and pictures of a run, on its test images; what the evaluation costs is not yet among the metrics.
 
-    Distances are Fréchet distances of the features of the run's classifier, named in `distance`: rfd of plain
+    Distances are of the features of the run's classifier. Fréchet distances, named in `distance`: rfd of plain
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
-    real_fd of the training images. NAME_interval and NAME_change_interval (of a post-trained decoder less the one
-    before, on the same images or samples) are 95 % intervals over the draw of the test images, for gfd of the samples
+    real_fd of the training images. Beside each, where fewer than 50,000 images are judged by at most 512 features, the
+    unbiased ones of evaluation/judging.py: rfd_inf and rkd, pfd_inf and pkd, gfd_inf, gkd and gmind, and so on.
+    NAME_interval and NAME_change_interval (of a post-trained decoder less the one before, on the same images or
+    samples) are 95 % intervals over the draw of the test images, for gfd of the samples, for its unbiased ones of both
     (evaluation/intervals.py). Where that classifier does poorly `notes` say so, and `distance` where it is no better
     than chance. Shares are from 0 to 1; best_step is the step of post-training that was kept, 0 the decoder as it came.
     Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
-    reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels)
+    reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels, FoldedRows)
+    training = moments_of(job.features, in_order(images.train), FoldedRows)
     judged, usage = skill(accuracy, images.test.labels), _usage(job, tokenizer)
     robust = _robustness(job, tokenizer)
     made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
@@ -104,7 +108,8 @@ def measure(job: Pipeline) -> FinishedRun:
         "notes": [said] if (said := judged.warning(job.distance_name)) else [],
         "modes": list(job.config.pairs.modes),
         "images": counts,
-        "real_fd": frechet_distance(moments_of(job.features, in_order(images.train)), reference),
+        "real_fd": frechet_distance(training.total(), reference.total()),
+        **recorded(named("real_", unbiased_samples(training, reference))),
         "classifier": judged.describe(),
         "tokenizer": {
             "psnr": mean_psnr(tokenizer, in_order(images.test)),
@@ -123,9 +128,10 @@ def measure(job: Pipeline) -> FinishedRun:
     for folder in ("generator", *posts):
         decoder = tokenizer if start is None else job.load_tokenizer(folder)
         made_by = decode_batches(decoder, made)
-        samples, agreement = moments_and_agreement(job.features, made_by, classes, FoldedStatistics)
+        samples, agreement = moments_and_agreement(job.features, made_by, classes, FoldedRows)
         stands = robust if start is None else _robustness(job, decoder)
-        estimates = stands.estimates() | distances({"gfd": samples}, reference)
+        estimates = stands.estimates() | distances({"gfd": samples}, reference.total())
+        estimates |= named("g", unbiased_samples(samples, reference))
         found = recorded(estimates, start) | stands.tables() | {"class_agreement": agreement}
         if start is None:
             start = estimates

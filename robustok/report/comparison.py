@@ -11,12 +11,19 @@ from torch import Tensor
 from ..core.shards import Shard
 from ..core.sizes import Size
 from ..evaluation.compare import compare, notes
+from ..evaluation.intervals import Estimate, recorded
 from ..evaluation.parts import collected
 from ..evaluation.reference import open_reference
 from ..evaluation.statistics import ImageStatistics
 from ..evaluation.streams import ImageStream
 from .conditions import Fields, of_comparison, together
 from .results import Results
+from .wording import estimated
+
+BESIDE = (
+    "± is half of the 95 % interval. Of few images kd and fid_inf (fd_inf of features that are not Inception's) say "
+    "more than FID: their number does not raise them."
+)
 
 
 def report_stream(
@@ -56,11 +63,12 @@ def report_comparison(
     """
     metrics = compare(samples, reference)
     results = Results(folder, f"{samples.name} against {reference.name}")
-    results.table(list(metrics.items()), ("metric", "value"), f"{samples.protocol}, {samples.count} images")
+    rows = [(name, estimated(value) if isinstance(value, Estimate) else value) for name, value in metrics.items()]
+    results.table(rows, ("metric", "value"), f"{samples.protocol}, {samples.count} images. {BESIDE}")
     results.notes(notes(samples, reference))
     if pictures is not None:
         results.images(pictures, f"Some of {samples.name}.")
-    results.add("metrics", metrics)
+    results.add("metrics", recorded(metrics))
     results.add("samples", samples.describe() | ({"sampling": sampling} if sampling else {}))
     results.add("reference", reference.describe())
     results.add("conditions", together(of_comparison(samples, reference), made or {}))

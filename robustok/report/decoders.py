@@ -12,12 +12,13 @@ from ..evaluation.compare import notes
 from ..evaluation.decoders import DecoderFigures
 from ..evaluation.intervals import recorded
 from ..evaluation.statistics import ImageStatistics
+from .judgement import differs
 from .results import Results
-from .wording import NO_DIFFERENCE, change, spread, with_interval
+from .wording import NO_DIFFERENCE, card, change, with_interval
 
 SAME_IMAGES = (
-    "In brackets: of the first decoder the 95 % interval over the draw of the images or samples; of the others the "
-    "change, and that no difference was found where its interval has 0 in it."
+    "± is half of the 95 % interval over the draw of the images or samples; in brackets is the change from the first "
+    "decoder, and that no difference was found where its interval has 0 in it."
 )
 
 
@@ -66,9 +67,8 @@ def _headlines(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> li
     cards = []
     for name, record in zip(names, records, strict=True):
         for key in record.keys() & {"gfid", "gfd"}:
-            found, meaning = spread(record, key), "of generated images, lower is better"
-            meaning = f"{found} (95 % over the samples drawn); {meaning}" if found else meaning
-            if record is not records[0] and change(record, records[0], key) == NO_DIFFERENCE:
+            meaning = "of generated images, lower is better"
+            if record is not records[0] and not differs(record, records[0]):
                 meaning += f"; {NO_DIFFERENCE} from {names[0]}"
-            cards.append((f"g{key[1:].upper()}, {name}", f"{record[key]:.4g}", meaning))
+            cards.append(card(f"g{key[1:].upper()}, {name}", record, key, "samples drawn", meaning))
     return cards

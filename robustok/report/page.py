@@ -189,8 +189,8 @@ def _cell(value: object) -> str:
 
 
 def _unbroken(cell: str) -> str:
-    """A figure whose interval stays on one line: "2.5 (2.1 to 2.9)" may break before the bracket alone."""
-    return cell.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+    """A figure whose interval stays on one line: "2.5 ± 0.4 (-1.0 ± 0.2)" may break before the bracket alone."""
+    return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def _is_number_column(cells: Sequence[str]) -> bool:

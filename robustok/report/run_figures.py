@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from .judgement import differs, distance_names, judgement
 from .robustness import shown_robustness
-from .wording import NO_DIFFERENCE, change, spread, with_interval
+from .wording import NO_DIFFERENCE, card, rounded, with_interval
+
+UNBIASED = {
+    "gfd_inf": "the same of infinitely many images, extrapolated",
+    "gkd": "kernel distance of generated images, unbiased",
+}
 
 
 def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
@@ -18,33 +24,40 @@ def summary_rows(metrics: dict) -> list[tuple[str, object, str]]:
         rows.append((robustness.name, with_interval(t, key), f"{distance} of {robustness.of}"))
     for name, title in decoders(metrics):
         values = metrics[name]
-        rows.append((f"gFD, {title}", with_interval(values, "gfd"), f"{distance} of generated images"))
+        same = "" if name == "generator" or differs(values, metrics["generator"]) else f"; {NO_DIFFERENCE}"
+        rows.append((f"gFD, {title}", with_interval(values, "gfd"), f"{distance} of generated images{same}"))
+        called = distance_names(values, "g")
+        rows += [
+            (f"{called[key]}, {title}", with_interval(values, key), of) for key, of in UNBIASED.items() if key in called
+        ]
         agreement = f"{values['class_agreement']:.1%}"
         rows.append((f"class agreement, {title}", agreement, "generated images read as the class asked for"))
     real = f"{distance} of the training images, which the classifier knows"
-    rows.append(("training images", metrics["real_fd"], real))
+    rows.append(("training images", rounded(metrics["real_fd"], None), real))
+    if "real_fd_inf" in metrics:
+        rows.append(("training images, FD_inf", with_interval(metrics, "real_fd_inf"), UNBIASED["gfd_inf"]))
     return rows
 
 
 def headlines(metrics: dict) -> list[tuple[str, str, str]]:
     """What a reader wants to know first, each with what it means."""
     t, distance = metrics["tokenizer"], metrics["distance"]
-    cards = [_card("rFD", t, "rfd", "test images", f"{distance} of clean reconstructions; lower is better")]
+    cards = [card("rFD", t, "rfd", "test images", f"{distance} of clean reconstructions; lower is better")]
     if found := shown_robustness(t):
         key, shown = found
-        cards.append(_card(shown.name, t, key, "test images", f"{distance} of {shown.of}; close to rFD is robust"))
+        cards.append(card(shown.name, t, key, "test images", f"{distance} of {shown.of}; close to rFD is robust"))
     before = metrics["generator"]
     for name, title in decoders(metrics):
         meaning = "of generated images, lower is better"
-        if name != "generator" and change(metrics[name], before, "gfd") == NO_DIFFERENCE:
+        if name != "generator" and not differs(metrics[name], before):
             meaning += f"; {NO_DIFFERENCE} from before post-training"
-        cards.append(_card(f"gFD, {title}", metrics[name], "gfd", "samples drawn", meaning))
+        cards.append(card(f"gFD, {title}", metrics[name], "gfd", "samples drawn", meaning))
     cards.append(("PSNR", f"{t['psnr']:.2f} dB", "of held-out images' reconstructions; higher is better"))
     return cards
 
 
 def verdicts(metrics: dict) -> list[str]:
-    """What the figures say about post-training, in sentences: better, worse or neither, by how much.
+    """What the figures say about post-training, in sentences: better, worse or neither, by how much (± is 95 %).
 
     Before that, what a reader must know of the figures; nothing else where they mean nothing.
     """
@@ -52,20 +65,14 @@ def verdicts(metrics: dict) -> list[str]:
     if metrics["classifier"]["skill"] == "none":
         return sentences
     for name, title in decoders(metrics)[1:]:
-        found, before, after = metrics[name], start["gfd"], metrics[name]["gfd"]
+        found, before = metrics[name], start["gfd"]
         if found["best_step"] == 0:
             sentences.append(
                 f"{title.capitalize()}: no step beat the start on the validation images: "
                 f"the decoder stays as it was, gFD {before:.4g}."
             )
             continue
-        verdict = "lowers" if after < before else "raises"
-        if change(found, start, "gfd") == NO_DIFFERENCE:
-            verdict = f"{NO_DIFFERENCE} in"
-        by = f"{(after - before) / before:+.1%}"
-        if (interval := found["gfd_change_interval"]) is not None:
-            by += "; the change is from {:+.2g} to {:+.2g}, 95 % over the samples".format(*interval)
-        sentences.append(f"{title.capitalize()}: {verdict} gFD on this data, {before:.4g} -> {after:.4g} ({by}).")
+        sentences.append(f"{title.capitalize()}: {judgement(found, start)}.")
     return sentences
 
 
@@ -74,8 +81,3 @@ def decoders(metrics: dict) -> list[tuple[str, str]]:
     modes = metrics["modes"]
     posts = [("post" if i == 0 else f"post_{mode}", f"post-trained on {mode} pairs") for i, mode in enumerate(modes)]
     return [("generator", "before post-training"), *posts]
-
-
-def _card(title: str, record: dict, name: str, drawn: str, meaning: str) -> tuple[str, str, str]:
-    found = spread(record, name)
-    return (title, f"{record[name]:.4g}", f"{found} (95 % over the {drawn}); {meaning}" if found else meaning)

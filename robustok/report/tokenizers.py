@@ -18,7 +18,7 @@ FULL_COUNT = 50_000  # images that published rFID and pFID are of
 SETTINGS = "alpha is the share of the tokens that are replaced, delta of how many codes the replacement is drawn."
 MEANINGS = (
     "Distances are better when smaller: r of plain reconstructions, p of perturbed ones, the mean over all settings; "
-    "in brackets their 95 % interval over the draw of the images, where it is known. PSNR in dB, SSIM up to 1: better "
+    "± half of their 95 % interval over the draw of the images, where it is known. PSNR in dB, SSIM up to 1: better "
     "when larger."
 )
 

@@ -17,6 +17,7 @@ from ..evaluation.robustness import Wrong
 from ..models.registry import trained_config, trained_family
 from .curves import curves, stages_figure
 from .decoders import SAME_IMAGES, compared_rows, side_by_side
+from .judgement import distance_names, signal_and_noise
 from .page import Page
 from .plots import settings_figure, usage_figure
 from .robustness import ShownRobustness, multiples, shown_robustness
@@ -51,6 +52,7 @@ def write_report(path: Path, run: FinishedRun) -> None:
     _tokenizer_section(page, run)
     _generator_section(page, run)
     _decoders_section(page, run)
+    _noise_section(page, run)
     _curves_section(page, run)
     seconds = [(stage, value) for stage, value in metrics["seconds"].items()]
     page.heading("Time and memory").table(
@@ -141,13 +143,12 @@ def _generator_section(page: Page, run: FinishedRun) -> None:
 def _decoders_section(page: Page, run: FinishedRun) -> None:
     """Decoder by decoder: the figures, and some of the same samples next to each other."""
     metrics, folders = run.metrics, ("generator", *run.post_stages)
-    robust = shown_robustness(metrics["tokenizer"])
-    names = {"rfd": "rFD"} | ({robust[0]: robust[1].name} if robust else {})
-    names |= {"gfd": "gFD", "class_agreement": "class agreement"}
-    titles = [title for _, title in decoders(metrics)]
+    records = [(title, metrics[key]) for key, title in decoders(metrics)]
+    called = distance_names(metrics["generator"]) | {"class_agreement": "class agreement"}
+    names = {key: name for key, name in called.items() if all(key in record for _, record in records)}
     page.heading("The same latents through each decoder").table(
-        compared_rows([metrics[key] for key, _ in decoders(metrics)], names),
-        ("", *titles),
+        compared_rows([record for _, record in records], names),
+        ("", *(title for title, _ in records)),
         f"Distances are better when lower, class agreement when higher. {SAME_IMAGES}",
     )
     rows = min(len(run.class_names), 10)
@@ -157,8 +158,33 @@ def _decoders_section(page: Page, run: FinishedRun) -> None:
     labels = [run.class_names[sample // columns] for sample in few]
     page.tiles(
         zip(labels, groups, strict=True),
-        f"The same samples; of each, left to right: {' | '.join(titles)}.",
+        f"The same samples; of each, left to right: {' | '.join(title for title, _ in records)}.",
         columns=len(folders),
+    )
+
+
+def _noise_section(page: Page, run: FinishedRun) -> None:
+    """What these images could have shown, beside what was found."""
+    metrics = run.metrics
+    rows = signal_and_noise([(title, metrics[key]) for key, title in decoders(metrics)])
+    if not rows:
+        return
+    counts, real = metrics["images"], ""
+    if "real_fd_inf" in metrics:
+        real = (
+            f" The training images are {with_interval(metrics, 'real_fd_inf')} from the test images by FD_inf, and "
+            f"{metrics['real_fd']:.4g} by FD: what few images add to a Fréchet distance is no difference."
+        )
+    page.heading("What separates signal from noise").text(
+        f"Other test images or other samples would have given other figures. Both decoders are therefore measured on "
+        f"the same {counts['test']} test images and {counts['samples']} samples, and on the same redrawings of them: "
+        "half of the 95 % interval of their difference is the smallest change that so many images can show."
+        f"{real}"
+    ).table(
+        rows,
+        ("", "change found", "smallest that could show", "verdict"),
+        "Decoders are judged by FD_inf and KD of generated images, where they are there. The interval of gFD has the "
+        "test images fixed and holds for those alone.",
     )
 
 
@@ -183,8 +209,8 @@ def _distance_caption(metrics: dict) -> str:
         f"{metrics['distance']} is the Fréchet distance of the features of a small classifier trained on this data "
         f"({metrics['classifier']['accuracy']:.1%} right on the test images). It is not FID. "
         f"Measured on {metrics['images']['test']} test images and {metrics['images']['samples']} samples. "
-        "Intervals (95 %) are of the jackknife over tenths of the test images, for gFD of the samples, with the models "
-        "as they are: another training run may differ by more."
+        "± is half of the 95 % interval, with the models as they are: another training run may differ by more. It is "
+        "of the jackknife over tenths of the test images, for gFD of the samples; for FD_inf and KD of the bootstrap."
     )
 
 

@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 import torch
 
+from robustok.evaluation import judging
 from robustok.evaluation.intervals import Estimate
-from robustok.evaluation.judging import distances_of_rows, unbiased_distances
+from robustok.evaluation.judging import (
+    FoldedRows,
+    distances_of_rows,
+    unbiased_distances,
+    unbiased_reconstructions,
+    unbiased_samples,
+)
 from robustok.evaluation.metrics import extrapolated
 from robustok.evaluation.metrics.extrapolated import ExtrapolatedDistance
 from robustok.evaluation.metrics.frechet import frechet_distance
 from robustok.evaluation.metrics.kernel import mmd, polynomial
 from robustok.evaluation.metrics.moments import FeatureStatistics
+from robustok.evaluation.metrics.registry import METRICS
 from robustok.evaluation.metrics.sliced import SlicedDistance, mind
 from robustok.evaluation.metrics.unbiased_kernel import UnbiasedKernelDistance
 from robustok.evaluation.resampling import REPLICAS, draw
+from robustok.evaluation.statistics import ImageStatistics
 
 DRAW = np.random.default_rng(4)
 
@@ -153,6 +162,15 @@ def test_mind_of_a_shift_is_three_times_its_square():
         mind(rows, rows[:, :2])
 
 
+def test_mind_orders_growing_differences_as_the_frechet_distance_does():
+    """Features that drift and spread: ten decoders, each worse than the one before."""
+    reference, images = normal(200, 8), normal(200, 8)
+    made = [images * (1 + 0.05 * level) + 0.1 * level for level in range(10)]
+    against = FeatureStatistics(8).update(reference)
+    frechet = [frechet_distance(FeatureStatistics(8).update(rows), against) for rows in made]
+    assert np.argsort([mind(rows, reference) for rows in made]).tolist() == np.argsort(frechet).tolist()
+
+
 def test_a_replica_of_mind_is_that_of_the_rows_drawn():
     x, y = normal(14, 3, 0.3), normal(10, 3)
     draws = draw(14, 10, paired=False)
@@ -189,3 +207,29 @@ def test_figures_of_other_resampling_do_not_mix():
     folds, drawn = Estimate(1.0, torch.zeros(10)), unbiased_distances({"": normal(9, 2)}, normal(9, 2), paired=True)
     with pytest.raises(ValueError, match="bootstrapped"):
         folds.change_from(drawn[""]["kd"])
+
+
+def test_rows_are_kept_while_they_are_few_and_narrow(monkeypatch):
+    rows = normal(12, 3).float()
+    kept = FoldedRows(3).update(rows[:5]).update(rows[5:])
+    assert torch.equal(kept.rows(), rows) and torch.equal(kept.update(rows).rows(), torch.cat([rows, rows]))
+    assert FoldedRows(3, widest=2).update(rows).rows() is None and FoldedRows(3).update(rows[:9]).rows() is None
+    monkeypatch.setattr(judging, "MANY_IMAGES", 12)
+    few, many = FoldedRows(3).update(rows[:11]), FoldedRows(3).update(rows[:11]).update(rows[11:])
+    assert few.rows() is not None and many.rows() is None
+    assert unbiased_samples(few, many) == {} and unbiased_reconstructions(many, [few], few) == ({}, {})
+
+
+def test_evaluate_reports_them_of_fewer_than_50_000_images(monkeypatch):
+    def statistics(rows: torch.Tensor, kept: int) -> ImageStatistics:
+        return ImageStatistics("x", "toy", None, "none", FeatureStatistics(3).update(rows), features=rows[:kept])
+
+    made, real = statistics(normal(30, 3), 30), statistics(normal(40, 3), 20)
+    found = METRICS["unbiased"](made, real)
+    assert {"fd"} | found.keys() == distances_of_rows(made.features, real.features, paired=False).keys()
+    assert list(found) == ["fd_inf", "kd", "mind"]
+    made.protocol = "inception-v3-tf2015/exact"
+    assert list(METRICS["unbiased"](made, real)) == ["fid_inf", "kd", "mind"]
+    assert METRICS["unbiased"](made, statistics(normal(40, 3), 9)) is None
+    made.pool.count = 50_000
+    assert METRICS["unbiased"](made, real) is None

@@ -9,6 +9,8 @@ from torch import nn
 from robustok.core.random import NOISE, keyed_normal
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import FeatureStatistics, frechet_distance, pfid
+from robustok.evaluation.intervals import Estimate
+from robustok.evaluation.judging import distances_of_rows
 from robustok.evaluation.noise import noise_fid
 from robustok.evaluation.robustness import robustness
 from robustok.model_configs import TokenizerConfig
@@ -50,6 +52,10 @@ class Plain(ContinuousBase):
         return ()
 
 
+def rows(images):
+    return features(images).features
+
+
 def distance(images):
     sides = [FeatureStatistics(3), FeatureStatistics(3)]
     for side, these in zip(sides, (images, IMAGES), strict=True):
@@ -61,7 +67,9 @@ def test_latents_get_noise_in_their_own_standard_deviations():
     tokenizer = Plain()
     found = robustness(tokenizer, batches, features)
     expected = noise_fid(tokenizer, batches(), features)
-    assert found.figure == "nfd" and found.estimates() == {"rfd": expected.rfid, "nfd": expected.mean}
+    assert found.figure == "nfd"
+    assert list(found.estimates()) == ["rfd", "rfd_inf", "rkd", "nfd", "nfd_inf", "nkd"]
+    assert (found.clean, found.mean) == (expected.rfid, expected.mean) and expected.unbiased.mean == {}
     assert found.table == [[strength, value] for strength, value in expected.table.items()]
     z = 3 * from_uint8(IMAGES).flatten(2)
     noise = keyed_normal(0, NOISE, torch.arange(23), (3, 64))
@@ -81,13 +89,19 @@ def test_tokens_get_pfid_where_it_is_defined(scales):
     tokenizer = ViTTokenizer(config).eval()
     found = robustness(tokenizer, batches, features)
     if scales is not None:  # residual codes have no neighbours
-        assert found.figure is None and found.estimates().keys() == {"rfd"} and found.pictured is None
+        assert found.figure is None and found.estimates().keys() == {"rfd", "rfd_inf", "rkd"} and found.pictured is None
         assert found.clean == pytest.approx(distance(to_uint8(tokenizer.reconstruct(from_uint8(IMAGES)))))
         return
     expected = pfid(tokenizer, batches(), features)
-    assert found.estimates() == {"rfd": expected.rfid, "pfd": expected.mean}
+    figures = found.estimates("fid")
+    assert list(figures) == ["rfid", "rfid_inf", "rkd", "pfid", "pfid_inf", "pkd"]
+    assert (figures["rfid"], figures["pfid"]) == (expected.rfid, expected.mean)
+    assert robustness(tokenizer, batches, features, quick=True).estimates().keys() == {"rfd", "pfd"}
     assert found.mean.interval == expected.mean.interval and found.mean.interval[0] < found.mean
     assert found.table == [[*setting, value] for setting, value in expected.table.items()]
     pictured = found.pictured(IMAGES)  # what was measured, measured again
     assert list(pictured) == [(0.0, 1), *expected.table]
     assert distance(pictured[0.9, 4]) == pytest.approx(expected.table[0.9, 4])
+    kernel = [distances_of_rows(rows(images), rows(IMAGES), paired=True)["kd"] for images in pictured.values()]
+    assert figures["rkd"] == pytest.approx(kernel[0]) and figures["pkd"] == pytest.approx(sum(kernel[1:]) / 15)
+    assert figures["pkd"].half_width == pytest.approx(Estimate.mean(kernel[1:]).half_width)

@@ -162,7 +162,9 @@ def test_samples_against_images_and_against_their_saved_statistics(run, tmp_path
     save = f"reference others.npz --save {tmp_path}/others-fd.npz --device cpu" + CLASSIFIER
     assert run_verb(evaluate.main, save.split()) == 0
     saved = run(evaluate, f"samples images.npz --reference {tmp_path}/others-fd.npz" + CLASSIFIER)
-    assert saved["metrics"] == pytest.approx(plain["metrics"], rel=1e-9)
+    assert saved["metrics"].keys() == plain["metrics"].keys() > {"kd", "kd_interval", "mind"}
+    for name, value in plain["metrics"].items():
+        assert saved["metrics"][name] == pytest.approx(value, rel=1e-9), name
     assert plain["metrics"]["fd"] > 0 and 0 <= plain["metrics"]["precision"] <= 1
     assert saved["samples"]["count"] == 70 and saved["samples"]["protocol"] == saved["reference"]["protocol"]
     assert len(saved["reference"]["file_hash"]) == 64
@@ -248,7 +250,8 @@ def test_two_decoders_of_one_tokenizer_get_the_same_tokens(run, room, tmp_path, 
     checkpoints.save(room / "post" / "step-1", {"model": weights, "ema": weights}, documents)
     asked = " --generator rar --images images.npz --reference others.npz --per_class 4 --seed 3" + CLASSIFIER
     left, right = run(evaluate, "decoders tokenizer post" + asked)["decoders"]
-    changes = {f"{name}_change_interval" for name in ("rfd", "pfd", "gfd")}
+    distances = ("rfd", "rkd", "pfd", "pkd", "gfd", "gkd", "gmind")  # 12 samples are too few for gfd_inf
+    changes = {f"{name}_change_interval" for name in distances}
     assert left["name"] == "tokenizer" and right["figures"].keys() - left["figures"].keys() == changes
     plain = run(evaluate, "tokenizer post --images images.npz" + CLASSIFIER)["tokenizers"][0]
     made = "generator rar --tokenizer post --reference others.npz --per_class 4 --seed 3" + CLASSIFIER

@@ -38,12 +38,15 @@ def test_main_job_writes_metrics_and_an_offline_report(job, monkeypatch):
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["distance"] == "FD-digits"
     assert {"psnr", "codebook_usage", "codebook_perplexity", "rfd", "pfd"} <= metrics["tokenizer"].keys()
-    for name in ("rfd", "pfd"):
+    for name in ("rfd", "pfd", "rkd", "pkd"):
         low, high = metrics["tokenizer"][f"{name}_interval"]
         assert low < metrics["tokenizer"][name] < high and len(metrics["post"][f"{name}_change_interval"]) == 2
     for stage in ("generator", "post", "post_direct"):
         assert metrics[stage]["gfd"] > 0
         assert 0 <= metrics[stage]["class_agreement"] <= 1
+        assert {"gkd", "gmind", "gkd_interval"} <= metrics[stage].keys() and "gfd_inf" not in metrics[
+            stage
+        ]  # 50 samples
     assert 0 < metrics["tokenizer"]["codebook_usage"] <= 1
     table = metrics["tokenizer"]["pfd_table"]
     assert len(table) == 15

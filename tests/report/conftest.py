@@ -47,7 +47,7 @@ def estimate(value: float) -> Estimate:
 def decoder(gfd: float, best_step: int | None = None) -> dict:
     """As in metrics.json; gFD before is 8, pFD changes by chance alone."""
     found = {"gfd": gfd, "gfd_interval": [gfd - 0.5, gfd + 0.5], "class_agreement": 0.75, "rfd": 1.0}
-    found |= {"pfd": 2.0, "pfd_interval": [1.85, 2.15], "nfd": 3.0, "nfd_interval": None, "best_step": best_step}
+    found |= {"pfd": 2.0, "pfd_interval": [1.85, 2.15], "best_step": best_step}
     if best_step is not None:
         found |= {"gfd_change_interval": [gfd - 8.5, gfd - 7.5], "pfd_change_interval": [-0.1, 0.2]}
     return found
@@ -78,6 +78,13 @@ def run_metrics() -> dict:
     }
 
 
+def without_pfd(metrics: dict) -> dict:
+    for record in (metrics[name] for name in ("tokenizer", "generator", "post", "post_direct")):
+        for name in [name for name in record if name.startswith("pfd")]:
+            del record[name]
+    return metrics
+
+
 def finished_run(**changes) -> FinishedRun:
     names = ("originals", "reconstructed", "perturbed", "generator", "post", "post-direct")
     log = [{"stage": "tokenizer", "step": step, "seconds": 4.0 * step, "psnr": 10.0 + step} for step in range(3)]
@@ -100,8 +107,8 @@ def finished_run(**changes) -> FinishedRun:
 def run_on_latents(**changes) -> FinishedRun:
     """No codebook and no pFD: noise on the latents takes its place."""
     metrics = run_metrics()
-    for name in ("codebook_usage", "pfd", "pfd_interval", "pfd_table"):
-        del metrics["tokenizer"][name]
+    del metrics["tokenizer"]["codebook_usage"]
+    without_pfd(metrics)
     metrics["tokenizer"] |= {"nfd": 4.0, "nfd_interval": None, "nfd_table": [[0.1, 3.5], [0.5, 4.5]]}
     config, strengths = RunConfig(family=FamilyConfig("maetok", "sit")), ((0.0,), (0.1,), (0.5,))
     given = {"config": config, "metrics": metrics, "usage": None}
@@ -177,7 +184,7 @@ EXPLAINED = ("codebook", "strips", "lipschitz", "mmd", "elbow", "correlation")
 @pytest.fixture
 def make_run():
     """Makers of what a page of a training run is of; each run takes changed fields of FinishedRun."""
-    return SimpleNamespace(on_tokens=finished_run, on_latents=run_on_latents, decoder=decoder)
+    return SimpleNamespace(on_tokens=finished_run, on_latents=run_on_latents, decoder=decoder, without_pfd=without_pfd)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..statistics import ImageStatistics
+from .few_images import unbiased_figures
 from .frechet import fid_figures, sfid_figures
 from .kernel import kid_figures
 from .scores import inception_figures, precision_recall_figures
@@ -15,6 +16,7 @@ Metric = Callable[[ImageStatistics, ImageStatistics], dict[str, float] | None]
 
 METRICS: dict[str, Metric] = {
     "fid": fid_figures,
+    "unbiased": unbiased_figures,
     "sfid": sfid_figures,
     "inception_score": inception_figures,
     "kid": kid_figures,
