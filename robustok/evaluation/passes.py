@@ -33,8 +33,8 @@ def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
 class FeatureMoments(Generic[Statistics]):
     """Moments of a network's features of images that come in batches of any size.
 
-    kind: `FoldedStatistics` where intervals are wanted, `FoldedRows` for the unbiased distances, too. watch: called with
-    each output of the network, in order.
+    kind: `FoldedStatistics` where intervals are wanted, `FoldedRows` for the unbiased distances, too. watch: called
+    with each output of the network, in order.
     """
 
     def __init__(self, network: Callable, kind: Callable[..., Statistics], watch: Callable[[Any], Any] | None = None):
