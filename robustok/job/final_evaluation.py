@@ -17,7 +17,7 @@ from ..data.loader import in_order
 from ..data.tokens import TokenSet
 from ..evaluation import frechet_distance
 from ..evaluation.explaining import Usage, code_counts, usage_of
-from ..evaluation.intervals import distances, recorded
+from ..evaluation.intervals import Estimate, distances, recorded
 from ..evaluation.judging import FoldedRows, named, unbiased_samples
 from ..evaluation.passes import moments_and_agreement, moments_of
 from ..evaluation.reconstruction import mean_psnr, reconstructed
@@ -89,6 +89,7 @@ def measure(job: Pipeline) -> FinishedRun:
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
     real_fd of the training images. Beside each, where fewer than 50,000 images are judged by at most 512 features, the
     unbiased ones of evaluation/judging.py: rfd_inf and rkd, pfd_inf and pkd, gfd_inf, gkd and gmind, and so on.
+    Those of samples once more with _filters behind, of the untrained network's features, which no model learned by.
     NAME_interval and NAME_change_interval (of a post-trained decoder less the one before, on the same images or
     samples) are 95 % intervals over the draw of the test images, for gfd of the samples, for its unbiased ones of both
     (evaluation/intervals.py). Where that classifier does poorly `notes` say so, and `distance` where it is no better
@@ -98,6 +99,7 @@ def measure(job: Pipeline) -> FinishedRun:
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
     reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels, FoldedRows)
     training = moments_of(job.features, in_order(images.train), FoldedRows)
+    reference_filters = moments_of(job.second_features, in_order(images.test), FoldedRows)
     judged, usage = skill(accuracy, images.test.labels), _usage(job, tokenizer)
     robust = _robustness(job, tokenizer)
     made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
@@ -130,8 +132,9 @@ def measure(job: Pipeline) -> FinishedRun:
         made_by = decode_batches(decoder, made)
         samples, agreement = moments_and_agreement(job.features, made_by, classes, FoldedRows)
         stands = robust if start is None else _robustness(job, decoder)
-        estimates = stands.estimates() | distances({"gfd": samples}, reference.total())
-        estimates |= named("g", unbiased_samples(samples, reference))
+        filtered = moments_of(job.second_features, decode_batches(decoder, made), FoldedRows)
+        estimates = stands.estimates() | _of_samples(samples, reference)
+        estimates |= {f"{name}_filters": of for name, of in _of_samples(filtered, reference_filters).items()}
         found = recorded(estimates, start) | stands.tables() | {"class_agreement": agreement}
         if start is None:
             start = estimates
@@ -153,6 +156,10 @@ def measure(job: Pipeline) -> FinishedRun:
 
 def _robustness(job: Pipeline, tokenizer: LoadedTokenizer) -> Robustness:
     return robustness(tokenizer, lambda: in_order(job.images.test), job.features)
+
+
+def _of_samples(samples: FoldedRows, reference: FoldedRows) -> dict[str, Estimate]:
+    return named("g", distances({"fd": samples}, reference.total()) | unbiased_samples(samples, reference))
 
 
 def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> Usage | None:

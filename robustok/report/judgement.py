@@ -15,12 +15,18 @@ Record = Mapping[str, Any]  # figures of one decoder, as in metrics.json
 
 DISTANCES = ("fd", "fid", "fd_inf", "fid_inf", "kd", "mind")  # of a record, behind a letter: gfd, rkd, ...
 UNBIASED = ("fd_inf", "fid_inf", "kd")
+FILTERS = "_filters"  # behind those: of the untrained network's features
 
 
 def distance_names(record: Record, prefixes: str = "rpng") -> dict[str, str]:
     """Every distance of a record -> how it is called: gfd_inf -> gFD_inf. By letter, then in the order of DISTANCES."""
-    keys = [prefix + name for prefix in prefixes for name in DISTANCES if prefix + name in record]
-    return {key: key[0] + key[1:].upper().replace("_INF", "_inf") for key in keys}
+    names = {
+        prefix + name + space: prefix + name.upper().replace("_INF", "_inf") + (" (filters)" if space else "")
+        for prefix in prefixes
+        for space in ("", FILTERS)
+        for name in DISTANCES
+    }
+    return {key: name for key, name in names.items() if key in record}
 
 
 def judged_by(after: Record, prefix: str = "g") -> dict[str, str]:
@@ -28,8 +34,10 @@ def judged_by(after: Record, prefix: str = "g") -> dict[str, str]:
     Fréchet distance.
     """
     names = distance_names(after, prefix)
-    unbiased = {key: name for key, name in names.items() if key[1:] in UNBIASED and _noise(after, key) is not None}
-    return unbiased or {key: name for key, name in names.items() if key[1:] in ("fd", "fid")}
+    kinds = {key: key[len(prefix) :].removesuffix(FILTERS) for key in names}
+    unbiased = [key for key, kind in kinds.items() if kind in UNBIASED and _noise(after, key) is not None]
+    judging = unbiased or [key for key, kind in kinds.items() if kind in ("fd", "fid")]
+    return {key: names[key] for key in judging}
 
 
 def differs(after: Record, before: Record) -> bool:
@@ -38,11 +46,25 @@ def differs(after: Record, before: Record) -> bool:
 
 
 def judgement(after: Record, before: Record) -> str:
-    """ "lowers gFD_inf, 8.0 -> 6.0 (-2.0 ± 0.5, -25%); no difference found in gKD, 0.10 -> 0.11 (+0.01 ± 0.04)".
+    """ "lowers gFD_inf, 8.0 ± 0.4 -> 6.0 ± 0.4 (change -2.0 ± 0.5, -25%); no difference found in gKD (+0.01 ± 0.04)".
 
     A percentage stands only behind a difference that was found, of a figure that is itself above its noise.
     """
-    return "; ".join(_one(after, before, key, name) for key, name in judged_by(after).items())
+    said, none = [], []
+    for key, name in judged_by(after).items():
+        values = f"{with_interval(before, key)} -> {with_interval(after, key)}"
+        if (noise := _noise(after, key)) is None:
+            said.append(f"{name} {values}; how much of that is noise is not known")
+            continue
+        by = after[key] - before[key]
+        shown = rounded(by, noise, "+")
+        if change(after, before, key) == NO_DIFFERENCE:
+            none.append(f"{name} ({shown})")
+            continue
+        above = before[key] - (half_width(before, key) or 0) > 0
+        relative = f", {by / before[key]:+.0%}" if above else ""
+        said.append(f"{'lowers' if by < 0 else 'raises'} {name}, {values} (change {shown}{relative})")
+    return "; ".join([*said, *([f"{NO_DIFFERENCE} in {', '.join(none)}"] if none else [])])
 
 
 def signal_and_noise(decoders: Sequence[tuple[str, Record]]) -> list[tuple[str, str, str, str]]:
@@ -63,16 +85,3 @@ def signal_and_noise(decoders: Sequence[tuple[str, Record]]) -> list[tuple[str, 
 
 def _noise(after: Record, key: str) -> float | None:
     return half_width(after, f"{key}_change")
-
-
-def _one(after: Record, before: Record, key: str, name: str) -> str:
-    values = f"{with_interval(before, key)} -> {with_interval(after, key)}"
-    if (noise := _noise(after, key)) is None:
-        return f"{name} {values}; how much of that is noise is not known"
-    by = after[key] - before[key]
-    shown = rounded(by, noise, "+")
-    if change(after, before, key) == NO_DIFFERENCE:
-        return f"{NO_DIFFERENCE} in {name}, {values} (change {shown})"
-    low = before[key] - (half_width(before, key) or 0)
-    relative = f", {by / before[key]:+.0%}" if low > 0 else ""
-    return f"{'lowers' if by < 0 else 'raises'} {name}, {values} (change {shown}{relative})"

@@ -9,6 +9,8 @@ from .wording import NO_DIFFERENCE, card, rounded, with_interval
 UNBIASED = {
     "gfd_inf": "the same of infinitely many images, extrapolated",
     "gkd": "kernel distance of generated images, unbiased",
+    "gfd_inf_filters": "extrapolated, through random filters that nothing learned by",
+    "gkd_filters": "kernel distance through these",
 }
 
 
