@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..evaluation.metrics.ranking import rank_agreement
+from ..report.judgement import FILTERS
 from .intervals import SeedInterval, mean_change, rank_difference
 from .measured import TRAINED, Findings, Measured
 
@@ -56,7 +57,7 @@ def _lower(claim: str, paper: str, paths: tuple[str, ...], row: str, other: str)
         means = found.values(paths[0])
         at = f"{sum(means[other]) / len(means[other]):.4g} -> {sum(means[row]) / len(means[row]):.4g}"
         told = ", of ".join(f"{_short(path)} {change}" for path, change in changes.items())
-        verdicts = {verdict(changes[path]) for path in (paths[0], f"second.{paths[0]}") if path in changes}
+        verdicts = {verdict(changes[path]) for path in (paths[0], paths[0] + FILTERS) if path in changes}
         decided = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
         said = f"{_short(paths[0])} {at}; change of {told}"
         return Claim(claim, paper, said, decided, f"--rows {other} {row}")
@@ -88,10 +89,9 @@ def _post_training(found: Findings) -> Claim | None:
     runs = found.of(TRAINED)
     if len(runs) < 2:
         return None
-    pairs = [(after, before) for after, before in ((f"{space}post", f"{space}generator") for space in ("", "second."))]
     changes = [
-        mean_change([run.figure(f"{after}.gfd") - run.figure(f"{before}.gfd") for run in runs])
-        for after, before in pairs
+        mean_change([run.figure(f"post.{name}") - run.figure(f"generator.{name}") for run in runs])
+        for name in ("gfd", f"gfd{FILTERS}")
     ]
     start = sum(run.figure("generator.gfd") for run in runs) / len(runs)
     clear = sum(run.metrics["post"]["gfd_change_interval"][1] < 0 for run in runs)
@@ -170,12 +170,13 @@ def rule(checks: list[tuple[int, float]], patience: int) -> tuple[int, float]:
 
 
 def _short(path: str) -> str:
-    name = {"pfd": "pFD", "rfd": "rFD", "gfd": "gFD", "pkd": "pKD", "gkd": "gKD"}[path.rpartition(".")[2]]
-    return f"{name} in random filters" if path.startswith("second.") else name
+    name = path.rpartition(".")[2]
+    known = {"pfd": "pFD", "rfd": "rFD", "gfd": "gFD", "pkd": "pKD", "gkd": "gKD"}[name.removesuffix(FILTERS)]
+    return f"{known} in random filters" if name.endswith(FILTERS) else known
 
 
-_PFD = ("tokenizer.pfd", "second.tokenizer.pfd", "tokenizer.pkd", "tokenizer.rfd")
-_GFD = ("generator.gfd", "second.generator.gfd", "generator.gkd")
+_PFD = ("tokenizer.pfd", "tokenizer.pkd", "tokenizer.rfd")
+_GFD = ("generator.gfd", f"generator.gfd{FILTERS}", "generator.gkd")
 _GFD_AND_PFD = (*_GFD, "tokenizer.pfd", "tokenizer.rfd")
 _REVIEWERS = "asked for by reviewers"
 _LOOKS: tuple[Callable[[Findings], Claim | None], ...] = (

@@ -15,8 +15,8 @@ FIGURES = {
     "tokenizer.pfd": "pFD",
     "generator.gfd": "gFD",
     "post.gfd": "gFD, post-trained",
-    "second.generator.gfd": "gFD in random filters",
-    "second.post.gfd": "the same, post-trained",
+    "generator.gfd_filters": "gFD in random filters",
+    "post.gfd_filters": "the same, post-trained",
 }
 LOSSES = ("reconstruction", "perceptual", "adversarial", "vq", "commit", "semantic")  # terms with a weight
 

@@ -37,9 +37,8 @@ def write_run(runs, name, *, pfd, gfd, post, log=()):
         "modes": ["direct"],
         "seconds": {"tokenizer": 10.0, "generator": 5.0},
         "tokenizer": {"psnr": 16.0 + pfd, "rfd": 0.5, "pfd": pfd, "rkd": 0.01, "pkd": pfd / 10},
-        "generator": {"gfd": gfd, "gkd": gfd / 10},
-        "second": {"tokenizer": {"pfd": 9 * pfd}, "generator": {"gfd": 9 * gfd}, "post": {"gfd": 9 * post}},
-        "post": {"gfd": post, "gkd": post / 10, "best_step": 40, **intervals},
+        "generator": {"gfd": gfd, "gkd": gfd / 10, "gfd_filters": 9 * gfd},
+        "post": {"gfd": post, "gkd": post / 10, "gfd_filters": 9 * post, "best_step": 40, **intervals},
     }
     (folder / "evaluation/metrics.json").write_text(json.dumps(metrics))
     weights = {"reconstruction": 1.0, "perceptual": 0.1, "vq": 1.0, "commit": 0.25, "semantic": 0.1, "adversarial": 0.1}

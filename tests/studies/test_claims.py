@@ -30,8 +30,8 @@ def test_post_training_is_judged_over_all_generators(found):
     assert claim.verdict == said.REPRODUCED
     assert f"over 4 generators -0.3050 ± {half:.4f}" in claim.found and "clearly lower in 4" in claim.found
     for run in found.of(TRAINED):  # the second space does not agree
-        run.metrics["second"]["post"]["gfd"] = run.metrics["second"]["generator"]["gfd"]
-    found.runs["none", 0].metrics["second"]["post"]["gfd"] += 0.1
+        run.metrics["post"]["gfd_filters"] = run.metrics["generator"]["gfd_filters"]
+    found.runs["none", 0].metrics["post"]["gfd_filters"] += 0.1
     assert by_claim(found)["post-training lowers gFD"].verdict == said.UNDECIDED
 
 
