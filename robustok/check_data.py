@@ -19,8 +19,8 @@ from .core.paths import FILE, check_output
 from .core.text import one_line, say
 
 COUNTS = (  # figures shown, in this order, where there are any
-    *("images", "sequences", "tokens", "latents", "smallest_std", "largest_std", "tokenizer", "codebook_size"),
-    *("codes_used", "ignored_files", "sheet"),
+    *("images", "image_groups", "sequences", "tokens", "latents", "smallest_std", "largest_std", "tokenizer"),
+    *("codebook_size", "codes_used", "ignored_files", "sheet"),
 )
 _SHOWN = 20  # entries of a list; --json has them all
 

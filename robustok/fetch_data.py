@@ -13,7 +13,7 @@ from pathlib import Path
 from .core.cli import run_verb
 from .core.errors import UserError
 from .core.options import verb_parser
-from .core.paths import check_output
+from .core.paths import FOLDER, check_output, found_at, given_path
 from .core.text import say
 from .data.emoji import PACKAGE, write_emoji
 
@@ -24,10 +24,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", metavar="NAME", choices=["emoji"], help="the data set: emoji")
     parser.add_argument("--archive", type=Path, help="the package's tarball (default: fetched by npm)")
     parser.add_argument(
-        "--output", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)"
+        "--output", type=given_path, default=Path("data/emoji"), help="folder to write (default: %(default)s)"
     )
     options = parser.parse_args(argv)
-    if options.output.exists():
+    if found_at(options.output) == FOLDER:
         say(f"{options.output} is there; remove it to write it again")
         return 0
     check_output("--output", options.output, {"--archive": options.archive})
@@ -43,11 +43,11 @@ def _fetched(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"npm, which fetches {PACKAGE}, is not installed; install it, or {cure}")
-    done = subprocess.run([npm, "pack", PACKAGE], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run([npm, "pack", PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
     found = list(folder.glob("*.tgz"))
     if done.returncode or len(found) != 1:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"npm pack {PACKAGE} failed ({said:.200}); {cure}")
+        said = " ".join(done.stderr.split()) or "no message"
+        raise UserError(f"npm pack {PACKAGE} failed ({said:.500}); {cure}")
     return found[0]
 
 

@@ -3,6 +3,7 @@
 The package is under the MIT licence, the drawings (Google's Noto Emoji) are under the Apache licence 2.0.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -14,16 +15,17 @@ from PIL import Image
 
 from ..core.errors import UserError
 from ..core.files import written_whole
-from ..core.parsing import parsing
+from ..core.parsing import named_in, parsing
 from ..core.paths import regular_file
 from .groups import write_groups
+from .tar_headers import member_problem
 
 PACKAGE = "emoji-datasource-google@16.0.0"
 CONTENT = "979a46c8870d3bdbf2d96f68aae412028087447b28d2cd4304d04837beda559f"  # see `content_hash`
 LIST, PICTURES = "package/emoji.json", "package/img/google/64/"
-BACKGROUND = "white"
-_MOST_BYTES = 1 << 25  # of a member; the list has 2 MB
-_MOST_MEMBERS = 20_000
+SIDE, BACKGROUND = 64, "white"
+_MOST_BYTES = 1 << 27  # of the tar file; the package's has 80 MB
+_CURE = f"give the tarball that `npm pack {PACKAGE}` writes"
 LICENCE = f"""Noto emoji, 64 x 64 pixels, from the npm package {PACKAGE}, put on a plain white background.
 The package is under the MIT licence (c) Cal Henderson; the drawings are Google's Noto Emoji, Apache licence 2.0.
 One folder a category; groups.csv: an emoji, its skin tones and emoji that are drawn alike are one group.
@@ -42,27 +44,18 @@ def write_emoji(archive: Path, folder: Path, content: str = CONTENT) -> int:
     members = _read(archive)
     if (found := content_hash(members)) != content:
         raise UserError(
-            f"{archive}: its emoji.json and pictures of 64 pixels have the SHA-256 {found}, expected {content}; "
-            f"give the tarball of {PACKAGE}, as `npm pack {PACKAGE}` writes it"
+            f"{archive}: its emoji.json and pictures of {SIDE} pixels have the SHA-256 {found}, expected {content}; "
+            f"{_CURE}"
         )
-    groups: dict[str, str] = {}
-    drawn: dict[bytes, str] = {}  # a picture -> the group that it is in: some flags and families are drawn alike
-    with written_whole(folder) as temporary:
-        temporary.mkdir()
-        for emoji in json.loads(members[LIST]):
-            category = emoji["category"].replace(" & ", " and ").replace(" ", "_").lower()
-            (temporary / category).mkdir(exist_ok=True)
-            tones = (emoji, *emoji.get("skin_variations", {}).values())
-            pictures = {tone["image"]: _on_background(members[PICTURES + tone["image"]]) for tone in tones}
-            alike = [picture.tobytes() for picture in pictures.values()]
-            group = next((drawn[pixels] for pixels in alike if pixels in drawn), emoji["unified"])
-            drawn |= dict.fromkeys(alike, group)
-            for file, picture in pictures.items():
-                picture.save(temporary / category / file)
-                groups[f"{category}/{file}"] = group
+    with parsing(archive, "a package of emoji", _CURE):
+        pictures, groups = _drawn(members)
+    with written_whole(folder, sync=False) as temporary:
+        for path, picture in pictures.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(temporary / path, "PNG")
         write_groups(temporary, groups)
         (temporary / "LICENSE.txt").write_text(LICENCE)
-    return len(groups)
+    return len(pictures)
 
 
 def content_hash(members: dict[str, bytes]) -> str:
@@ -74,17 +67,18 @@ def content_hash(members: dict[str, bytes]) -> str:
 
 
 def _read(archive: Path) -> dict[str, bytes]:
-    """The list and the pictures, by name. Nothing is unpacked to disk."""
+    """The list and the pictures, by name. Nothing is unpacked to disk, and no more to memory than the bound."""
     found: dict[str, bytes] = {}
-    cure = f"give the tarball that `npm pack {PACKAGE}` writes"
-    with parsing(archive, "a tarball", cure), tarfile.open(regular_file(archive, "a tarball"), "r:gz") as tar:
-        for number, member in enumerate(tar):
-            if number == _MOST_MEMBERS:
-                raise UserError(f"{archive}: more than {_MOST_MEMBERS:,} members; {cure}")
-            if member.isreg() and (member.name == LIST or member.name.startswith(PICTURES)):
-                if member.size > _MOST_BYTES:
-                    raise UserError(f"{archive}: {member.name[:200]} has {member.size:,} bytes; {cure}")
-                found[member.name] = _bytes_of(tar, member)
+    with parsing(archive, "a tarball", _CURE):
+        with gzip.open(regular_file(archive, "a tarball")) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UserError(f"{archive} unpacks to more than {_MOST_BYTES:,} bytes; {_CURE}")
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                wanted = member.name == LIST or member.name.startswith(PICTURES)
+                if wanted and member.isreg() and member_problem(member, len(data)) is None:
+                    found[member.name] = _bytes_of(tar, member)
     return found
 
 
@@ -93,8 +87,32 @@ def _bytes_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _on_background(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as stored:
+def _drawn(members: dict[str, bytes]) -> tuple[dict[str, Image.Image], dict[str, str]]:
+    """Each picture, and the name of its group, by its path in the folder."""
+    pictures: dict[str, Image.Image] = {}
+    groups: dict[str, str] = {}
+    seen: dict[bytes, str] = {}  # a picture -> the group that it is in: some flags and families are drawn alike
+    for emoji in json.loads(members[LIST]):
+        category = named_in(Path(), emoji["category"].replace(" & ", " and ").replace(" ", "_").lower(), LIST)
+        tones = [emoji["image"], *(tone["image"] for tone in emoji.get("skin_variations", {}).values())]
+        own = {str(named_in(category, tone, LIST)): _on_background(members, PICTURES + tone) for tone in tones}
+        pixels = [picture.tobytes() for picture in own.values()]
+        alike = list(dict.fromkeys(seen[picture] for picture in pixels if picture in seen))
+        group = alike[0] if alike else emoji["unified"]
+        for table in (seen, groups):  # groups that this emoji joins become one
+            table |= {key: group for key, other in table.items() if other in alike[1:]}
+        seen |= dict.fromkeys(pixels, group)
+        groups |= dict.fromkeys(own, group)
+        pictures |= own
+    return pictures, groups
+
+
+def _on_background(members: dict[str, bytes], name: str) -> Image.Image:
+    if name not in members:
+        raise ValueError(f"the list names {name}, which is not there")
+    with Image.open(io.BytesIO(members[name]), formats=["PNG"]) as stored:
+        if stored.size != (SIDE, SIDE):
+            raise ValueError(f"{name} has {stored.width} x {stored.height} pixels, expected {SIDE} x {SIDE}")
         drawing = stored.convert("RGBA")
     picture = Image.new("RGBA", drawing.size, BACKGROUND)
     picture.alpha_composite(drawing)

@@ -14,8 +14,6 @@ from .decode import BadImage, check_bytes, decode
 from .groups import GROUPS, read_groups
 from .listing import is_image, is_junk, look_like_splits, name_some, notes_on, refuse_same_but_case, say_suffixes
 
-_ABOUT = {GROUPS, "license", "license.txt", "readme", "readme.md", "readme.txt"}  # what may lie beside the classes
-
 
 class Folder:
     """A source of images (see `images.ImageSource`) below `root`.
@@ -75,12 +73,10 @@ class Folder:
 
     def _list_root(self) -> tuple[list[str], list[str]]:
         """Class folders and images directly below the root, sorted."""
-        entries = sorted(
-            (e for e in _scan(self.root) if not is_junk(e.name) and e.name.lower() not in _ABOUT), key=lambda e: e.name
-        )
+        entries = sorted((e for e in _scan(self.root) if not is_junk(e.name)), key=lambda e: e.name)
         is_folder = {e.name: _is_folder(e) for e in entries}
         folders = [name for name, holds in is_folder.items() if holds]
-        images = self._keep_images(name for name, holds in is_folder.items() if not holds)
+        images = self._keep_images(name for name, holds in is_folder.items() if not holds and name != GROUPS)
         if not folders and not images:
             raise UserError(
                 f"data.root: {self.root}: no images, class folders or tar shards in it{self._say_ignored()}"

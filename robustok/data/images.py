@@ -24,6 +24,7 @@ from ..core.sizes import Size
 from .decode import BadImage
 from .digits import Digits
 from .folder import Folder
+from .groups import GROUPS
 from .listing import is_image, is_junk
 from .parquet import Parquet
 from .parquet_files import files_of, files_of_split
@@ -59,16 +60,17 @@ class ImageSource(Protocol):
 
 class Images:
     """What `open_images` returns: `.source`, `.class_names`, `.num_classes`, the splits `.train`, `.val` (validation
-    images) and `.test`, and `.all`, every image in the order of the source.
+    images) and `.test`, and `.all`, every image in the order of the source. `.asked`: how many were to validate and to
+    test, of which splits of whole groups hold more or fewer.
     """
 
     def __init__(self, source: ImageSource, config: DataConfig, image_size: Size) -> None:
         self.source = source
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
+        self.asked = config.val, config.test
         groups = getattr(source, "groups", None)
-        sizes = config.val, config.test
-        held_out = split(source.labels, source.class_names, *sizes, config.split_seed, groups)
+        held_out = split(source.labels, source.class_names, *self.asked, config.split_seed, groups)
         parts = (*held_out, torch.arange(len(source.labels)))
         bad = _BadImages(source)
         if hasattr(source, "blocks"):  # what lies together is read together
@@ -242,7 +244,11 @@ def open_source(root: str | Path) -> ImageSource:
 
 
 def _refuse_others(root: Path, files: list[Path], kind: str) -> None:
-    """Raises UserError where images, shards of another kind or folders lie beside the files of a source."""
+    """Raises UserError where images, shards of another kind, folders or groups lie beside the files of a source."""
+    if found_at(root / GROUPS) != NOTHING:
+        raise UserError(
+            f"{root} holds {kind} beside {GROUPS}, which is read in folders of images alone; unpack them, or remove it"
+        )
     own = {*files, *(path.parent for path in files)}
     for path in sorted(root.iterdir()):
         data = path.is_dir() or is_image(path.name) or path.suffix in (".tar", ".parquet")

@@ -64,22 +64,33 @@ def split(
     """The numbers, int64, of the images to validate, to test and to train, by `split_order`.
 
     groups: (N,) int64. Then whole groups are dealt out, to each split its share of them, at least two, so that splits
-    may hold a few images more or less than asked for; a group is of the class of its first image.
+    may hold more or fewer images than asked for; a group is of the class of its first image.
+
+    Raises: UserError where more is held out than leaves every class an image to train on.
     """
     if groups is None:
         order = split_order(labels, class_names, val, test, seed)
         return order[:val], order[val : val + test], order[val + test :]
     _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
-    held_out = [max(LEAST, round(count * len(first) / len(labels))) for count in (val, test)]
+    held_out = [min(count, max(LEAST, round(count * len(first) / len(labels)))) for count in (val, test)]
     try:
         parts = split(labels[first], class_names, *held_out, seed)
     except UserError as error:
-        raise UserError(f"{error} (the images that belong together by groups.csv counted as one)") from None
+        raise UserError(
+            f"{error} (each of the {len(first)} groups of groups.csv counts as one image here: data.val = {val} and "
+            f"data.test = {test} of all {len(labels)} images are {held_out[0]} and {held_out[1]} groups)"
+        ) from None
     place = torch.empty(len(first), dtype=torch.int64)
     place[torch.cat(parts)] = torch.arange(len(first))
     order = torch.argsort(place[torch.from_numpy(unit)], stable=True)
-    sizes = [int(np.isin(unit, part.numpy()).sum()) for part in parts]
-    val_ids, test_ids, train_ids = order.split(sizes)
+    counts = torch.from_numpy(np.bincount(unit))
+    val_ids, test_ids, train_ids = order.split([int(counts[part].sum()) for part in parts])
+    if without := sorted(set(labels.tolist()) - set(labels[train_ids.numpy()].tolist())):
+        raise UserError(
+            f"classes without an image to train on: {name_some([class_names[label] for label in without])}, whose "
+            f"images are all in groups of groups.csv with images of other classes, and held out with them; give "
+            f"another data.split_seed, or a smaller data.val and data.test"
+        )
     return val_ids, test_ids, train_ids
 
 

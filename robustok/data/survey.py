@@ -44,6 +44,7 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
     groups = [group for group in same.values() if len(group) > 1]
     conflicts = [group for group in groups if len({int(source.labels[i]) for i in group}) > 1]
     per_class = np.bincount(source.labels, minlength=len(readable))
+    together = getattr(source, "groups", None)
     unreadable = [
         name for name, all_bad in zip(source.class_names, (readable == 0) & (per_class > 0), strict=True) if all_bad
     ]
@@ -56,6 +57,7 @@ def survey_images(source: ImageSource, progress: Callable[[int, int], None] | No
     return {
         "format": source.kind,
         "images": count,
+        **({} if together is None else {"image_groups": len(np.unique(together))}),
         "classes": dict(zip(source.class_names, per_class.tolist(), strict=True)),
         "sizes": _size_range(sizes),
         "bad": bad,

@@ -100,9 +100,9 @@ def as_begun(c: RunConfig) -> tuple[RunConfig, Path | None]:
 def decided(c: RunConfig, images: Images, world: int, device: str) -> tuple[RunConfig, list[Decision]]:
     """The settings with nothing left open, and what was decided. device: "cpu" or "cuda"; world: processes."""
     draft = Draft(c)
-    count = len(images.all)
-    draft.decide(f"a tenth of {count} images, 2 to 2000", data__val=len(images.val))
-    draft.decide(f"three twentieths of {count} images, 2 to 10,000", data__test=len(images.test))
+    count, (val, test) = len(images.all), images.asked
+    draft.decide(f"a tenth of {count} images, 2 to 2000", data__val=val)
+    draft.decide(f"three twentieths of {count} images, 2 to 10,000", data__test=test)
     _codes(draft, images)
     for name in LENGTHS:
         _length(draft, name, images, world, device)

@@ -18,7 +18,10 @@ SECONDS = 20  # of the processor
 HANGING = 120  # seconds after which a call that waits for something is killed
 BUG = 99  # the exit code of an error that is no message
 
-PRELOADED = ("train", "pretokenize", "sample", "evaluate", "explain", "check_data", "convert", "doctor")
+PRELOADED = (
+    *("train", "study", "pretokenize", "sample", "evaluate", "explain"),
+    *("check_data", "fetch_data", "convert", "doctor"),
+)
 # What verbs import when they are called.
 LATER = (
     "docstring_parser",

@@ -63,6 +63,27 @@ CHECK = cases(
     },
     ("photos",),
 )
+FETCH = cases(
+    "fetch_data",
+    {
+        "": ("the following arguments are required: NAME",),
+        "faces": ("argument NAME: invalid choice: 'faces'", "emoji"),
+        "emoji other": ("unrecognized arguments: other",),
+        "emoji --archive=": ("--archive: found an empty text",),
+        "emoji --archive none": ("none does not exist; expected a tarball",),
+        "emoji --archive folder": ("folder is a folder; expected a tarball",),
+        "emoji --archive pipe": ("pipe is a named pipe; expected a tarball",),
+        "emoji --archive zero": ("zero is a device; expected a tarball",),
+        "emoji --archive loop": ("loop cannot be looked at",),
+        "emoji --archive text.txt": ("text.txt cannot be read as a tarball", "npm pack emoji-datasource-google"),
+        "emoji --archive text.txt --output pipe": ("--output: pipe is a named pipe; expected a folder",),
+        "emoji --archive text.txt --output text.txt": ("--output: text.txt is a file; expected a folder",),
+        "emoji --archive text.txt --output broken": ("--output: broken is a broken link; expected a folder",),
+        "emoji --archive text.txt --output /proc/emoji": ("--output: /proc/emoji cannot be written",),
+        "emoji --archive photos --output photos/new": ("--output: photos/new would lie inside --archive = photos",),
+    },
+    ("photos",),
+)
 TOKENIZE = cases(
     "pretokenize --device cpu",
     {
@@ -230,13 +251,17 @@ TRAIN = cases(
         "--frozen.lpips pipe": ("frozen.lpips: found pipe, expected a path that is a folder",),
         "--frozen.dinov2 zero": ("frozen.dinov2: found zero, expected a path that is a file",),
         "--start.tokenizer none": ("none does not exist; expected a checkpoint",),
+        "--start.classifier none": ("none does not exist; expected the folder of a run's classifier",),
+        "--start.classifier text.txt": ("text.txt is a file; expected the folder of a run's classifier",),
+        "--start.classifier folder": ("folder",),
+        "--start.classifier any --stage classifier": ("--stage: found 'classifier'", "start.classifier = any is"),
         "--tokenizer.widht 8": ("unknown setting 'tokenizer.widht': the nearest valid setting is 'tokenizer.width'",),
         "sideways": ("unrecognized arguments: sideways",),
     },
 )
 
 
-@pytest.mark.parametrize("case", parameters(CHECK, TOKENIZE, SAMPLE, EVALUATE, EXPLAIN, CONVERT, DOCTOR, TRAIN))
+@pytest.mark.parametrize("case", parameters(CHECK, FETCH, TOKENIZE, SAMPLE, EVALUATE, EXPLAIN, CONVERT, DOCTOR, TRAIN))
 def test_arguments(case: Case, tmp_path: Path, good: Path, server):
     said = check(case, tmp_path, good, server)
     (line,) = [line for line in said.splitlines() if line.startswith("robustok: ")]

@@ -59,6 +59,27 @@ OUT = "out --device cpu"
 NETWORK = "--network classifier --weights classifier --device cpu --output out"
 CASES = [
     Case(
+        "a table of groups that is a pipe",
+        pipe("photos/groups.csv"),
+        "check_data photos",
+        ("photos/groups.csv is a named pipe; expected a table of groups",),
+        needs=("photos",),
+    ),
+    Case(
+        "a table of groups that is a device",
+        lambda folder: (folder / "photos/groups.csv").symlink_to("/dev/zero"),
+        "check_data photos",
+        ("photos/groups.csv is a device; expected a table of groups",),
+        needs=("photos",),
+    ),
+    Case(
+        "a table of groups that is a folder of images",
+        lambda folder: shutil.copytree(folder / "photos/cat", folder / "photos/groups.csv"),
+        "check_data photos",
+        ("photos/groups.csv is a folder; expected a table of groups",),
+        needs=("photos",),
+    ),
+    Case(
         "shards whose manifest is a pipe",
         pipe("tokens/manifest.json"),
         "check_data tokens",

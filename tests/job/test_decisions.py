@@ -34,7 +34,8 @@ def images_of(count: int, classes: int = 4):
     labels = torch.arange(count) % classes
     val, test = split_sizes(labels.numpy(), None, None)
     parts = {"all": labels, "val": labels[:val], "test": labels[val : val + test], "train": labels[val + test :]}
-    return SimpleNamespace(**parts, num_classes=classes, class_names=[str(i) for i in range(classes)])
+    names = [str(i) for i in range(classes)]
+    return SimpleNamespace(**parts, asked=(val, test), num_classes=classes, class_names=names)
 
 
 def value_of(config: RunConfig, name: str):

@@ -4,14 +4,18 @@ import errno
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from robustok.checkpoints.reading import load, steps
 from robustok.config import RunConfig
-from robustok.core.errors import RunError
+from robustok.core.errors import RunError, UserError
+from robustok.data.groups import write_groups
 from robustok.job import final_evaluation
 from robustok.job.pipeline import Pipeline
+from robustok.train import main
 from robustok.training.run import Run
 
 
@@ -50,6 +54,27 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(job, capsys):
     for before, after in zip(expected, load(newest, *files), strict=True):
         assert before.keys() == after.keys()
         assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+
+
+def test_images_in_other_groups_are_other_data(tmp_path):
+    """They are split otherwise: a run that went on would train on images that it was to be tested by."""
+    draw, photos = np.random.default_rng(0), tmp_path / "photos"
+    groups = {f"{label}/{number}.png": f"{label} {number // 2}" for label in "abc" for number in range(12)}
+    for name in groups:
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), np.uint8)).save(photos / name)
+    write_groups(photos, groups)
+    settings = {"data.root": photos, "data.val": 4, "data.test": 4, "classifier.batch_size": 8}
+    argv = ["--runs", str(tmp_path / "runs"), "--stage", "classifier", "--classifier.epochs", "1"]
+    argv += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    assert main(argv) == 0 and main(argv) == 0
+    write_groups(photos, groups | {"a/0.png": "a 1"})
+    with pytest.raises(
+        UserError, match=r"classifier belongs to another config:\n  images: stored '\w{64}', now '\w{64}'"
+    ):
+        main(argv)
+    write_groups(photos, groups)
+    assert main(argv) == 0
 
 
 def test_a_disk_that_is_full_for_the_log_ends_a_run_with_what_is_free(tmp_path):
