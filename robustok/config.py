@@ -76,7 +76,7 @@ class StartConfig:
 
     tokenizer: str | None = setting(None, PATH)
     generator: str | None = setting(None, PATH)
-    # folder RUN/classifier of another run on the same classes, taken as it is: figures of both then compare
+    # folder RUN/classifier of another run on the same data and split, taken as it is: figures of both then compare
     classifier: str | None = setting(None, PATH)
     # attention heads of a released tokenizer whose width is no standard ViT
     num_heads: int | None = setting(None, "[1, 1024]")

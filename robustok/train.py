@@ -53,7 +53,8 @@ def _chosen(stage: str, config: RunConfig) -> tuple[str, ...]:
 
     stages = [name for name in STAGES if name != "classifier" or config.start.classifier is None]
     if stage not in ("all", *stages):
-        raise UserError(f"--stage: found {stage!r}, expected all or one of {', '.join(stages)}")
+        given = f"; start.classifier = {config.start.classifier} is taken as it is" if stage == "classifier" else ""
+        raise UserError(f"--stage: found {stage!r}, expected all or one of {', '.join(stages)}{given}")
     return tuple(stages) if stage == "all" else (stage,)
 
 

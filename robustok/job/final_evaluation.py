@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core import distributed
 from ..core.device import peak_memory_bytes
@@ -86,10 +87,11 @@ def measure(job: Pipeline) -> FinishedRun:
     """Metrics and pictures of a run, on its test images; what the evaluation costs is not yet among the metrics.
 
     Distances are of the features of the run's classifier. Fréchet distances, named in `distance`: rfd of plain
-    reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of class-balanced samples,
-    real_fd of the training images. Beside each, where fewer than 50,000 images are judged by at most 512 features, the
-    unbiased ones of evaluation/judging.py: rfd_inf and rkd, pfd_inf and pkd, gfd_inf, gkd and gmind, and so on.
-    Those of samples once more with _filters behind, of the untrained network's features, which no model learned by.
+    reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of samples that have the
+    classes' shares of the data, real_fd of the training images. Beside each, where fewer than 50,000 images are judged
+    by at most 512 features, the unbiased ones of evaluation/judging.py: rfd_inf and rkd, pfd_inf and pkd, gfd_inf, gkd
+    and gmind, and so on. Those of samples once more with _filters behind, of the untrained network's features, which no
+    model learned by.
     NAME_interval and NAME_change_interval (of a post-trained decoder less the one before, on the same images or
     samples) are 95 % intervals over the draw of the test images, for gfd of the samples, for its unbiased ones of both
     (evaluation/intervals.py). Where that classifier does poorly `notes` say so, and `distance` where it is no better
@@ -125,7 +127,8 @@ def measure(job: Pipeline) -> FinishedRun:
     perturbed = {} if robust.pictured is None else robust.pictured(originals)
     if perturbed:
         pictures["perturbed"] = perturbed[max(perturbed)]
-    shown = made[_pictured_samples(job)]
+    pictured = _pictured_samples(classes)
+    shown = made[pictured]
     posts, start = list(job.post_folders().values()), None
     for folder in ("generator", *posts):
         decoder = tokenizer if start is None else job.load_tokenizer(folder)
@@ -148,6 +151,7 @@ def measure(job: Pipeline) -> FinishedRun:
         post_stages=posts,
         metrics=metrics,
         pictures=pictures,
+        drawn=classes[pictured],
         perturbed={setting: shown[:PICTURED_EVERYWHERE] for setting, shown in perturbed.items()},
         usage=usage,
         log=read_log(job.run.folder / "log.jsonl"),
@@ -171,11 +175,12 @@ def _usage(job: Pipeline, tokenizer: LoadedTokenizer) -> Usage | None:
     return usage_of(sum(code_counts(tokenizer, shard) for shard in shards))
 
 
-def _pictured_samples(job: Pipeline) -> list[int]:
-    """Numbers of the samples that the report shows: the first few of the first classes, class by class."""
-    per_class = job.config.evaluation.samples_per_class
-    few = range(min(PICTURED_PER_CLASS, per_class))
-    return [number * per_class + i for number in range(min(PICTURED_CLASSES, job.images.num_classes)) for i in few]
+def _pictured_samples(classes: Tensor) -> Tensor:
+    """Numbers of the samples that the report shows: the first few of the first classes, class by class.
+
+    classes: (N,) int64, of all samples.
+    """
+    return torch.cat([torch.where(classes == number)[0][:PICTURED_PER_CLASS] for number in range(PICTURED_CLASSES)])
 
 
 def _costs(job: Pipeline, evaluating: float) -> dict:

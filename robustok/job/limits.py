@@ -1,13 +1,9 @@
 """What depends on a setting times the size of the data, refused before a run begins and not in the middle of it."""
 
-import torch
-
 from ..config import RunConfig
 from ..core.errors import UserError
 from ..data.images import Images
 from ..data.tokens import MAX_CODES
-from ..evaluation.features.classifier import open_classifier
-from ..models.frozen.classifier import Classifier
 from ..models.interfaces import is_discrete
 from ..models.registry import trained_family
 from .outline import Outline
@@ -17,8 +13,13 @@ STORED = {"tokens", "generator", "pairs", "post", "evaluate"}  # stages that wri
 
 
 def check_limits(run: Outline) -> None:
-    """Raises UserError where codebook, tokenizer or generator do not fit how many images and classes there are."""
+    """Raises UserError where codebook, tokenizer, generator or the classifier of another run do not fit how many images
+    and classes there are.
+    """
     c, images, stages = run.config, run.images, run.stages
+    if c.start.classifier is not None:
+        known, expected = run.classifier.head.out_features, f"one of the {images.num_classes} classes of the data"
+        expect(known == images.num_classes, "start.classifier", f"a classifier of {known} classes", expected)
     if is_discrete(run.tokenizer):
         codes = run.tokenizer.codebook.shape[-2]
         if codes > MAX_CODES and STORED & set(stages):
@@ -30,7 +31,7 @@ def check_limits(run: Outline) -> None:
         if "tokenizer" in stages and run.trained_tokenizer is not None:
             _check_kmeans(c, run.trained_tokenizer, images)
             _check_restarts(c, run.trained_tokenizer)
-            _check_teacher(c, images)
+            _check_teacher(c, run.classifier.width)
     if STORED & set(stages):
         _check_classes(run)
     samples = c.evaluation.samples_per_class * images.num_classes
@@ -64,12 +65,10 @@ def _check_restarts(c: RunConfig, tokenizer) -> None:
         )
 
 
-def _check_teacher(c: RunConfig, images: Images) -> None:
+def _check_teacher(c: RunConfig, teacher: int) -> None:
     """The classifier that stands in for DINOv2 is as wide as it is, and its feature goes through the tokenizer."""
     if c.frozen.dinov2:
         return  # read at the tokenizer's own width
-    with torch.device("meta"):
-        teacher = Classifier(images.num_classes, images.train.image_size).width
     if teacher > c.tokenizer.width:
         raise UserError(
             f"tokenizer.width: found {c.tokenizer.width}, expected at least {teacher}, the width of the classifier of "
@@ -78,12 +77,8 @@ def _check_teacher(c: RunConfig, images: Images) -> None:
 
 
 def _check_classes(run: Outline) -> None:
-    """A generator must know every class of the data, and a classifier those alone."""
+    """A generator must know every class of the data."""
     c, images = run.config, run.images
-    if c.start.classifier:
-        known = open_classifier(c.start.classifier, torch.device("cpu")).classifier.head.out_features
-        expected = f"the {images.num_classes} classes of the data"
-        expect(known == images.num_classes, "start.classifier", f"one of {known} classes", expected)
     if c.start.generator:
         known, name = run.generator.num_classes, "start.generator"
         fits, expected = known >= images.num_classes, f"at least the {images.num_classes} classes of the data"

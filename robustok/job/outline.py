@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from ..config import RunConfig
 from ..data.images import Images
+from ..evaluation.features.classifier import open_classifier
+from ..models.frozen.classifier import Classifier
 from ..models.registry import trained_config, trained_family
 from ..models.starting import open_generator, tokenizer_shape, without_values
 
@@ -20,6 +24,14 @@ class Outline:
     config: RunConfig
     images: Images
     stages: Collection[str]
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier of the data that the run trains, or takes from another one."""
+        if self.config.start.classifier is not None:
+            return open_classifier(self.config.start.classifier, torch.device("cpu")).classifier.to("meta")
+        with torch.device("meta"):
+            return Classifier(self.images.num_classes, self.images.train.image_size)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -28,11 +28,9 @@ def needed_bytes(run: Outline) -> dict[str, int]:
     c, images, stages, tokenizer = run.config, run.images, run.stages, run.tokenizer
     discriminator = _discriminator(c, images) if c.losses.adversarial else nn.Module()
     modes, rows = len(c.pairs.modes), len(images.train)
-    with torch.device("meta"):
-        classifier = Classifier(images.num_classes, images.train.image_size)
     row = _row_bytes(tokenizer)
     found = {
-        "classifier": _checkpoints(c.classifier, classifier),
+        "classifier": _checkpoints(c.classifier, run.classifier),
         "tokenizer": _checkpoints(c.tokenizer_training, tokenizer, discriminator),
         "tokens": rows * VIEWS[c.data.token_views] * row,
         "pairs": rows * c.pairs.per_image * row * len({"direct", *c.pairs.modes}),

@@ -36,6 +36,7 @@ class FinishedRun:
     post_stages: Sequence[str]  # one post-trained decoder each
     metrics: dict  # as in metrics.json
     pictures: dict[str, Tensor]  # uint8 (N, 3, H, W): of the tokenizer, the generator and each post stage
+    drawn: Tensor  # int64 (N,): the class of each picture of the generator, which each post stage's have too
     perturbed: dict[Wrong, Tensor]  # some originals reconstructed from wrong latents, clean ones first; {}: not defined
     usage: Usage | None  # of the codes, by the training images; None where there are none
     log: list[dict]  # records of log.jsonl
@@ -132,12 +133,11 @@ def _curves_section(page: Page, run: FinishedRun) -> None:
 
 def _generator_section(page: Page, run: FinishedRun) -> None:
     page.heading("Generated images, class by class")
-    rows = min(len(run.class_names), 10)
+    shown = [(run.class_names[number], run.drawn == number) for number in run.drawn.unique()]
     for name in ("generator", *run.post_stages):
         title = "Before post-training" if name == "generator" else f"After post-training ({name})"
-        classes = run.pictures[name].chunk(rows)
-        tiles = [(f"{title}: {label}", images) for label, images in zip(run.class_names, classes, strict=False)]
-        page.tiles(tiles, f"{title}: the same tokens, classes {', '.join(run.class_names[:rows])}", columns=4)
+        tiles = [(f"{title}: {label}", run.pictures[name][these]) for label, these in shown]
+        page.tiles(tiles, f"{title}: the same tokens, classes {', '.join(label for label, _ in shown)}", columns=4)
 
 
 def _decoders_section(page: Page, run: FinishedRun) -> None:
@@ -151,11 +151,9 @@ def _decoders_section(page: Page, run: FinishedRun) -> None:
         ("", *(title for title, _ in records)),
         f"Distances are better when lower, class agreement when higher. {SAME_IMAGES}",
     )
-    rows = min(len(run.class_names), 10)
-    columns = len(run.pictures["generator"]) // rows
-    few = [row * columns + i for row in range(rows) for i in range(min(2, columns))]
+    few = torch.cat([torch.where(run.drawn == number)[0][:2] for number in run.drawn.unique()])
     groups = side_by_side([run.pictures[folder][few] for folder in folders]).split(len(folders))
-    labels = [run.class_names[sample // columns] for sample in few]
+    labels = [run.class_names[number] for number in run.drawn[few]]
     page.tiles(
         zip(labels, groups, strict=True),
         f"The same samples; of each, left to right: {' | '.join(title for title, _ in records)}.",

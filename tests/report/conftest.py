@@ -97,6 +97,7 @@ def finished_run(**changes) -> FinishedRun:
         post_stages=["post", "post-direct"],
         metrics=run_metrics(),
         pictures={name: pictures() for name in names},
+        drawn=torch.tensor([0, 0, 0, 1]),
         perturbed={setting: pictures(2) for setting in ((0.0, 1), (0.5, 1), (0.5, 2), (0.9, 1), (0.9, 2))},
         usage=usage_of(torch.tensor([50, 25, 25, 0])),
         log=log,

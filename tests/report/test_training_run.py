@@ -9,6 +9,7 @@ from robustok.evaluation.skill import Skill
 from robustok.report.curves import stages_figure
 from robustok.report.decoders import side_by_side
 from robustok.report.judgement import signal_and_noise
+from robustok.report.page import Page
 from robustok.report.run_figures import headlines, summary_rows, verdicts
 from robustok.report.training_run import write_report
 from robustok.report.wording import with_interval
@@ -145,12 +146,26 @@ def test_the_page_shows_everything_of_the_run(page):
     assert re.search(r"<td>gFD</td><td[^>]*>8.00\s±\s0.50</td>" + changes, page)
     assert "before post-training | post-trained on reencode pairs | post-trained on direct pairs" in page
     grids = 2 * 2 * (2 + 2)  # two images, two deltas; the original, the clean one and two alphas
-    assert page.count('class="pixels"') == 4 + grids + 3 * 2 + 4  # test images, classes of three decoders, samples
+    assert page.count('class="pixels"') == 4 + grids + 3 * 2 + 3  # test images, classes of three decoders, samples
     assert 'alt="test image 2, alpha 0.9, delta 1"' in page
     assert "± 0.50 (95 % over the samples drawn)" in page
     assert "75.0% of the 4 codes occur; perplexity 3:" in page  # exp(entropy) of 1/2, 1/4, 1/4 is 2.8
     assert re.search(r"<td>pFD</td><td[^>]*>2.00\s±\s0.15</td>(<td[^>]*>2 \(no difference found\)</td>){2}", page)
     assert page.index('<dd class="value">6.00</dd>') < page.index("<h2>")  # what matters stands first
+
+
+def test_generated_images_stand_under_their_classes(make_run, tmp_path, monkeypatch):
+    """Classes have as many as were drawn of them: here three and one."""
+    shown: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(Page, "tiles", lambda page, tiles, caption, *, columns: shown.update(tiles) or page)
+    run = make_run.on_tokens(class_names=["circle", "never drawn", "square"], drawn=torch.tensor([0, 0, 0, 2]))
+    write_report(tmp_path / "report.html", run)
+    for title, name in (("Before post-training", "generator"), ("After post-training (post)", "post")):
+        assert torch.equal(shown[f"{title}: circle"], run.pictures[name][:3])
+        assert torch.equal(shown[f"{title}: square"], run.pictures[name][3:])
+    beside = [run.pictures[name][3] for name in ("generator", "post", "post-direct")]
+    assert torch.equal(shown["square"], torch.stack(beside))
+    assert not [label for label in shown if "never drawn" in label]
 
 
 def test_images_of_one_sample_stand_side_by_side():
