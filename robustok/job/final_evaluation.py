@@ -89,7 +89,7 @@ def measure(job: Pipeline) -> FinishedRun:
     Distances are of the features of the run's classifier. Fréchet distances, named in `distance`: rfd of plain
     reconstructions, pfd or nfd of those from wrong latents (evaluation/robustness.py), gfd of samples that have the
     classes' shares of the data, real_fd of the training images. Beside each, where fewer than 50,000 images are judged
-    by at most 512 features, the unbiased ones of evaluation/judging.py: rfd_inf and rkd, pfd_inf and pkd, gfd_inf, gkd
+    by at most 512 features, the unbiased ones of evaluation/judging.py: rfd_inf and rkd, pkd, gfd_inf, gkd
     and gmind, and so on. Those of samples once more with _filters behind, of the untrained network's features, which no
     model learned by.
     NAME_interval and NAME_change_interval (of a post-trained decoder less the one before, on the same images or
