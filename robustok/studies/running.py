@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Runner:
 
     def __init__(self, study: Study, runs: Path, jobs: int):
         self.study, self.runs, self.jobs = study, runs, jobs
+        self.processes: set[subprocess.Popen] = set()
+        self.stopped = False
 
     def run(self, chosen: Sequence[tuple[StudyRow, int]]) -> None:
         """Runs the classifier that judges, then these rows; a row waits for those whose models it takes, which must be
@@ -37,15 +39,26 @@ class Runner:
         self.runs.mkdir(parents=True, exist_ok=True)
         with (self.runs / MACHINES).open("a") as file:
             file.write(json.dumps(described_machine()) + "\n")
-        self._train(JUDGE, self.study.settings_of_judge(self.runs), ("classifier",))
         started: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
-            for row, seed in chosen:
-                needed = [run_name(self.study.rows[other], seed) for m in MODELS if (other := getattr(row, m))]
-                waits = [started[name] for name in needed if name in started]
-                started[run_name(row, seed)] = pool.submit(self._run_row, row, seed, waits)
+            try:
+                self._judge()
+                for row, seed in chosen:
+                    needed = [run_name(self.study.rows[other], seed) for m in MODELS if (other := getattr(row, m))]
+                    waits = [started[name] for name in needed if name in started]
+                    started[run_name(row, seed)] = pool.submit(self._run_row, row, seed, waits)
+                wait(started.values())
+            except KeyboardInterrupt:  # Ctrl-C or SIGTERM: runs save and end, and no other begins
+                self.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in self.processes:
+                    process.terminate()
+                raise
         for future in started.values():
             future.result()
+
+    def _judge(self) -> None:
+        self._train(JUDGE, self.study.settings_of_judge(self.runs), ("classifier",))
 
     def _run_row(self, row: StudyRow, seed: int, waits: list[Future[None]]) -> None:
         for other in waits:
@@ -60,7 +73,14 @@ class Runner:
             say(f"{name}: {stage}")
             command = [sys.executable, "-m", "robustok.train", "--config", str(config), "--stage", stage]
             with said.open("ab") as out:
-                code = subprocess.call(command, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": threads})
+                environment = os.environ | {"OMP_NUM_THREADS": threads}
+                # out of reach of the terminal's Ctrl-C: a run that is asked twice stops without saving
+                process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+                self.processes.add(process)
+                if self.stopped:  # meanwhile
+                    process.terminate()
+                code = process.wait()
+                self.processes.remove(process)
             if code:
                 raise RunError(f"{name}: stage {stage} ended with code {code}; see {said}, then run this again")
 

@@ -1,6 +1,7 @@
 """A study from its command: it runs, goes on, and a row that is run again lies in the interval that it states."""
 
 import json
+import time
 
 import pytest
 import yaml
@@ -50,9 +51,9 @@ def test_a_row_waits_for_what_it_takes(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_fails_names_its_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(running.subprocess, "call", lambda *_, **__: 3)
+    monkeypatch.setattr(running.sys, "executable", "/bin/false")
     tiny = read_study(TINY)
-    with pytest.raises(running.RunError, match=r"judge: stage classifier ended with code 3; see .*judge\.out"):
+    with pytest.raises(running.RunError, match=r"judge: stage classifier ended with code 1; see .*judge\.out"):
         Runner(tiny, tmp_path, 1).run(list(tiny.runs()))
 
 
@@ -70,3 +71,24 @@ def test_two_rows_again_lie_in_their_intervals(tmp_path):
     recipes["rows"]["none"]["expected"] = {"tokenizer.psnr": {"low": 80.0, "high": 90.0, "why": "none is so good"}}
     (page / "recipes.yaml").write_text(yaml.safe_dump(recipes))
     assert run_verb(study.main, [*again, "--rows", "none", "--seeds", "0"]) == 1
+
+
+def test_a_study_that_is_stopped_stops_its_runs(tmp_path, monkeypatch):
+    """The process of a run gets SIGTERM, no other run begins, and the study ends."""
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\necho begun >> begun\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running.sys, "executable", str(slow))
+    monkeypatch.setattr(Runner, "_judge", lambda self: None)
+
+    def stopped(futures):
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "wait", stopped)
+    tiny = read_study(TINY)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(tiny, tmp_path / "runs", 1).run(list(tiny.runs()))
+    assert (tmp_path / "begun").read_text() == "begun\n"
