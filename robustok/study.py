@@ -20,6 +20,13 @@ from .presets import FOLDER
 
 def main(argv: list[str]) -> int:
     """Runs the rows; returns the exit code."""
+    options = _parser().parse_args(argv)
+    if options.jobs < 1:
+        raise UserError(f"--jobs: found {options.jobs}, expected a whole number from 1")
+    return _run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("study", __doc__)
     file, runs = FOLDER / "study/emoji.yaml", Path("runs/study")
     parser.add_argument("--file", type=Path, default=file, help="the study (default: the one on emoji)")
@@ -29,10 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (default: runs/study)")
     parser.add_argument("--output", type=Path, help="folder for the page of a whole study (default: RUNS/page)")
     parser.add_argument("--recipes", default="study", help="what is expected: a table of recipes (default: study)")
-    options = parser.parse_args(argv)
-    if options.jobs < 1:
-        raise UserError(f"--jobs: found {options.jobs}, expected a whole number from 1")
-    return _run(options)
+    return parser
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -74,7 +74,8 @@ def pages(nav):
 
 def test_every_page_is_in_the_navigation():
     listed = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    written = {path.name for path in (ROOT / "docs").glob("*.md")} | {"configuration.md"}
+    docs = ROOT / "docs"
+    written = {str(path.relative_to(docs)) for path in docs.rglob("*.md")} | {"configuration.md"}
     assert set(listed) == written and len(listed) == len(written)
 
 

@@ -16,7 +16,10 @@ from .measured import Findings, Measured
 
 TABLE = "study"  # the shipped recipes of the rows
 FIGURES = ("tokenizer.psnr", "tokenizer.rfd", "tokenizer.pfd", "generator.gfd", "post.gfd", "generator.gfd_filters")
-WHY = "95 % of runs of this row with another seed or on another machine, by the spread of all rows with several seeds"
+NOTE = (
+    "Intervals hold 95 % of the runs of a row with another seed or on another machine, by the spread of all rows that "
+    "have several seeds."
+)
 
 
 def write_recipes(found: Findings, file: Path) -> None:
@@ -37,9 +40,11 @@ def write_recipes(found: Findings, file: Path) -> None:
         "source": "docs/study/README.md",
         "kind": "command",
         "data": str(found.study.settings.get("data", {}).get("root", "digits")),
+        "notes": [NOTE],
         "rows": rows,
     }
-    write_bytes(file, yaml.safe_dump(table, sort_keys=False, width=120).encode())
+    head = "# What one more run of a row of a study is expected to find; written by `python -m robustok.study`.\n"
+    write_bytes(file, (head + yaml.safe_dump(table, sort_keys=False, width=120)).encode())
 
 
 def compare_run(run: Measured, table: str | Path = TABLE) -> Comparison:
@@ -50,8 +55,7 @@ def compare_run(run: Measured, table: str | Path = TABLE) -> Comparison:
 
 def _expected(found: Findings, path: str, runs: list[Measured]) -> dict[str, Any]:
     interval = found.noise(path).of_rerun([run.figure(path) for run in runs])
-    rounded = {name: float(f"{value:.4g}") for name, value in interval._asdict().items()}
-    return rounded | {"why": WHY}
+    return {name: float(f"{value:.4g}") for name, value in interval._asdict().items()}
 
 
 def _before(found: Findings, name: str) -> list[str]:

@@ -10,12 +10,14 @@ import pytest
 from robustok.benchmark.entries import PUBLISHED, read_list
 from robustok.evaluation.features.inception import PUBLISHED_HASH
 from robustok.evaluation.pfid import ALPHAS, delta_set
-from robustok.presets import preset_path, read_settings
+from robustok.presets import FOLDER, preset_path, read_settings
 from robustok.recipes.command import _example
 from robustok.recipes.reading import KINDS, SHIPPED, read_recipe, read_recipes, shipped
+from robustok.studies.plan import read_study
 
 METHOD = (Path(__file__).parents[2] / "docs" / "METHOD.md").read_text()
-TABLES = {name: read_recipes(name) for name in shipped()}
+OWN = read_recipes("study")  # of this project's study, not of the paper
+TABLES = {name: read_recipes(name) for name in shipped() if name != "study"}
 RECIPES = {name: recipe for table in TABLES.values() for name, recipe in table.items()}
 FIGURES = {"rfid", "pfid", "gfid", "inception_score", "precision", "recall", "mmd_lowest_alpha", "mmd_lowest_delta"}
 
@@ -153,6 +155,19 @@ def test_the_command_of_a_recipe_is_one_that_there_is(name):
     options = parser(words[2]).parse_args(words[3:])
     asked = {"reconstruction": "tokenizer", "generation": "generator", "command": "mmd"}[recipe.kind]
     assert options.command.__name__ == asked
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_of_the_study_is_of_a_row_and_runs_it(name):
+    """Its conditions are the row's settings, its command runs the row after those whose models it takes."""
+    recipe, study = OWN[name], read_study(FOLDER / "study/emoji.yaml")
+    row = study.rows[name.partition("/")[2]]
+    options = parser("robustok.study").parse_args(recipe.command.split()[3:])
+    assert options.rows == [*dict.fromkeys(filter(None, (row.tokenizer, row.generator))), row.name]
+    assert options.seeds is None or options.seeds == row.seeds
+    settings = {f"training.{section}.{key}" for section, values in row.settings.items() for key in values}
+    assert set(recipe.conditions) == settings and recipe.kind == "command"
+    assert {"tokenizer.pfd", "generator.gfd", "post.gfd"} <= recipe.expected.keys()
 
 
 def test_files_are_small_and_name_no_host():
