@@ -77,7 +77,7 @@ def _write(found, folder: Path) -> None:
     from .studies.running import machines
 
     compared = [run for (row, seed), run in found.runs.items() if row in (NONE, RECIPE) and seed == 0]
-    latents = {run.name: latent_table(run.folder) for run in compared}
+    latents = {run: latent_table(run.folder) for run in compared}
     write_pages(found, machines(found.folder), latents, folder)
     write_recipes(found, folder / "recipes.yaml")
     say(f"written: {folder / 'README.md'}, {folder / 'study.html'}, {folder / 'recipes.yaml'}")

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from ..report.page import Page
 from ..report.plots import settings_figure
-from .claims import RECIPE, claims, rule, stopping_curve
+from .claims import CONTRADICTED, RECIPE, REPRODUCED, UNDECIDED, claims, rule, stopping_curve
 from .latents import Table
 from .markdown import MarkdownPage
-from .measured import TRAINED, Findings
+from .measured import TRAINED, Findings, Measured
 from .plots import agreement_figure, curve_figure, rows_figure
 from .tables import cost_rows, loss_rows, post_rows, tokenizer_rows
 
@@ -29,7 +29,7 @@ class PageWriter(Protocol):
 
 
 def write_pages(
-    found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table], folder: Path
+    found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[Measured, Table], folder: Path
 ) -> None:
     """Writes README.md with its figures, and study.html.
 
@@ -44,7 +44,9 @@ def write_pages(
     page.save(folder / "study.html")
 
 
-def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[str, Table]) -> None:
+def _write(
+    page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[Measured, Table]
+) -> None:
     first = next(iter(found.runs.values()))
     images, distance = first.metrics["images"], first.metrics["distance"]
     page.text(
@@ -54,9 +56,12 @@ def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]]
     )
     page.table([tuple(machine.values()) for machine in about], tuple(about[0]), "Where the runs were started.")
     page.heading("Claims")
+    looked = claims(found)
+    for verdict in (REPRODUCED, CONTRADICTED, UNDECIDED):
+        page.text(f"{verdict.capitalize()}: {'; '.join(c.claim for c in looked if c.verdict == verdict) or 'none'}.")
     page.table(
-        [(c.claim, c.paper, c.found, c.verdict, f"`{c.rows}`") for c in claims(found)],
-        ("claim", "the paper, on ImageNet", "found here", "verdict", "`python -m robustok.study` ..."),
+        [(c.claim, c.paper, c.found, c.verdict, c.rows) for c in looked],
+        ("claim", "the paper, on ImageNet", "found here", "verdict", "python -m robustok.study ..."),
         "Intervals are 95 %. What is behind ± of a row or of a difference is the spread from seed to seed, pooled over "
         "all rows with several seeds. A change whose interval has 0 in it is no difference found: the verdict is then "
         '"not at this size".',
@@ -78,13 +83,8 @@ def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]]
         )
     if latents:
         page.heading("Which wrong latents resemble a generator's")
-        for name, table in latents.items():
-            alpha, delta = min(table, key=lambda setting: table[setting])
-            page.figure(
-                settings_figure(table, "squared MMD"),
-                f"{name}: MMD of perturbed real latents and generated ones. It is lowest at alpha {alpha:g}, delta "
-                f"{delta}; the protocol of pFID takes alpha from 0.5 to 0.9 (and delta as its table has it).",
-            )
+        for run, table in latents.items():
+            page.figure(settings_figure(table, "squared MMD"), _lowest(run, table))
     page.heading("Share of each loss term")
     page.table(*loss_rows(found.runs[RECIPE, 0]))
     page.heading("What a row costs")
@@ -94,4 +94,16 @@ def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]]
         "`python -m robustok.fetch_data emoji` once, then `python -m robustok.study --rows ROW --seeds 0`. It ends "
         "with its figures beside the intervals that are expected; `python -m robustok.evaluate recipe study/ROW` "
         "shows those. `make study` runs all rows and writes this page."
+    )
+
+
+def _lowest(run: Measured, table: Table) -> str:
+    """Where the MMD is lowest, and whether that is among pFID's settings."""
+    alpha, delta = min(table, key=lambda setting: table[setting])
+    alphas, deltas, _ = zip(*run.metrics["tokenizer"]["pfd_table"], strict=True)
+    inside = min(alphas) <= alpha <= max(alphas) and min(deltas) <= delta <= max(deltas)
+    return (
+        f"{run.name}: MMD of perturbed real latents and generated ones. It is lowest at alpha {alpha:g}, delta {delta}, "
+        f"{'inside' if inside else 'outside'} of the range of pFID's settings (alpha {min(alphas):g} to "
+        f"{max(alphas):g}, delta {min(deltas):g} to {max(deltas):g})."
     )

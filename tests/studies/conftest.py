@@ -36,7 +36,14 @@ def write_run(runs, name, *, pfd, gfd, post, log=()):
         "images": {"train": 1297, "val": 200, "test": 300, "samples": 500},
         "modes": ["direct"],
         "seconds": {"tokenizer": 10.0, "generator": 5.0},
-        "tokenizer": {"psnr": 16.0 + pfd, "rfd": 0.5, "pfd": pfd, "rkd": 0.01, "pkd": pfd / 10},
+        "tokenizer": {
+            "psnr": 16.0 + pfd,
+            "rfd": 0.5,
+            "pfd": pfd,
+            "rkd": 0.01,
+            "pkd": pfd / 10,
+            "pfd_table": [[0.9, 3, 2.0], [0.5, 6, 1.5]],
+        },
         "generator": {"gfd": gfd, "gkd": gfd / 10, "gfd_filters": 9 * gfd},
         "post": {"gfd": post, "gkd": post / 10, "gfd_filters": 9 * post, "best_step": 40, **intervals},
     }

@@ -15,13 +15,20 @@ MACHINE = {"date": "2026-01-01", "commit": "abc", "CPU": "one | two", "versions"
 
 
 def test_both_pages_say_the_same(found, tmp_path):
-    write_pages(found, [MACHINE], {"none-0": {(0.5, 3): 0.2, (0.9, 6): 0.1}}, tmp_path / "page")
+    latents = {found.runs["none", 0]: {(0.5, 3): 0.2, (0.9, 6): 0.1}, found.runs["none", 1]: {(0.4, 6): 0.1}}
+    write_pages(found, [MACHINE], latents, tmp_path / "page")
     text, html = ((tmp_path / "page" / name).read_text() for name in ("README.md", "study.html"))
-    for part in ("pFD 1.95 -&gt; 1.05", "lowest at alpha 0.9, delta 6", "no difference found", "not at this size"):
+    for part in (
+        "pFD 1.95 -&gt; 1.05",
+        "lowest at alpha 0.9, delta 6, inside",
+        "alpha 0.4, delta 6, outside",
+        "no difference found",
+        "not at this size",
+    ):
         assert part in html and part.replace("&gt;", ">") in text
     assert "one \\| two" in text and "one | two" in html
     pictures = sorted(path.name for path in (tmp_path / "page").glob("*.png"))
-    assert pictures == ["readme-1.png", "readme-2.png", "readme-3.png"] and all(name in text for name in pictures)
+    assert pictures == [f"readme-{number}.png" for number in (1, 2, 3, 4)] and all(name in text for name in pictures)
 
 
 def test_shares_of_the_loss(found):
