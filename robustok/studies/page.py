@@ -16,6 +16,9 @@ from .plots import agreement_figure, curve_figure, rows_figure
 from .tables import cost_rows, loss_rows, post_rows, tokenizer_rows
 
 
+Latents = Mapping[Measured, Table]  # a run -> its MMD table
+
+
 class PageWriter(Protocol):
     """What a page is written with."""
 
@@ -28,9 +31,7 @@ class PageWriter(Protocol):
     def figure(self, figure, caption: str = "") -> object: ...
 
 
-def write_pages(
-    found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[Measured, Table], folder: Path
-) -> None:
+def write_pages(found: Findings, about: Sequence[Mapping[str, str]], latents: Latents, folder: Path) -> None:
     """Writes README.md with its figures, and study.html.
 
     about: where and when runs were started, see `running.machines`. latents: run -> its MMD table.
@@ -44,9 +45,7 @@ def write_pages(
     page.save(folder / "study.html")
 
 
-def _write(
-    page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]], latents: Mapping[Measured, Table]
-) -> None:
+def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]], latents: Latents) -> None:
     first = next(iter(found.runs.values()))
     images, distance = first.metrics["images"], first.metrics["distance"]
     page.text(
@@ -103,7 +102,7 @@ def _lowest(run: Measured, table: Table) -> str:
     alphas, deltas, _ = zip(*run.metrics["tokenizer"]["pfd_table"], strict=True)
     inside = min(alphas) <= alpha <= max(alphas) and min(deltas) <= delta <= max(deltas)
     return (
-        f"{run.name}: MMD of perturbed real latents and generated ones. It is lowest at alpha {alpha:g}, delta {delta}, "
-        f"{'inside' if inside else 'outside'} of the range of pFID's settings (alpha {min(alphas):g} to "
+        f"{run.name}: MMD of perturbed real latents and generated ones. It is lowest at alpha {alpha:g}, delta "
+        f"{delta}, {'inside' if inside else 'outside'} of the range of pFID's settings (alpha {min(alphas):g} to "
         f"{max(alphas):g}, delta {min(deltas):g} to {max(deltas):g})."
     )
