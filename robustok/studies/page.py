@@ -15,7 +15,6 @@ from .measured import TRAINED, Findings, Measured
 from .plots import agreement_figure, curve_figure, rows_figure
 from .tables import cost_rows, loss_rows, post_rows, tokenizer_rows
 
-
 Latents = Mapping[Measured, Table]  # a run -> its MMD table
 
 
