@@ -61,9 +61,10 @@ def _compare(runs: list, recipes: str) -> int:
 
     inside = True
     for run in runs:
-        comparison = compare_run(run, recipes)
+        recipe = read_recipe(f"{recipes}/{run.row.name}")
+        comparison = compare_run(run, recipe)
         say(f"{run.name}:")
-        show_comparison(read_recipe(f"{recipes}/{run.row.name}"), comparison)
+        show_comparison(recipe, comparison)
         inside &= comparison.is_inside
     return 0 if inside else 1
 

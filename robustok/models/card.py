@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.source import WeightsSource
+from ..core.nested import flattened
 
 SPDX = re.compile(r"[A-Za-z0-9.+-]+")  # the name of a licence, as against a sentence about one
 EVALUATED = "Distances (rfd, pfd, nfd, gfd) are {distance}: Fréchet distances in the features that this names."
@@ -60,7 +61,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
-    rows = (f"| {key} | {_shown(value)} |\n" for key, value in _flat(values))
+    rows = (f"| {key} | {_shown(value)} |\n" for key, value in flattened(values))
     return f"| {name} | value |\n|---|---|\n{''.join(rows)}"
 
 
@@ -68,12 +69,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"pfd": {"a": 1}} -> ("pfd.a", 1)."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

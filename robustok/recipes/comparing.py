@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..core.errors import UserError
+from ..core.nested import flattened
 from ..core.text import some_of
-from .conditions import flattened, same
+from .conditions import same
 from .reading import Expected, Recipe
 
 

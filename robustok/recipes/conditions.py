@@ -7,11 +7,12 @@ that nobody recorded; what is set to nothing is the text "none", as on the comma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import RunConfig
 from ..core.errors import UserError
+from ..core.nested import flattened
 from ..core.options import SAMPLING_NAMES
 from ..core.settings import check_value, walk
 
@@ -28,15 +29,6 @@ FIELDS = {
 }
 
 Conditions = dict[str, Any]  # value by dotted name
-
-
-def flattened(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything in nested mappings; what is no mapping is a value."""
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from flattened(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 def read_conditions(written: Mapping[str, Any], where: str) -> Conditions:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.files import read_record
+from ..core.nested import flattened
 from ..core.text import some_of
 from ..presets import read_settings
-from .conditions import TRAINING, Conditions, flattened
+from .conditions import TRAINING, Conditions
 
 METRICS = "metrics.json"
 GENERATED = {"fid": "gfid", "fd": "gfd"}  # what the distance of a set of images is called in a recipe

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..core.files import write_bytes
+from ..core.nested import flattened
 from ..recipes.comparing import Comparison, compare
 from ..recipes.found import read_found
-from ..recipes.reading import read_recipe
+from ..recipes.reading import Recipe
 from .measured import Findings, Measured
 
-TABLE = "study"  # the shipped recipes of the rows
 FIGURES = ("tokenizer.psnr", "tokenizer.rfd", "tokenizer.pfd", "generator.gfd", "post.gfd", "generator.gfd_filters")
 NOTE = (
     "Intervals hold 95 % of the runs of a row with another seed or on another machine, by the spread of all rows that "
@@ -32,7 +31,7 @@ def write_recipes(found: Findings, file: Path) -> None:
             rows[name] = {
                 "about": row.says,
                 "command": f"python -m robustok.study --rows {' '.join([*_before(found, name), name])}{seeds}",
-                "conditions": {"training": _dotted(row.settings)},
+                "conditions": {"training": dict(flattened(row.settings))},
                 "expected": {path: _expected(found, path, runs) for path in FIGURES},
             }
     table = {
@@ -47,10 +46,10 @@ def write_recipes(found: Findings, file: Path) -> None:
     write_bytes(file, (head + yaml.safe_dump(table, sort_keys=False, width=120)).encode())
 
 
-def compare_run(run: Measured, table: str | Path = TABLE) -> Comparison:
-    """A run beside the recipe of its row. Raises UserError where the table has none."""
+def compare_run(run: Measured, recipe: Recipe) -> Comparison:
+    """A run beside the recipe of its row."""
     found = read_found(run.folder)
-    return compare(read_recipe(f"{table}/{run.row.name}"), found.figures, found.conditions)
+    return compare(recipe, found.figures, found.conditions)
 
 
 def _expected(found: Findings, path: str, runs: list[Measured]) -> dict[str, Any]:
@@ -62,14 +61,3 @@ def _before(found: Findings, name: str) -> list[str]:
     """The rows whose models a row takes."""
     row = found.study.rows[name]
     return list(dict.fromkeys(other for other in (row.tokenizer, row.generator) if other))
-
-
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {name: value}} as {"section.name": value}."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _dotted(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
