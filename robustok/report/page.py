@@ -97,7 +97,7 @@ class Page:
 
         Columns of numbers stand on the right, of text on the left; a table too wide scrolls in its own box.
         """
-        cells = [[_cell(cell) for cell in row] for row in rows]
+        cells = [[cell_text(cell) for cell in row] for row in rows]
         numbers = [_is_number_column([row[i] for row in cells]) for i in range(len(header))]
         cells = [[_unbroken(cell) if n else cell for cell, n in zip(row, numbers, strict=True)] for row in cells]
         head = _row("th", header, numbers)
@@ -184,7 +184,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     return grid
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    """As a table shows it: floats with four significant digits, zeros too, everything else by str()."""
     return f"{value:#.4g}".rstrip(".") if isinstance(value, float) else str(value)
 
 

@@ -19,7 +19,7 @@ LONGEST = 32  # letters of a name in a figure
 
 def settings_figure(table: Mapping[tuple[float, int], float], label: str) -> Figure:
     """One curve over alpha for each delta: pFID's cells, or the MMD of perturbed and generated latents."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for delta in sorted({delta for _, delta in table}):
         points = sorted((alpha, value) for (alpha, d), value in table.items() if d == delta)
         axes.plot(*zip(*points, strict=True), marker="o", label=f"delta {delta}")
@@ -30,7 +30,7 @@ def settings_figure(table: Mapping[tuple[float, int], float], label: str) -> Fig
 
 def usage_figure(usage: Usage) -> Figure:
     """The share of the tokens that each code has, most frequent first; codes that do not occur have no bar."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     shares = np.sort(usage.counts.numpy())[::-1] / int(usage.counts.sum())
     used = shares[shares > 0]
     axes.stairs(used, np.arange(len(used) + 1), fill=True, baseline=used[-1] / 2, alpha=0.8)
@@ -44,7 +44,7 @@ def map_figure(points: Tensor, usage: Usage, thresholds: Sequence[int] = (0, 1, 
     """t-SNE of the codebook: one panel for each usage threshold, codes used more often coloured by their count."""
     from matplotlib.colors import LogNorm
 
-    figure, panels = _figure(panels=len(thresholds))
+    figure, panels = new_figure(panels=len(thresholds))
     counts = usage.counts.numpy()
     norm = LogNorm(1, max(2, counts.max()))
     for axes, threshold in zip(panels.flat, thresholds, strict=True):
@@ -59,7 +59,7 @@ def map_figure(points: Tensor, usage: Usage, thresholds: Sequence[int] = (0, 1, 
 
 def elbow_figure(spread: Mapping[int, float]) -> Figure:
     """Mean squared distance to the k-means centre over the number of clusters."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     axes.plot(list(spread), list(spread.values()), marker="o")
     axes.set(xlabel="clusters", ylabel="mean squared distance to the centre", xscale="log")
     axes.set_xticks(list(spread), [str(k) for k in spread])
@@ -69,7 +69,7 @@ def elbow_figure(spread: Mapping[int, float]) -> Figure:
 
 def lipschitz_figure(estimates: Mapping[str, Lipschitz]) -> Figure:
     """Distribution of the decoder's |pixels| / |latent| ratios, one histogram a tokenizer."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for name, estimate in estimates.items():
         axes.hist(estimate.ratios.numpy(), bins=40, alpha=0.6, label=f"{_label(name)}: mean {estimate.mean:.3g}")
     axes.set(xlabel="|decode(z') - decode(z)| / |z' - z|", ylabel="images")
@@ -79,7 +79,7 @@ def lipschitz_figure(estimates: Mapping[str, Lipschitz]) -> Figure:
 
 def correlation_figure(rows: Sequence[Mapping], x: str, y: str) -> Figure:
     """One point a tokenizer (rows with `name`, x and y), for one metric against another."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for row in rows:
         axes.scatter(row[x], row[y], color="C0")
         axes.annotate(_label(row["name"]), (row[x], row[y]), textcoords="offset points", xytext=(5, 3), fontsize=8)
@@ -98,12 +98,15 @@ def _label(name: str) -> str:
     return literal(f" {shown}" if shown.startswith("_") else shown)
 
 
-def _figure(panels: int = 1):
-    """A figure that belongs to no window, and its axes; several are two in a row. Small, so that letters are large."""
+def new_figure(panels: int = 1, size: tuple[float, float] | None = None):
+    """A figure that belongs to no window, and its axes; several are two in a row. Small, so that letters are large.
+
+    size: width and height in inches; None: by the number of panels.
+    """
     from matplotlib.figure import Figure
 
     columns, rows = min(2, panels), -(-panels // 2)
-    figure = Figure(figsize=(5.2, 3.4 if rows == 1 else 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=size or (5.2, 3.4 if rows == 1 else 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns)
     for ax in np.atleast_1d(axes).flat:
         ax.spines[["top", "right"]].set_visible(False)

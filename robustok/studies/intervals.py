@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..report.wording import rounded
+
 
 class SeedInterval(NamedTuple):
     """A value and its 95 % interval."""
@@ -22,9 +24,7 @@ class SeedInterval(NamedTuple):
         return self.low <= 0 <= self.high
 
     def __str__(self) -> str:
-        half = (self.high - self.low) / 2
-        decimals = max(0, 1 - math.floor(math.log10(max(half, 1e-5))))
-        return f"{self.value:.{decimals}f} ± {half:.{decimals}f}"
+        return rounded(self.value, (self.high - self.low) / 2)
 
 
 class SeedNoise(NamedTuple):

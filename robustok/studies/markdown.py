@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.files import write_bytes, written_whole
+from ..report.page import cell_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,5 +48,4 @@ class MarkdownPage:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:#.4g}".rstrip(".") if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
+    return cell_text(value).replace("|", "\\|")

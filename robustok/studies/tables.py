@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .claims import NONE
+from ..report.wording import NO_DIFFERENCE, change
+from .claims import NONE, difference
 from .measured import Findings, Measured
 
 Rows = tuple[list[tuple], tuple[str, ...], str]
@@ -30,17 +31,11 @@ def tokenizer_rows(found: Findings) -> Rows:
         if name not in values["tokenizer.rfd"]:
             continue
         cells = [str(noise[path].of_mean(values[path][name])) for path in FIGURES]
-        rows.append((name, row.says, len(values["tokenizer.rfd"][name]), *cells, _against_none(found, name)))
+        less = None if name == NONE else difference(found, "generator.gfd", name, NONE)
+        said = "-" if less is None else f"{NO_DIFFERENCE} ({less})" if less.has_zero else str(less)
+        rows.append((name, row.says, len(values["tokenizer.rfd"][name]), *cells, said))
     header = ("row", "what it is", "seeds", *FIGURES.values(), f"gFD against {NONE}")
     return rows, header, "Means over seeds ± half of the 95 % interval. Lower is better but for PSNR (dB)."
-
-
-def _against_none(found: Findings, name: str) -> str:
-    values = found.values("generator.gfd")
-    if name == NONE or NONE not in values:
-        return "-"
-    change = found.noise("generator.gfd").of_difference(values[name], values[NONE])
-    return f"no difference found ({change})" if change.has_zero else str(change)
 
 
 def post_rows(found: Findings) -> Rows:
@@ -50,11 +45,11 @@ def post_rows(found: Findings) -> Rows:
         modes = run.metrics["modes"]
         for number, mode in enumerate(modes):
             after = run.metrics["post" if number == 0 else f"post_{mode}"]
-            low, high = after["gfd_change_interval"]
-            change = "no difference found" if low <= 0 <= high else f"{low:+.3f} to {high:+.3f}"
-            before = run.figure("generator.gfd")
-            rows.append((run.row.name, run.row.says, mode, before, float(after["gfd"]), change, after["best_step"]))
-    header = ("row", "what it is", "pairs", "gFD before", "after", "change, 95 %", "step kept")
+            before = run.metrics["generator"]
+            by = change(after, before, "gfd")
+            figures = (float(before["gfd"]), float(after["gfd"]), by, after["best_step"])
+            rows.append((run.row.name, run.row.says, mode, *figures))
+    header = ("row", "what it is", "pairs", "gFD before", "after", "change", "step kept")
     return (
         rows,
         header,
