@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -71,15 +72,20 @@ def moments_of(
 
     Arguments and errors as `FeatureMoments` has them.
     """
-    moments = FeatureMoments(network, kind, watch)
-    for images in batches:
-        moments.add(images)
-    return moments.finish()
+    return moments_in({"": network}, batches, kind, {} if watch is None else {"": watch})[""]
 
 
-def moments_in(networks: Mapping[str, Callable], batches: Iterable[Tensor]) -> dict[str, FeatureStatistics]:
-    """The same in the features of several networks, by their names, in one pass over the images."""
-    found = {name: FeatureMoments(network, FeatureStatistics) for name, network in networks.items()}
+def moments_in(
+    networks: Mapping[str, Callable],
+    batches: Iterable[Tensor],
+    kind: Callable[..., Statistics] = FeatureStatistics,
+    watch: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> dict[str, Statistics]:
+    """The same in the features of several networks, by their names, in one pass over the images.
+
+    watch: by the name of a network, where one is watched.
+    """
+    found = {name: FeatureMoments(network, kind, watch.get(name)) for name, network in networks.items()}
     for images in batches:
         for moments in found.values():
             moments.add(images)
@@ -93,6 +99,20 @@ def moments_and_agreement(
 
     classes: int64 (N,), the class of every image in the order of the batches.
     """
-    read: list[Tensor] = []
-    statistics = moments_of(network, batches, kind, lambda output: read.append(output.logits.argmax(1)))
-    return statistics, int((torch.cat(read).cpu() == classes).sum()) / len(classes)
+    read = ReadClasses()
+    statistics = moments_of(network, batches, kind, read)
+    return statistics, read.agreement(classes)
+
+
+class ReadClasses:
+    """What a network's logits put images into, collected output by output."""
+
+    def __init__(self) -> None:
+        self.classes: list[Tensor] = []  # on the network's device, which nothing waits for
+
+    def __call__(self, output: Any) -> None:
+        self.classes.append(output.logits.argmax(1))
+
+    def agreement(self, classes: Tensor) -> float:
+        """The share of the images, in [0, 1], that are in their class. classes: int64 (N,), of every image in order."""
+        return int((torch.cat(self.classes).cpu() == classes).sum()) / len(classes)

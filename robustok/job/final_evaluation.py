@@ -20,12 +20,13 @@ from ..evaluation import frechet_distance
 from ..evaluation.explaining import Usage, code_counts, usage_of
 from ..evaluation.intervals import Estimate, distances, recorded
 from ..evaluation.judging import FoldedRows, named, unbiased_samples
-from ..evaluation.passes import moments_and_agreement, moments_of
+from ..evaluation.passes import ReadClasses, moments_in, moments_of
 from ..evaluation.reconstruction import mean_psnr, reconstructed
 from ..evaluation.robustness import Robustness, robustness
 from ..evaluation.skill import skill
 from ..generation.batches import decode_batches
 from ..models.interfaces import LoadedTokenizer
+from ..report.judgement import FILTERS
 from ..report.results import print_table
 from ..report.run_figures import summary_rows, verdicts
 from ..report.training_run import FinishedRun, write_report
@@ -99,10 +100,10 @@ def measure(job: Pipeline) -> FinishedRun:
     Pictures are uint8 (n, 3, S, S).
     """
     images, tokenizer = job.images, job.load_tokenizer("tokenizer")
-    reference, accuracy = moments_and_agreement(job.features, in_order(images.test), images.test.labels, FoldedRows)
+    spaces, read = {"": job.features, FILTERS: job.second_features}, ReadClasses()
+    reference = moments_in(spaces, in_order(images.test), FoldedRows, {"": read})
     training = moments_of(job.features, in_order(images.train), FoldedRows)
-    reference_filters = moments_of(job.second_features, in_order(images.test), FoldedRows)
-    judged, usage = skill(accuracy, images.test.labels), _usage(job, tokenizer)
+    judged, usage = skill(read.agreement(images.test.labels), images.test.labels), _usage(job, tokenizer)
     robust = _robustness(job, tokenizer)
     made, classes = job.sample("judge")  # a name from before there was a test; another would draw other samples
     counts = {"train": len(images.train), "val": len(images.val), "test": len(images.test), "samples": len(made)}
@@ -112,8 +113,8 @@ def measure(job: Pipeline) -> FinishedRun:
         "notes": [said] if (said := judged.warning(job.distance_name)) else [],
         "modes": list(job.config.pairs.modes),
         "images": counts,
-        "real_fd": frechet_distance(training.total(), reference.total()),
-        **recorded(named("real_", unbiased_samples(training, reference))),
+        "real_fd": frechet_distance(training.total(), reference[""].total()),
+        **recorded(named("real_", unbiased_samples(training, reference[""]))),
         "classifier": judged.describe(),
         "tokenizer": {
             "psnr": mean_psnr(tokenizer, in_order(images.test)),
@@ -132,13 +133,13 @@ def measure(job: Pipeline) -> FinishedRun:
     posts, start = list(job.post_folders().values()), None
     for folder in ("generator", *posts):
         decoder = tokenizer if start is None else job.load_tokenizer(folder)
-        made_by = decode_batches(decoder, made)
-        samples, agreement = moments_and_agreement(job.features, made_by, classes, FoldedRows)
+        read = ReadClasses()
+        samples = moments_in(spaces, decode_batches(decoder, made), FoldedRows, {"": read})
         stands = robust if start is None else _robustness(job, decoder)
-        filtered = moments_of(job.second_features, decode_batches(decoder, made), FoldedRows)
-        estimates = stands.estimates() | _of_samples(samples, reference)
-        estimates |= {f"{name}_filters": of for name, of in _of_samples(filtered, reference_filters).items()}
-        found = recorded(estimates, start) | stands.tables() | {"class_agreement": agreement}
+        estimates = stands.estimates()
+        for space, moments in samples.items():
+            estimates |= {name + space: of for name, of in _of_samples(moments, reference[space]).items()}
+        found = recorded(estimates, start) | stands.tables() | {"class_agreement": read.agreement(classes)}
         if start is None:
             start = estimates
         else:
