@@ -44,6 +44,14 @@ def class_list(
     return torch.tensor(classes).repeat_interleave(torch.tensor(_shares(count, weights)))
 
 
+def classes_as_in(labels: Tensor, count: int, num_classes: int) -> Tensor:
+    """The class of each of `count` images, of which each class has its share of `labels`, int64 (N,).
+
+    A distance of generated images from those that the labels are of would else be that of the classes' shares.
+    """
+    return class_list(count, num_classes, weights=torch.bincount(labels, minlength=num_classes).tolist())
+
+
 def _shares(count: int, weights: list[float]) -> list[int]:
     """Whole numbers that sum to `count`, in proportion to the weights; the largest remainders are rounded up."""
     total = sum(map(Fraction, weights))

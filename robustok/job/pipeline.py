@@ -26,7 +26,7 @@ from ..evaluation.features.random_filters import RandomFilters
 from ..evaluation.passes import moments_and_agreement
 from ..evaluation.skill import skill
 from ..generation.batches import generate_batches
-from ..generation.classes import class_list
+from ..generation.classes import classes_as_in
 from ..model_configs import TokenizerConfig
 from ..models.frozen.classifier import Classifier, load_classifier
 from ..models.frozen.networks import FrozenNetworks, open_networks
@@ -135,12 +135,10 @@ class Pipeline:
     def sample(self, purpose: str) -> tuple[Tensor, Tensor]:
         """(tokens (N, L) or latents (N, L, D), classes (N,)) of `evaluation.samples_per_class` images a class.
 
-        Each class has its share of the images: a distance from them would else be that of the classes' shares.
-        purpose: the name of the seed.
+        Each class has its share of the run's images. purpose: the name of the seed.
         """
         known = self.images.num_classes
-        shares = torch.bincount(self.images.all.labels, minlength=known).tolist()
-        classes = class_list(self.config.evaluation.samples_per_class * known, known, weights=shares)
+        classes = classes_as_in(self.images.all.labels, self.config.evaluation.samples_per_class * known, known)
         seed, size = derive_seed(self.config.seed, "sample", purpose), self.sampling.batch_size
         batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
         return torch.cat([batch.cpu() for batch in batches]), classes

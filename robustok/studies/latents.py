@@ -13,7 +13,7 @@ from ..data.loader import in_order
 from ..evaluation.explaining import latent_discrepancy
 from ..evaluation.pfid import delta_set
 from ..generation.batches import generate_batches
-from ..generation.classes import class_list
+from ..generation.classes import classes_as_in
 from ..job.command_line import parse_run_config, run_config_parser
 from ..models.load import load_generator, load_tokenizer
 from ..models.registry import sampler_settings, trained_family
@@ -42,8 +42,7 @@ def _measured(folder: Path) -> Table:
     generator = load_generator(folder / "generator").eval()
     images = open_images(config.data, tokenizer.image_size)
     sampling = getattr(config, trained_family(config, "generator").sampling)
-    shares = torch.bincount(images.test.labels, minlength=images.num_classes).tolist()
-    classes = class_list(len(images.test), images.num_classes, weights=shares)
+    classes = classes_as_in(images.test.labels, len(images.test), images.num_classes)
     sampler, seed = generator.sampler(**sampler_settings(sampling)), derive_seed(config.seed, "sample", "latents")
     generated = torch.cat([*generate_batches(sampler, classes, seed=seed, batch_size=sampling.batch_size)])
     return latent_discrepancy(tokenizer, in_order(images.test), generated, _settings(tokenizer.codebook.shape[-2]))
