@@ -105,7 +105,10 @@ NVCC = find_nvcc()
 setup(
     packages=[*find_packages(include=["robustok", "robustok.*"]), "robustok.kernels", "robustok.configs"],
     package_dir={"robustok.kernels": "kernels", "robustok.configs": "configs"},
-    package_data={"robustok": ["py.typed"], "robustok.configs": ["*.yaml", "benchmarks/*.yaml", "recipes/*.yaml"]},
+    package_data={
+        "robustok": ["py.typed"],
+        "robustok.configs": ["*.yaml", "benchmarks/*.yaml", "recipes/*.yaml", "study/*.yaml"],
+    },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtensions},
 )
