@@ -46,11 +46,14 @@ def _run(options: argparse.Namespace) -> int:
 
     study = read_study(options.file)
     chosen = list(study.runs(options.rows or (), options.seeds or ()))
+    is_whole = not (options.rows or options.seeds)
+    if is_whole:
+        study.check_spread()
     Runner(study, options.runs, options.jobs).run(chosen)
-    if options.rows or options.seeds:
-        return _compare([read_run(row, seed, options.runs) for row, seed in chosen], options.recipes)
-    _write(Findings(study, options.runs), options.output or options.runs / "page")
-    return 0
+    if is_whole:
+        _write(Findings(study, options.runs), options.output or options.runs / "page")
+        return 0
+    return _compare([read_run(row, seed, options.runs) for row, seed in chosen], options.recipes)
 
 
 def _compare(runs: list, recipes: str) -> int:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from ..evaluation.metrics.ranking import rank_agreement
 from ..report.judgement import FILTERS
 from .intervals import SeedInterval, mean_change, rank_difference
-from .measured import TRAINED, Findings, Measured
+from .measured import Findings, Measured
+from .plan import TRAINED
 
 RECIPE, NONE = "annealed-half", "none"  # rows: the paper's recipe, and no perturbation
 RISE = 0.02  # share of the lowest score by which a later one must lie above it to count (chosen here)

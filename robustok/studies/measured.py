@@ -15,9 +15,7 @@ from ..job.final_evaluation import METRICS
 from ..presets import read_settings
 from ..training.run import read_log
 from .intervals import SeedNoise, by_row
-from .plan import Study, StudyRow, run_name
-
-TRAINED = ("perturbation", "reviewers")  # parts whose rows train a tokenizer and a generator each
+from .plan import TRAINED, Study, StudyRow, run_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from ..report.plots import settings_figure
 from .claims import CONTRADICTED, RECIPE, REPRODUCED, UNDECIDED, claims, rule, stopping_curve
 from .latents import Table
 from .markdown import MarkdownPage
-from .measured import TRAINED, Findings, Measured
+from .measured import Findings, Measured
+from .plan import TRAINED
 from .plots import agreement_figure, curve_figure, rows_figure
 from .tables import cost_rows, loss_rows, post_rows, tokenizer_rows
 
@@ -84,7 +85,7 @@ def _write(page: PageWriter, found: Findings, about: Sequence[Mapping[str, str]]
         for run, table in latents.items():
             page.figure(settings_figure(table, "squared MMD"), _lowest(run, table))
     page.heading("Share of each loss term")
-    page.table(*loss_rows(found.runs[RECIPE, 0]))
+    page.table(*loss_rows(found.runs.get((RECIPE, 0)) or found.of(TRAINED)[0]))
     page.heading("What a row costs")
     page.table(*cost_rows(found, TRAINED))
     page.heading("To repeat a row")

@@ -14,6 +14,8 @@ from ..presets import FOLDER, overlaid
 
 JUDGE = "judge"  # the run whose classifier all rows look through and are judged by
 MODELS = ("tokenizer", "generator")
+TRAINED = ("perturbation", "reviewers")  # parts whose rows train a tokenizer and a generator each
+PARTS = (*TRAINED, "post-training")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class StudyRow:
     """Runs that differ from the study's others by `settings`; one for each seed."""
 
     name: str
-    part: str  # the question that it belongs to
+    part: str  # one of PARTS: the question that it belongs to
     says: str  # what it is, in words
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
@@ -57,6 +59,14 @@ class Study:
         for seed in seeds or sorted({seed for row in chosen for seed in row.seeds}):
             yield from ((row, seed) for row in chosen if seeds or seed in row.seeds)
 
+    def check_spread(self) -> None:
+        """Raises UserError where no row tells the spread from seed to seed, which the page of a whole study needs."""
+        if not any(row.part in TRAINED and len(row.seeds) > 1 for row in self.rows.values()):
+            raise UserError(
+                f"{self.name}: no row of the parts {' and '.join(TRAINED)} has two seeds: the page of the study would "
+                "have no intervals; give one two seeds, or run single rows with --rows"
+            )
+
     def settings_of(self, row: StudyRow, seed: int, runs: Path) -> dict[str, Any]:
         """The settings of a run, as a file for `robustok.train --config`. runs: the folder of the study's runs."""
         start: dict[str, Any] = {"classifier": str(runs / JUDGE / "classifier")}
@@ -87,7 +97,11 @@ def read_study(path: Path) -> Study:
             raise ValueError(f"expected settings, seeds and rows, found {list(written)}")
         seeds = {"seeds": written["seeds"]}
         rows = {name: StudyRow(name, **seeds | values) for name, values in written["rows"].items()}
+        if wrong := [seed for row in rows.values() for seed in row.seeds if type(seed) is not int]:
+            raise ValueError(f"seeds are whole numbers, found {wrong[0]!r}")
     for row in rows.values():
+        if row.part not in PARTS:
+            raise UserError(f"{path}, rows.{row.name}.part: found {row.part!r}, expected one of {', '.join(PARTS)}")
         for model in MODELS:
             if (other := getattr(row, model)) not in (None, *rows) or other == row.name:
                 raise UserError(f"{path}, rows.{row.name}.{model}: found {other!r}, expected another row")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..report.plots import literal, new_figure
-from .measured import TRAINED, Findings
+from .measured import Findings
+from .plan import TRAINED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

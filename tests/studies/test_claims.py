@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from robustok.studies import claims as said
-from robustok.studies.measured import TRAINED
+from robustok.studies.plan import TRAINED
 
 
 def by_claim(found):

@@ -3,7 +3,7 @@
 import pytest
 
 from robustok.core.errors import UserError
-from robustok.recipes.reading import read_recipes
+from robustok.recipes.reading import read_recipe, read_recipes
 from robustok.studies.measured import read_run
 from robustok.studies.page import write_pages
 from robustok.studies.recipes import compare_run, write_recipes
@@ -47,13 +47,22 @@ def test_a_run_again_is_held_against_its_row(found, tmp_path):
     row = found.study.rows["none"]
     write_run(tmp_path / "again", "none-7", pfd=1.98, gfd=3.05, post=2.7)
     (tmp_path / "again/none-7/config.yaml").write_text("perturbation: {beta: 0.0}\n")
-    comparison = compare_run(read_run(row, 7, tmp_path / "again"), table)
+    recipe = read_recipe(f"{table}/none")
+    comparison = compare_run(read_run(row, 7, tmp_path / "again"), recipe)
     assert comparison.is_inside and not comparison.differences
     write_run(tmp_path / "again", "none-8", pfd=1.0, gfd=3.05, post=2.7)
-    comparison = compare_run(read_run(row, 8, tmp_path / "again"), table)
+    comparison = compare_run(read_run(row, 8, tmp_path / "again"), recipe)
     outside = [figure.name for figure in comparison.figures if not figure.is_inside]
     assert outside == ["tokenizer.psnr", "tokenizer.pfd"]
     assert comparison.differences == [("training.perturbation.beta", 0.0, 0.1)]
+
+
+def test_a_study_with_other_rows_has_a_page(found, tmp_path):
+    """No claim looks at its rows by name, and none of them is the recipe."""
+    del found.runs["annealed-half", 0], found.runs["annealed-half", 1], found.runs["sigma-0.7", 0]
+    write_pages(found, [MACHINE], {}, tmp_path / "page")
+    text = (tmp_path / "page/README.md").read_text()
+    assert "Main training of none-0" in text and "pFD 1.95 ->" not in text
 
 
 def test_a_run_that_is_not_finished(found, tmp_path):

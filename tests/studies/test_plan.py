@@ -44,10 +44,13 @@ def test_settings_of_a_run(study):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": {"a": {"part": "p", "says": "s", "tokenizer": "b"}}}, r"rows\.a\.tokenizer: found 'b'"),
-        ({"rows": {"a": {"part": "p", "says": "s", "tokenizer": "a"}}}, r"rows\.a\.tokenizer: found 'a'"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "tokenizer": "b"}}}, r"rows\.a\.tokenizer: found 'b'"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "tokenizer": "a"}}}, r"rows\.a\.tokenizer: found 'a'"),
         ({"rows": {"a": {"part": "p"}}}, "cannot be read as a study"),
         ({"rows": {"a": {"part": "p", "says": "s", "colour": 1}}}, "cannot be read as a study .*colour"),
+        ({"rows": {"a": {"part": "p", "says": "s"}}}, r"rows\.a\.part: found 'p', expected one of perturbation, rev"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": 3}}}, "cannot be read as a study"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": ["x"]}}}, "seeds are whole numbers, found 'x'"),
         ({"more": 1}, "expected settings, seeds and rows"),
         ({"rows": 3}, "cannot be read as a study"),
     ],

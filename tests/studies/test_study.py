@@ -17,10 +17,12 @@ TINY = FOLDER / "study/tiny.yaml"
 
 
 def test_what_cannot_be_is_one_message(tmp_path, capsys):
-    runs = ["--runs", str(tmp_path / "runs")]
+    runs, alone = ["--runs", str(tmp_path / "runs")], tmp_path / "alone.yaml"
+    alone.write_text(TINY.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
     for options, said in (
         (["--rows", "nothing"], "--rows: found nothing, expected some of none, annealed-half"),
         (["--jobs", "0"], "--jobs: found 0"),
+        (["--file", str(alone)], "alone: no row of the parts perturbation and reviewers has two seeds"),
         (["--file", str(tmp_path / "absent.yaml")], "absent.yaml"),
     ):
         assert run_verb(study.main, ["--file", str(TINY), *runs, *options]) == 2
