@@ -15,14 +15,22 @@ import triton
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-class Loop(NamedTuple):
-    """An innermost loop: how often each operation (FFMA, LDG, BAR, ...) stands in it."""
+class Code(NamedTuple):
+    """A stretch of machine code: how often each instruction (FFMA, LDG.E.128, BAR.SYNC, ...) stands in it."""
 
-    operations: dict[str, int]
+    instructions: dict[str, int]
+
+    @property
+    def operations(self) -> dict[str, int]:
+        """The same without modifiers: FFMA, LDG, BAR, ..."""
+        found: Counter = Counter()
+        for name, count in self.instructions.items():
+            found[name.split(".")[0]] += count
+        return dict(found)
 
     @property
     def length(self) -> int:
-        return sum(self.operations.values())
+        return sum(self.instructions.values())
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -32,19 +40,25 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(re.search(rf"\b{label}:(\d+)", text)[1]) for name, label in names.items()}
 
 
-def loops(cubin: bytes) -> list[Loop]:
+def loops(cubin: bytes) -> list[Code]:
     """The innermost loops of the only kernel in a cubin, in the order of its code."""
-    operations, labels, jumps = [], {}, []
+    return code(cubin)[1]
+
+
+def code(cubin: bytes) -> tuple[Code, list[Code]]:
+    """All of the only kernel in a cubin, and its innermost loops."""
+    instructions, labels, jumps = [], {}, []
     for line in _run("nvdisasm", "-c", cubin).splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(operations)
+            labels[label[1]] = len(instructions)
         elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+\s+)?([\w.]+)(.*);", line):
             if target := re.search(r"`\((\.L_x_\d+)\)", found[2]):
-                jumps.append((target[1], len(operations)))
-            operations.append(found[1].split(".")[0])
+                jumps.append((target[1], len(instructions)))
+            instructions.append(found[1])
     spans = [(labels[name], end) for name, end in jumps if labels[name] < end]  # the last line jumps to itself
     innermost = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return [Loop(dict(Counter(operations[start : end + 1]))) for start, end in innermost]
+    inside = [Code(dict(Counter(instructions[start : end + 1]))) for start, end in innermost]
+    return Code(dict(Counter(instructions))), inside
 
 
 def _run(tool: str, option: str, cubin: bytes) -> str:

@@ -1,0 +1,37 @@
+"""What the cycle model makes of the kernels as they are: it must reach what can be asked of them without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(scope="module")
+def estimates() -> dict[str, float]:
+    """By the goal; in a process of its own, because an interpreter runs the kernels of this one."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, Path(__file__).with_name("model.py"), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_sampling_reaches_its_rate(estimates):
+    assert estimates["P6"] >= 310
+    assert estimates["P7"] >= 430
+
+
+@pytest.mark.parametrize("places", [129, 257])
+@pytest.mark.parametrize("width", [48, 64])
+def test_decode_attention_is_bound_by_memory(estimates, width, places):
+    assert 0.88 <= estimates[f"P8, width {width}, {places} places"] <= 1
+
+
+def test_terms_of_the_model_stand_alone(estimates):
+    """A lookup is part of a perturbation, and perturbing all images takes longer than a tenth of them."""
+    assert 0 < estimates["P1"] < estimates["P2"] < estimates["P3"]
