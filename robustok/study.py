@@ -12,18 +12,15 @@ import sys
 from pathlib import Path
 
 from .core.cli import run_verb
-from .core.errors import UserError
-from .core.options import verb_parser
+from .core.options import positive, seed_number, verb_parser
+from .core.paths import check_output
 from .core.text import say
 from .presets import FOLDER
 
 
 def main(argv: list[str]) -> int:
     """Runs the rows; returns the exit code."""
-    options = _parser().parse_args(argv)
-    if options.jobs < 1:
-        raise UserError(f"--jobs: found {options.jobs}, expected a whole number from 1")
-    return _run(options)
+    return _run(_parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     file, runs = FOLDER / "study/emoji.yaml", Path("runs/study")
     parser.add_argument("--file", type=Path, default=file, help="the study (default: the one on emoji)")
     parser.add_argument("--rows", nargs="+", help="rows to run and to compare with what is expected (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, help="seeds to run (default: those of each row)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores (default: 2)")
+    parser.add_argument("--seeds", nargs="+", type=seed_number, help="seeds to run (default: those of each row)")
+    parser.add_argument("--jobs", type=positive, default=2, help="runs at a time, which share the cores (default: 2)")
     parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (default: runs/study)")
     parser.add_argument("--output", type=Path, help="folder for the page of a whole study (default: RUNS/page)")
     parser.add_argument("--recipes", default="study", help="what is expected: a table of recipes (default: study)")
@@ -40,31 +37,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .recipes.reading import read_recipe
     from .studies.measured import Findings, read_run
     from .studies.plan import read_study
     from .studies.running import Runner
 
-    study = read_study(options.file)
+    study, output = read_study(options.file), options.output or options.runs / "page"
     chosen = list(study.runs(options.rows or (), options.seeds or ()))
     is_whole = not (options.rows or options.seeds)
     if is_whole:
         study.check_spread()
+        check_output("--output", output)
+    recipes = [] if is_whole else [read_recipe(f"{options.recipes}/{row.name}") for row, _ in chosen]
+    check_output("--runs", options.runs)
     Runner(study, options.runs, options.jobs).run(chosen)
     if is_whole:
-        _write(Findings(study, options.runs), options.output or options.runs / "page")
+        _write(Findings(study, options.runs), output)
         return 0
-    return _compare([read_run(row, seed, options.runs) for row, seed in chosen], options.recipes)
+    return _compare([read_run(row, seed, options.runs) for row, seed in chosen], recipes)
 
 
-def _compare(runs: list, recipes: str) -> int:
+def _compare(runs: list, recipes: list) -> int:
     """Shows each run beside its recipe; returns the exit code."""
     from .recipes.page import show_comparison
-    from .recipes.reading import read_recipe
     from .studies.recipes import compare_run
 
     inside = True
-    for run in runs:
-        recipe = read_recipe(f"{recipes}/{run.row.name}")
+    for run, recipe in zip(runs, recipes, strict=True):
         comparison = compare_run(run, recipe)
         say(f"{run.name}:")
         show_comparison(recipe, comparison)

@@ -55,7 +55,8 @@ def image_size(text: str) -> Size:
     return as_size(*(whole_number(part.strip(), 1, MOST_SIDE) for part in parts))
 
 
-def _seed(text: str) -> int:
+def seed_number(text: str) -> int:
+    """A seed, from 0 to MAX_SEED."""
     return whole_number(text, 0, MAX_SEED)
 
 
@@ -82,7 +83,7 @@ def add_device(parser: ArgumentParser) -> None:
 def add_seed(parser: ArgumentParser, of: str) -> None:
     """--seed, a whole number; `of` says what is drawn with it."""
     again = "a whole number from 0, below 2**63; the same again gives the same (default 0)"
-    parser.add_argument("--seed", type=_seed, default=0, help=f"seed of {of}, {again}")
+    parser.add_argument("--seed", type=seed_number, default=0, help=f"seed of {of}, {again}")
 
 
 def add_output(parser: ArgumentParser, default: str, holds: str) -> None:

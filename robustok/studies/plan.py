@@ -94,7 +94,7 @@ def read_study(path: Path) -> Study:
     written = read_yaml(path, f"the studies are in {FOLDER / 'study'}")
     with parsing(path, "a study", "it has settings, seeds and rows, as those in configs/study/"):
         if not isinstance(written, Mapping) or set(written) != {"settings", "seeds", "rows"}:
-            raise ValueError(f"expected settings, seeds and rows, found {list(written)}")
+            raise ValueError(f"expected settings, seeds and rows, found {written!r:.80}")
         seeds = {"seeds": written["seeds"]}
         rows = {name: StudyRow(name, **seeds | values) for name, values in written["rows"].items()}
         if wrong := [seed for row in rows.values() for seed in row.seeds if type(seed) is not int]:

@@ -259,9 +259,30 @@ TRAIN = cases(
         "sideways": ("unrecognized arguments: sideways",),
     },
 )
+STUDY = cases(
+    "study",
+    {
+        "--file none.yaml": ("none.yaml does not exist; expected a YAML file; the studies are in",),
+        "--file pipe.yaml": ("pipe.yaml is a named pipe; expected a YAML file",),
+        "--file folder": ("folder is a folder; expected a YAML file",),
+        "--file text.txt": ("text.txt cannot be read as a study", "expected settings, seeds and rows, found 'just a"),
+        "--rows nothing": ("--rows: found nothing, expected some of none, annealed-half",),
+        "--rows none --seeds -1": ("argument --seeds: found -1, expected a whole number from 0",),
+        "--rows none --seeds x": ("argument --seeds: found 'x', expected a whole number from 0",),
+        "--rows none --jobs 0": (f"argument --jobs: found 0, {FROM_1}",),
+        "--rows none --recipes nothing": ("nothing/none",),
+        "--rows none --runs text.txt": ("--runs: text.txt is a file; expected a folder",),
+        "--rows none --runs pipe": ("--runs: pipe is a named pipe; expected a folder",),
+        "--runs /proc/runs": ("cannot be written",),
+        "--output text.txt": ("--output: text.txt is a file; expected a folder",),
+        "--output broken": ("--output: broken is a broken link; expected a folder",),
+        "sideways": ("unrecognized arguments: sideways",),
+    },
+)
+TABLES = CHECK, FETCH, TOKENIZE, SAMPLE, EVALUATE, EXPLAIN, CONVERT, DOCTOR, TRAIN, STUDY
 
 
-@pytest.mark.parametrize("case", parameters(CHECK, FETCH, TOKENIZE, SAMPLE, EVALUATE, EXPLAIN, CONVERT, DOCTOR, TRAIN))
+@pytest.mark.parametrize("case", parameters(*TABLES))
 def test_arguments(case: Case, tmp_path: Path, good: Path, server):
     said = check(case, tmp_path, good, server)
     (line,) = [line for line in said.splitlines() if line.startswith("robustok: ")]

@@ -21,7 +21,6 @@ def test_what_cannot_be_is_one_message(tmp_path, capsys):
     alone.write_text(TINY.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
     for options, said in (
         (["--rows", "nothing"], "--rows: found nothing, expected some of none, annealed-half"),
-        (["--jobs", "0"], "--jobs: found 0"),
         (["--file", str(alone)], "alone: no row of the parts perturbation and reviewers has two seeds"),
         (["--file", str(tmp_path / "absent.yaml")], "absent.yaml"),
     ):
