@@ -35,12 +35,6 @@ ROBUSTOK_SHARED double distance_of(const float* u, const float* e, int D, bool p
 // Length of a row by the sum of its squares, at least kMinNorm; NaN where the row has one.
 ROBUSTOK_SHARED double norm_of(double squares) { return squares < kMinNorm * kMinNorm ? kMinNorm : sqrt(squares); }
 
-ROBUSTOK_SHARED double row_norm(const float* row, int D) {
-    double sum = 0;
-    for (int d = 0; d < D; ++d) sum = add_square(sum, double(row[d]));
-    return norm_of(sum);
-}
-
 // Largest error of a score u.e - |e|^2 / 2, or with `product` u.e, computed from operands with the given relative
 // rounding, in float32 sums of any order: each of the D + 1 terms passes at most D + 1 roundings, and |e|^2 / 2 and the
 // thresholds a few more. The definition rounds too: a squared distance is within (D + 3) * 2^-53 of (|u| + |e|)^2, which

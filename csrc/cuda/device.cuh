@@ -78,35 +78,28 @@ struct WarpTeam {
     }
 };
 
-// Codes for the tensor cores: rows of at most unit length as float16, and a column (1 - |e|^2) / 2, with `product` 0,
-// that the product multiplies by a 1 in the token.
+// Codes for the tensor cores: rows of at most unit length as float16, and a column -|e|^2 / 2, with `product` 0, that
+// meets the last column of the tokens.
 struct HalfCodes {
     const __half* tiles;  // (K padded to kTile, width), rows beyond K lose against all others
     const float* rows;    // (K, D), whose distances count
     int K;
     int D;
-    int width;       // D + 1 padded to kTile
-    double longest;  // bound on the length of a row of the tiles
-    bool product;    // whether distances are minus inner products
+    int width;     // D + 1 padded to kTile
+    bool product;  // whether distances are minus inner products
 
     __device__ double distance(const float* row, int k) const {
         return distance_of(row, rows + int64_t(k) * D, D, product);
     }
-
-    // Largest error of the scores of a row that the tensor cores read.
-    __device__ float error_of(const float* scaled, double operand_roundoff) const {
-        return score_error(row_norm(scaled, D), longest, D, operand_roundoff, product);
-    }
 };
 
-// Puts tokens first to first + count of u (N, D) in shared memory as float16, with a 1 for the last column of the codes.
-__device__ inline void load_tokens(const float* u, int64_t N, int64_t first, int count, const HalfCodes& codes,
+// Puts rows first to first + count of `scaled` (N, D + 1) in shared memory as float16, padded to `width`.
+__device__ inline void load_tokens(const float* scaled, int64_t N, int64_t first, int count, const HalfCodes& codes,
                                    __half* tokens) {
     for (int i = threadIdx.x; i < count * codes.width; i += blockDim.x) {
         const int64_t n = first + i / codes.width;
         const int d = i % codes.width;
-        const float value = n < N && d < codes.D ? u[n * codes.D + d] : (d == codes.D ? 1.0f : 0.0f);
-        tokens[i] = __float2half_rn(value);
+        tokens[i] = __float2half_rn(n < N && d <= codes.D ? scaled[n * (codes.D + 1) + d] : 0.0f);
     }
 }
 

@@ -13,8 +13,6 @@ namespace {
 namespace wmma = nvcuda::wmma;
 using Sums = wmma::fragment<wmma::accumulator, kTile, kTile, kTile, float>;
 
-// Of the operands, which are rounded to float16. A little more than 2^-11, for coordinates so small that they lose bits.
-constexpr double kRoundoff = 0x1.08p-11;
 constexpr int kTieWarps = 1024;  // warps that share the list, whose length only the device knows
 
 struct Staging {  // of one warp: [place in the tile][token]
@@ -74,8 +72,8 @@ __device__ int decide(const HalfCodes& codes, const float* row, float error, con
     return team.min(is_code && bits == least ? code : codes.K);
 }
 
-__global__ void nearest_kernel(const float* u, const float* scaled, int64_t N, HalfCodes codes, int64_t* out, int* tied,
-                               int* tied_count) {
+__global__ void nearest_kernel(const float* u, const float* scaled, const float* errors, int64_t N, HalfCodes codes,
+                               int64_t* out, int* tied, int* tied_count) {
     extern __shared__ __align__(128) unsigned char memory[];
     const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
     Staging* staging = reinterpret_cast<Staging*>(memory);
@@ -87,8 +85,7 @@ __global__ void nearest_kernel(const float* u, const float* scaled, int64_t N, H
     for (int token = 0; token < kTile; ++token) {
         const int64_t n = first + warp * kTile + token;
         if (n >= N) break;
-        const float error = codes.error_of(scaled + n * codes.D, kRoundoff);
-        const int code = decide(codes, u + n * codes.D, error, staging[warp], token);
+        const int code = decide(codes, u + n * codes.D, errors[n], staging[warp], token);
         if (threadIdx.x % kWarp) continue;
         if (code >= 0)
             out[n] = code;
@@ -119,16 +116,17 @@ int64_t nearest_shared_bytes(int width) {
     return int64_t(sizeof(Staging)) + kTile * width * int64_t(sizeof(__half));
 }
 
-void nearest(const float* u, const float* scaled, int64_t N, const void* tiles, const float* rows, int K, int D,
-             int width, double longest, bool product, int64_t* out, int* tied, int* tied_count, void* stream) {
-    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, longest, product};
+void nearest(const float* u, const float* scaled, const float* errors, int64_t N, const void* tiles, const float* rows,
+             int K, int D, int width, bool product, int64_t* out, int* tied, int* tied_count, void* stream) {
+    const HalfCodes codes = {static_cast<const __half*>(tiles), rows, K, D, width, product};
     const int per_warp = int(nearest_shared_bytes(width));
     const int warps = per_warp * 8 <= kPlainShared ? 8 : (per_warp * 2 <= kPlainShared ? 2 : 1);
     const int64_t blocks = (N + warps * kTile - 1) / (warps * kTile);
     const auto queue = static_cast<cudaStream_t>(stream);
     const int shared = warps * per_warp;
     check(cudaFuncSetAttribute(nearest_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    nearest_kernel<<<unsigned(blocks), warps * kWarp, shared, queue>>>(u, scaled, N, codes, out, tied, tied_count);
+    nearest_kernel<<<unsigned(blocks), warps * kWarp, shared, queue>>>(u, scaled, errors, N, codes, out, tied,
+                                                                       tied_count);
     resolve_ties_kernel<<<kTieWarps, kWarp, 0, queue>>>(u, codes, out, tied, tied_count);
     check(cudaGetLastError());
 }

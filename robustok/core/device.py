@@ -63,7 +63,7 @@ def resolve_device(name: str = "auto") -> torch.device:
             " use --device cpu or auto (python -m robustok.doctor says what this machine can do)"
         )
     device = torch.device("cuda", index)
-    # Triton and the CUDA extension launch on the current device, wherever the tensors are
+    # Triton launches on the current device, wherever the tensors are
     torch.cuda.set_device(device)
     return device
 

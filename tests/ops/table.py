@@ -43,6 +43,7 @@ def order(query: torch.Tensor, codebook: torch.Tensor, similarity: str = "cosine
     """
     u, e = (compared(rows, similarity).astype(np.float64) for rows in (query.reshape(-1, query.shape[-1]), codebook))
     with np.errstate(invalid="ignore"):
-        distances = [-(row * e).sum(1) if similarity == "dot" else ((row - e) ** 2).sum(1) for row in u]
+        terms = (-(row * e) if similarity == "dot" else (row - e) ** 2 for row in u)
+        distances = [term.cumsum(1)[:, -1] for term in terms]  # in the order of the coordinates
     distances = np.where(np.isfinite(distances), distances, np.inf).reshape(len(u), len(e))
     return np.argsort(distances, axis=1, kind="stable")

@@ -10,7 +10,7 @@ import torch
 from robustok import ops
 from robustok.ops.vq.backends import registry
 
-from .table import DTYPES, SHAPES, make
+from .table import DTYPES, SHAPES, SIMILARITIES, make
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +30,7 @@ def device_backend(request) -> str:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("neighbors", ["latent", "code"])
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_the_device_answers_as_the_cpu(device_backend, shape, dtype, neighbors, similarity):
     z, codebook = make(shape, dtype)
     compared = {"similarity": similarity}

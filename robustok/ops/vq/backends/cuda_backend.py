@@ -1,115 +1,138 @@
-"""The compiled CUDA kernels (csrc/cuda/) for the searches, Triton's for the rest. Never waits for the device."""
+"""For GPUs without Triton: the searches are the compiled kernels of csrc/cuda/, the rest is plain PyTorch.
 
-from typing import NamedTuple
+Nothing is compiled at run time, so a C compiler, which Triton needs at its first launch, need not be there. Compared
+with the torch backend no matrix of (rows, codes) is formed, and nothing waits for the device: it can be captured in a
+CUDA graph. The lists of `neighbors` alone are the torch backend's, which waits.
+
+Tensor cores score rows in float16. All rows are brought to at most unit length by powers of two, which changes the
+order of no row's codes: those of the codebook by one factor 2^-b, each row searched by its own 2^-a with a >= b (any a
+for "dot"). A score is then u.e - 2^(b-a) |e|^2 / 2, or u.e for "dot", whose second term is one more column.
+"""
 
 import torch
 from torch import Tensor
 
+from ..reference import norms
 from ..types import CodebookShape, Similarity
-from .triton_backend import TritonBackend
+from .torch_backend import BoundedCodebook, TorchBackend
 
 try:
     from robustok import _cuda
 except ImportError as error:
     _cuda, IMPORT_ERROR = None, error
 
+MAX_CODES = 1 << 20
 _TILE = 16  # side of the blocks that the tensor cores multiply
-_MAX_NORM = 1 + 2.0**-22  # of rows of at most unit length, rounded to float32
+_BLOCK_ELEMENTS, _BLOCK_TOKENS = 1 << 20, 1 << 17  # numbers, and rows, that are searched at once
+_SCORES = 1 << 24  # float16 numbers in which the blocks of a selection keep their scores (32 MB)
+_LOST = -60000.0  # score, times 2^(b-a), of what is no code
+_LONGEST = 13  # of a - b: from there on the second term is rounded to too few bits, and _LOST is near other scores
+# Of operands in float16: a little more than 2^-11, for coordinates so small that they lose bits. In a selection the
+# score is rounded, too.
+_NEAREST_ROUNDOFF, _SELECT_ROUNDOFF = float.fromhex("0x1.08p-11"), 2.0**-10
 
 
 def tile_width(D: int) -> int:
-    """Columns of the tiles: the coordinates and one for the bias, padded."""
+    """Columns of the tiles: the coordinates and one for the second term, padded."""
     return -(-(D + 1) // _TILE) * _TILE
 
 
-def at_most_one(rows: Tensor, size: Tensor) -> Tensor:
-    """float32 rows times the power of two that brings the float64 `size` into [1/2, 1), unless it is 0."""
-    return torch.ldexp(rows.double(), -torch.frexp(size).exponent).float()
+def power(exponent: Tensor) -> Tensor:
+    """2 to the integers of `exponent`, float64."""
+    return torch.exp2(exponent.double())
 
 
-def half_tiles(rows: Tensor, similarity: Similarity) -> Tensor:
-    """Normalised rows (K, D) for the tensor cores: float16 (K, D + 1), both padded to whole tiles.
+class TiledCodebook(BoundedCodebook):
+    """A codebook as the kernels read it."""
 
-    The last column of a row is (1 - |e|^2) / 2 and meets a 1 in the token, so that a product orders zero rows too. For
-    "dot" it is 0, and all rows are shortened by one factor, so that none is longer than 1.
-    Rows that are not finite, and those beyond K, lose against all others.
-    """
-    K, D = rows.shape
-    finite = rows.isfinite().all(1)
-    usable = torch.where(finite[:, None], rows, 0)
-    squares = usable.double().square().sum(1)
-    if similarity == "dot":
-        usable, bias = at_most_one(usable, squares.max().sqrt()), torch.zeros_like(squares)
-    else:
-        bias = (1 - squares) / 2
-    tiles = rows.new_zeros(-(-K // _TILE) * _TILE, tile_width(D), dtype=torch.float16)
-    tiles[:, D] = -60000
-    tiles[:K, :D] = usable
-    tiles[:K, D] = torch.where(finite, bias, -60000).half()
-    return tiles
+    def __init__(self, codebook: Tensor, similarity: Similarity):
+        super().__init__(codebook, similarity)
+        K, D = self.rows.shape
+        self.block_rows = max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))
+        self.product = similarity == "dot"
+        self.exponent = torch.frexp(self.max_norm).exponent  # b
+        usable = torch.where(self.finite[:, None], self.rows, 0)
+        second = self.rows.new_zeros(K) if self.product else (self.squares * power(-2 * self.exponent) / -2).float()
+        self.tiles = self.rows.new_zeros(-(-K // _TILE) * _TILE, tile_width(D), dtype=torch.float16)
+        self.tiles[:, D] = _LOST
+        self.tiles[:K, :D] = (usable * power(-self.exponent)).float()
+        self.tiles[:K, D] = torch.where(self.finite, second, _LOST)
+
+    def scaled(self, u: Tensor, operands: float) -> tuple[Tensor, Tensor]:
+        """float32 rows (R, D + 1) that meet the tiles, for rows (R, D), and the largest errors (R,) of their scores.
+
+        Infinite for rows of more than 2^13 times the length of the longest code, of which scores say too little.
+        """
+        lengths = norms(u.double())
+        exponent = torch.frexp(lengths).exponent  # a
+        if not self.product:
+            exponent = torch.maximum(exponent, self.exponent)
+        excess = torch.zeros_like(exponent) if self.product else exponent - self.exponent
+        # The least float32, of which `error_at` tells, counts before the scaling: after it, it is below the roundoff.
+        error = self.error_at(lengths, operands) * power(-exponent - self.exponent)
+        error = torch.where(excess >= _LONGEST, torch.inf, error)
+        rows = torch.cat([u * power(-exponent), power(-excess)], 1)
+        return rows.float(), error[:, 0].float()
 
 
-class TiledCodebook(NamedTuple):
-    """A codebook as the CUDA kernels read it, and as Triton's do."""
-
-    rows: Tensor  # (K, D) float32, normalised
-    transposed: Tensor  # (D, K) float32
-    tiles: Tensor  # float16, `half_tiles` of the rows
-    product: bool  # compared by minus the inner product
-
-
-class CudaBackend(TritonBackend):
+class CudaBackend(TorchBackend):
     name = "cuda"
-    devices: tuple[str, ...] = ()  # Never measured on a GPU, so "auto" does not take it.
+    devices: tuple[str, ...] = ("cuda",)
 
     def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
         if _cuda is None:
             return f"the CUDA extension is not there ({IMPORT_ERROR}); it is built where pip finds nvcc"
         if device.type != "cuda":
             return f"it needs a CUDA device, the tensors are on {device.type}"
-        if shape is not None and shape.similarity == "l2":
-            return "it compares rows of unit length or by products: found similarity 'l2'"
+        gpu = torch.cuda.get_device_properties(device)
+        if gpu.major < 8:
+            capability = f"{gpu.major}.{gpu.minor}"
+            return f"its kernels are compiled for compute capability 8.0 and newer: {gpu.name} has {capability}"
+        if shape is not None and shape.K > MAX_CODES:
+            return f"it keeps the scores of {_TILE} rows at once: found K = {shape.K}, at most {MAX_CODES}"
         if shape is not None:
-            properties = torch.cuda.get_device_properties(device)
             width = tile_width(shape.D)
-            needed = max(_cuda.nearest_shared_bytes(width), _cuda.select_shared_bytes(shape.K, width))
-            has = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+            needed = max(_cuda.nearest_shared_bytes(width), _cuda.select_shared_bytes(width))
+            has = gpu.shared_memory_per_block_optin  # type: ignore[attr-defined]
             if needed > has:
-                found = f"K = {shape.K}, D = {shape.D}"
-                return f"it searches in shared memory: {found} need {needed} bytes, {properties.name} has {has}"
-        return super().missing(device, shape)
+                return f"it keeps rows in shared memory: D = {shape.D} needs {needed} bytes, {gpu.name} has {has}"
+        return None
 
     def prepare(self, codebook: Tensor, similarity: Similarity) -> TiledCodebook:
-        codes = super().prepare(codebook, similarity)
-        return TiledCodebook(codes.rows, codes.transposed, half_tiles(codes.rows, similarity), codes.product)
+        return TiledCodebook(codebook, similarity)
 
-    def search_nearest(self, u: Tensor, codes: TiledCodebook, out: Tensor) -> None:
-        tied = torch.zeros(len(u), dtype=torch.int32, device=u.device)
-        tied_count = torch.zeros(1, dtype=torch.int32, device=u.device)
-        if len(u):
-            scaled = scaled_rows(u, codes)
-            pointers = out.data_ptr(), tied.data_ptr(), tied_count.data_ptr()
-            _cuda.nearest(*_search_arguments(u, scaled, codes), *pointers, _stream(u))
-
-    def search_ranks(self, u: Tensor, codes: TiledCodebook, ranks: Tensor, out: Tensor) -> None:
-        if len(u):
-            scaled = scaled_rows(u, codes)
-            _cuda.select(*_search_arguments(u, scaled, codes), ranks.data_ptr(), out.data_ptr(), _stream(u))
+    def search(self, u: Tensor, codes: TiledCodebook, ranks: Tensor | None, neighbors: str) -> tuple[Tensor, Tensor]:
+        nearest = search_nearest(u, codes)
+        if ranks is None:
+            return nearest, nearest
+        query, indices = u if neighbors == "latent" else codes.rows[nearest], nearest.clone()
+        search_ranks(query, codes, ranks.int(), indices)
+        return nearest, indices
 
 
-def scaled_rows(u: Tensor, codes: TiledCodebook) -> Tensor:
-    """Rows (R, D) of at most unit length with which the codes have the same order as with u (R, D)."""
-    if not codes.product:
-        return u
-    return at_most_one(u, u.double().square().sum(1, keepdim=True).sqrt())
+def search_nearest(u: Tensor, codes: TiledCodebook) -> Tensor:
+    """Nearest codes (R,) int64 of float32 rows (R, D)."""
+    scaled = codes.scaled(u, _NEAREST_ROUNDOFF)
+    out = torch.empty(len(u), dtype=torch.int64, device=u.device)
+    tied = torch.empty(len(u), dtype=torch.int32, device=u.device)
+    count = torch.zeros(1, dtype=torch.int32, device=u.device)
+    _launch("nearest", u, codes, scaled, out.data_ptr(), tied.data_ptr(), count.data_ptr())
+    return out
 
 
-def _search_arguments(u: Tensor, scaled: Tensor, codes: TiledCodebook) -> tuple:
-    """The first arguments of both searches: rows, tiles and rows of the codebook, and their sizes."""
-    K, D = codes.rows.shape
-    rows = u.data_ptr(), scaled.data_ptr(), len(u), codes.tiles.data_ptr(), codes.rows.data_ptr()
-    return *rows, K, D, codes.tiles.shape[1], _MAX_NORM, codes.product
+def search_ranks(u: Tensor, codes: TiledCodebook, ranks: Tensor, out: Tensor) -> None:
+    """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
+    scaled = codes.scaled(u, _SELECT_ROUNDOFF)  # before there is room for scores: its float64 steps need some, too
+    tile_scores = _TILE * len(codes.tiles)  # of the rows that a block of threads works on
+    blocks = max(1, min(_SCORES // tile_scores, -(-len(u) // _TILE)))
+    scores = torch.empty(blocks * tile_scores, dtype=torch.float16, device=u.device)
+    _launch("select", u, codes, scaled, ranks.data_ptr(), out.data_ptr(), scores.data_ptr(), blocks)
 
 
-def _stream(u: Tensor) -> int:
-    return torch.cuda.current_stream(u.device).cuda_stream
+def _launch(kernel: str, u: Tensor, codes: TiledCodebook, scaled: tuple[Tensor, Tensor], *others: int) -> None:
+    """Run a search of rows (R, D), R >= 1, on the current stream of their device."""
+    rows, errors = scaled
+    given = u.data_ptr(), rows.data_ptr(), errors.data_ptr(), len(u), codes.tiles.data_ptr(), codes.rows.data_ptr()
+    sizes = *codes.rows.shape, codes.tiles.shape[1], codes.product
+    with torch.cuda.device(u.device):
+        getattr(_cuda, kernel)(*given, *sizes, *others, torch.cuda.current_stream().cuda_stream)

@@ -3,7 +3,7 @@
 The score of a code is u.e - |e|^2 / 2, or u.e for the similarity "dot": the largest is that of the nearest code. A
 matrix product gives it with an error below a bound that is computed from the lengths of the rows. Every code whose
 score lies within twice that bound of the score wanted could be the one; where there are several, they are ordered by
-float64 distance and index. Infinite and NaN rows need no case of their own: their bound is NaN or infinite, so all
+float64 distance and index. Infinite and NaN latents need no case of their own: their bound is NaN or infinite, so all
 codes are candidates.
 On a GPU this backend waits for the device (the number of near ties decides shapes); Triton and CUDA do not.
 """
@@ -24,44 +24,62 @@ _BLOCK_BYTES = 8 << 20  # size of one block of scores
 _ELEMENTS = 1 << 20  # numbers that are in float64 at once
 _GROUP = 64  # codes; the maximum is taken inside groups first, then inside the winning group
 _CANDIDATES = 1 << 18  # (token, code) pairs ordered at once
+_LOWEST = torch.finfo(torch.float32).min  # score of the rows that are not finite
 
 
-class ScoredCodebook:
-    """A codebook ready to be scored."""
+class BoundedCodebook:
+    """The rows of a codebook that are compared, and how far a score of them may be off, whoever computes it.
+
+    `finite` (K,) marks the rows without NaN and infinity. The others are farther than all of them from any row, so that
+    they need no score of their own, as long as theirs is below all others.
+    """
 
     def __init__(self, codebook: Tensor, similarity: Similarity):
-        K, D = codebook.shape
         self.similarity = similarity
-        part = max(1, _ELEMENTS // D)
+        part = max(1, _ELEMENTS // codebook.shape[1])
         self.rows = torch.cat([compared_rows(rows, similarity) for rows in codebook.split(part)])  # (K, D) float32
         squares = torch.cat([rows.double().square().sum(1) for rows in self.rows.split(part)])
-        columns = -(-K // _GROUP) * _GROUP
-        self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), _ELEMENTS // D))
-        weight = self.rows.new_zeros(columns, D)
-        weight[:K] = self.rows
-        bias = self.rows.new_full((columns,), -torch.inf)  # the padding scores below all codes
-        bias[:K] = 0 if similarity == "dot" else squares / -2
-        self.linear = ready_linear(weight, bias, self.block_rows)
-        self.max_norm = squares.max().clamp_min(MIN_NORM**2).sqrt()
-        self.roundoff = (D + 8) * 2.0**-24 + 2.01 * product_roundoff(codebook.device)
-        # Normalised rows have length 1 or 0; one that is not finite has NaN scores, whatever the error.
-        self.unit_error = self.error_at(self.max_norm.new_ones(1, 1)) if similarity == "cosine" else None
+        self.finite = squares.isfinite()
+        self.squares = torch.where(self.finite, squares, 0)  # (K,) float64
+        self.max_norm = self.squares.max().clamp_min(MIN_NORM**2).sqrt()
 
-    def score(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (R, padded K) of float32 rows (R, D), and their largest error (R, 1)."""
-        error = self.error_at(norms(u.double())) if self.unit_error is None else self.unit_error
-        with torch.autocast(u.device.type, enabled=False):
-            return self.linear(u), error.expand(len(u), 1)
+    def error_at(self, lengths: Tensor, operands: float) -> Tensor:
+        """Largest error of the scores of rows of these float64 lengths, and of the definition, which rounds too.
 
-    def error_at(self, lengths: Tensor) -> Tensor:
-        """Largest error of the scores of rows of these float64 lengths, and of the definition, which rounds too."""
+        operands: relative rounding of the numbers that are multiplied. They are summed in float32.
+        """
         D = self.rows.shape[1]
         magnitude = reach = lengths * self.max_norm  # of a score, and of a distance
         if self.similarity != "dot":
             magnitude, reach = magnitude + self.max_norm.square() / 2, (lengths + self.max_norm).square()
-        definition = (D + 3) * 2.0**-53 * reach
-        error = 1.01 * (self.roundoff * magnitude + definition + (D + 2) * 2.0**-126)
-        return torch.where((magnitude > 1e37) | (error > 1e37), torch.inf, error).float()
+        roundoff, definition = (D + 8) * 2.0**-24 + 2.01 * operands, (D + 3) * 2.0**-53 * reach
+        error = 1.01 * (roundoff * magnitude + definition + (D + 2) * 2.0**-126)
+        return torch.where((magnitude > 1e37) | (error > 1e37), torch.inf, error)
+
+
+class ScoredCodebook(BoundedCodebook):
+    """A codebook ready to be scored by matrix products."""
+
+    def __init__(self, codebook: Tensor, similarity: Similarity):
+        super().__init__(codebook, similarity)
+        K, D = codebook.shape
+        columns = -(-K // _GROUP) * _GROUP
+        self.block_rows = max(1, min(_BLOCK_BYTES // (4 * columns), _ELEMENTS // D))
+        weight = self.rows.new_zeros(columns, D)
+        weight[:K] = torch.where(self.finite[:, None], self.rows, 0)
+        bias = self.rows.new_full((columns,), -torch.inf)  # the padding scores below all codes
+        bias[:K] = torch.where(self.finite, 0 if similarity == "dot" else self.squares / -2, _LOWEST)
+        self.linear = ready_linear(weight, bias, self.block_rows)
+        self.operands = product_roundoff(codebook.device)
+        # Normalised rows have length 1 or 0; one that is not finite has NaN scores, whatever the error.
+        one = self.max_norm.new_ones(1, 1)
+        self.unit_error = self.error_at(one, self.operands) if similarity == "cosine" else None
+
+    def score(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (R, padded K) of float32 rows (R, D), and their largest error (R, 1)."""
+        error = self.error_at(norms(u.double()), self.operands) if self.unit_error is None else self.unit_error
+        with torch.autocast(u.device.type, enabled=False):
+            return self.linear(u), error.float().expand(len(u), 1)
 
 
 def product_roundoff(device: torch.device) -> float:
@@ -135,23 +153,6 @@ def codes_at_rank(u: Tensor, codes: ScoredCodebook, scores: Tensor, error: Tenso
     return out
 
 
-def select_rows(u: Tensor, codes: ScoredCodebook, rank: Tensor | None, neighbors: str) -> tuple[Tensor, Tensor]:
-    """Nearest and perturbed codes (R,) of float32 rows (R, D) with ranks (R,); None: all 0.
-
-    No caller holds the scores: they are freed before the next block asks for room, and the allocator hands out the same
-    memory again without a page fault.
-    """
-    scores, error = codes.score(u)
-    nearest = nearest_codes(u, codes, scores, error)
-    if rank is None or not rank.any():
-        return nearest, nearest
-    rows, indices = rank.nonzero()[:, 0], nearest.clone()
-    query = u[rows] if neighbors == "latent" else codes.rows[nearest[rows]]
-    scores, error = (scores[rows], error[rows]) if neighbors == "latent" else codes.score(query)
-    indices[rows] = codes_at_rank(query, codes, scores, error, rank[rows])
-    return nearest, indices
-
-
 def block_ranks(draw: Draw, block: Block, L: int) -> Tensor:
     """Ranks of the block's tokens, flat int64; 0 in the images that are not perturbed, which come last."""
     images = draw.sample_ids[block[0]]
@@ -161,19 +162,9 @@ def block_ranks(draw: Draw, block: Block, L: int) -> Tensor:
     return ranks.flatten()
 
 
-def select_blocks(
-    z: Tensor, codes: ScoredCodebook, draw: Draw | None, neighbors: str, similarity: Similarity
-) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
-    """Block by block of z (B, L, D): its slices, its normalised rows u (R, D), their nearest and perturbed codes."""
-    for block in blocks(z.shape, codes.block_rows):
-        u = compared_rows(z[block].reshape(-1, z.shape[2]), similarity)
-        ranks = None
-        if draw is not None and block[0].start < draw.num_images:
-            ranks = block_ranks(draw, block, z.shape[1])
-        yield block, u, *select_rows(u, codes, ranks, neighbors)
-
-
 class TorchBackend:
+    """What is searched, and in what form of the codebook, are its own methods, for the CUDA backend to replace."""
+
     name = "torch"
     devices: tuple[str, ...] = ("cpu", "cuda")
     perturb_backward = staticmethod(gradients.perturb_backward)
@@ -182,9 +173,29 @@ class TorchBackend:
     def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
         return None
 
+    def prepare(self, codebook: Tensor, similarity: Similarity):
+        """The codebook (K, D) in the form that `search` reads; at most `block_rows` rows are searched at once."""
+        return ScoredCodebook(codebook, similarity)
+
+    def search(self, u: Tensor, codes, ranks: Tensor | None, neighbors: str) -> tuple[Tensor, Tensor]:
+        """Nearest and perturbed codes (R,) of float32 rows (R, D) with ranks (R,); None: all 0.
+
+        No caller holds the scores: they are freed before the next block asks for room, and the allocator hands out the
+        same memory again without a page fault.
+        """
+        scores, error = codes.score(u)
+        nearest = nearest_codes(u, codes, scores, error)
+        if ranks is None or not ranks.any():
+            return nearest, nearest
+        rows, indices = ranks.nonzero()[:, 0], nearest.clone()
+        query = u[rows] if neighbors == "latent" else codes.rows[nearest[rows]]
+        scores, error = (scores[rows], error[rows]) if neighbors == "latent" else codes.score(query)
+        indices[rows] = codes_at_rank(query, codes, scores, error, ranks[rows])
+        return nearest, indices
+
     def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
         out = z.new_empty(z.shape[:2], dtype=torch.int64)
-        for block, _, indices, _ in select_blocks(z, ScoredCodebook(codebook, similarity), None, "latent", similarity):
+        for block, _, indices, _ in self._search_blocks(z, self.prepare(codebook, similarity)):
             out[block] = indices.view(out[block].shape)
         return out
 
@@ -201,23 +212,34 @@ class TorchBackend:
         return out
 
     def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
-        codes, out = ScoredCodebook(codebook, similarity), Perturbed.empty(z)
-        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, similarity):
+        codes, out = self.prepare(codebook, similarity), Perturbed.empty(z)
+        for block, u, nearest, indices in self._search_blocks(z, codes, draw, neighbors):
             out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
             out.indices[block] = indices.view(z[block].shape[:2])
             out.nearest[block] = nearest.view(z[block].shape[:2])
         return out
 
     def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
-        codes, out = ScoredCodebook(codebook, similarity), Quantized.empty(z, len(codebook))
+        codes, out = self.prepare(codebook, similarity), Quantized.empty(z, len(codebook))
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        for block, u, nearest, indices in select_blocks(z, codes, draw, neighbors, similarity):
+        for block, u, nearest, indices in self._search_blocks(z, codes, draw, neighbors):
             difference = codes.rows[nearest] - u
             out.z_q[block] = (u + (codes.rows[indices] - u)).view(z[block].shape)
             out.z_q_clean[block] = (u + difference).view(z[block].shape)
             out.indices[block] = indices.view(z[block].shape[:2])
             out.nearest[block] = nearest.view(z[block].shape[:2])
+            out.usage.index_add_(0, nearest, torch.ones_like(nearest))  # a GPU would be waited for by bincount
             total += difference.double().square().sum()
         loss = (total / max(1, z.numel())).float()
-        usage = out.nearest.flatten().bincount(minlength=len(codebook))
-        return out._replace(vq_loss=loss, commit_loss=loss.clone(), usage=usage)
+        return out._replace(vq_loss=loss, commit_loss=loss.clone())
+
+    def _search_blocks(
+        self, z: Tensor, codes, draw: Draw | None = None, neighbors: str = "latent"
+    ) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
+        """Block by block of z (B, L, D): slices, normalised rows u (R, D), their nearest and perturbed codes."""
+        for block in blocks(z.shape, codes.block_rows):
+            u = compared_rows(z[block].reshape(-1, z.shape[2]), codes.similarity)
+            ranks = None
+            if draw is not None and block[0].start < draw.num_images:
+                ranks = block_ranks(draw, block, z.shape[1])
+            yield block, u, *self.search(u, codes, ranks, neighbors)

@@ -1,8 +1,12 @@
 """The Triton backend (kernels/): on a GPU, or on the CPU in Triton's interpreter. Never waits for the device."""
 
+import functools
 import importlib.metadata
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,6 +38,15 @@ def _version(package: str) -> tuple[int, ...]:
     return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
 
 
+@functools.cache
+def launcher_lacks() -> str | None:
+    """What Triton compiles its launchers with at the first call on a GPU, and this machine lacks; None: nothing."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler (CC, gcc or clang)"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return None if header.is_file() else f"no {header} (Python's headers for C)"
+
+
 def row_blocks(z: Tensor, similarity: Similarity) -> Iterator[tuple[slice, Tensor]]:
     """Block by block of z (B, L, D): which tokens of the batch these are, and their normalised rows (R, D)."""
     B, L, D = z.shape
@@ -63,8 +76,6 @@ def rank_drawer(draw: Draw, L: int) -> Callable[[slice], Tensor]:
 
 
 class TritonBackend:
-    """The two searches, `search_nearest` and `search_ranks`, are its own methods, for the CUDA backend to replace."""
-
     name = "triton"
     devices: tuple[str, ...] = ("cuda",)
 
@@ -76,6 +87,8 @@ class TritonBackend:
             return f"it needs a CUDA device, the tensors are on {device.type} {interpreter}"
         if device.type != "cuda" and _version("triton") < (3, 7) and _version("numpy") >= (2, 4):
             return "the interpreter of Triton 3.6 fails with NumPy 2.4 and newer; numpy<2.4 or a newer Triton runs it"
+        if device.type == "cuda" and launcher_lacks():
+            return f"Triton compiles its launchers at the first call: found {launcher_lacks()}"
         if shape is not None and shape.K > MAX_CODES:
             return f"a program holds the scores of all codes: found K = {shape.K}, at most {MAX_CODES}"
         return None
