@@ -1,5 +1,5 @@
 """The --benchmark option: with it every row is timed, compared with its goal and written to a folder; without it the
-same files run once, small, to see that they work.
+same files run once, small and on a CPU, to see that they work.
 """
 
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from . import recording
 from .recording import Record
 
 
@@ -16,7 +17,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if not config.getoption("--benchmark"):
+    recording.timed = config.getoption("--benchmark")
+    if not recording.timed:
         config.option.benchmark_disable = True  # pytest-benchmark then calls what it would time once
 
 
@@ -28,23 +30,41 @@ def timed(request) -> bool:
 
 @pytest.fixture(scope="module")
 def record(request, timed):
-    """Collects the rows of a file, and writes those of bench_NAME.py to NAME.json and NAME.md if this run measures."""
-    rows = Record()
-    yield rows
-    if timed and rows.rows:
-        name = request.module.__name__.rpartition("bench_")[2]
-        rows.write(Path(request.config.getoption("--output")), name)
+    """Collects the rows of bench_NAME.py, and writes each to the folder --output if this run measures."""
+    name = request.module.__name__.rpartition("bench_")[2]
+    return Record((Path(request.config.getoption("--output")), name) if timed else None)
 
 
 @pytest.fixture
-def needs_gpu(timed, record):
-    """needs_gpu(goal): skips the test where there is no GPU, and records that its goal was not measured."""
+def gpu(timed, record, monkeypatch):
+    """gpu(goal): the device of a row that is for a GPU: "cuda".
 
-    def check(goal: str) -> None:
+    Where nothing is timed it is the CPU, and torch.compile leaves everything as it is. Where there is no GPU the goal is
+    recorded as not measured and the test skipped.
+    """
+
+    def device(goal: str) -> str:
+        if not timed:
+            monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+            return "cpu"
         if torch.cuda.is_available():
-            return
-        if timed:
-            record.add_not_measured(goal, "needs a GPU", "this machine has none")
+            return "cuda"
+        record.add_not_measured(goal, "needs a GPU", "this machine has none")
         pytest.skip("needs a CUDA device")
 
-    return check
+    return device
+
+
+@pytest.fixture(autouse=True)
+def own_tf32():
+    """Every row begins with TF32 as torch has it, off for products and on for cuDNN, whatever the one before it set."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """Calls that last seconds are repeated less."""
+    monkeypatch.setattr(recording, "ROUNDS", {"cpu": 5, "cuda": 5})
+    monkeypatch.setattr(recording, "WARM_UP_CALLS", 1)

@@ -67,15 +67,23 @@ def vector_quantize_pytorch(codebook: Tensor) -> Callable[[Tensor], Tensor] | No
     return lambda z: peer(z[None])[1][0]
 
 
-def flash_kmeans(z: Tensor, codebook: Tensor) -> dict[str, Callable]:
-    """The package's assignment of rows z (N, D), given to it normalised, in either dtype; {}: not installed."""
-    if importlib.util.find_spec("flash_kmeans") is None:
-        return {}
-    from flash_kmeans.assign_euclid_triton import euclid_assign_triton
+def anchors(z: Tensor, codebook: Tensor) -> dict[str, Callable]:
+    """The fastest lookups known, of rows z (N, D) that are given to them normalised, in the dtypes that they take: by
+    name, those installed. None is exact for 16-bit rows."""
+    rows, codes = (F.normalize(x, dim=1)[None] for x in (z, codebook))
+    found = {}
+    if z.is_cuda and importlib.util.find_spec("flash_kmeans"):
+        from flash_kmeans.assign_euclid_triton import euclid_assign_triton
 
-    def assign(dtype: torch.dtype) -> Callable[[], Tensor]:
-        rows, codes = (F.normalize(x, dim=1)[None].to(dtype) for x in (z, codebook))
-        squares = [x.float().square().sum(-1) for x in (rows, codes)]
-        return lambda: euclid_assign_triton(rows, codes, x_sq=squares[0], c_sq=squares[1])[0]
+        for dtype in (torch.float16, torch.float32):
+            found[f"flash-kmeans, {str(dtype)[6:]}"] = _assign(euclid_assign_triton, rows.to(dtype), codes.to(dtype))
+    if z.is_cuda and importlib.util.find_spec("flashlib"):
+        from flashlib.primitives.kmeans.cutedsl import cutedsl_assign_euclid
 
-    return {f"flash-kmeans, {name}": assign(getattr(torch, name)) for name in ("float16", "float32")}
+        found["flashlib, bfloat16"] = _assign(cutedsl_assign_euclid, rows.bfloat16(), codes.bfloat16())
+    return found
+
+
+def _assign(function: Callable, rows: Tensor, codes: Tensor) -> Callable[[], Tensor]:
+    squares = [x.float().square().sum(-1) for x in (rows, codes)]
+    return lambda: function(rows, codes, x_sq=squares[0], c_sq=squares[1])[0]
