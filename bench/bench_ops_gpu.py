@@ -83,9 +83,7 @@ def add_time(record, goal: str, what: str, run: Callable, most: float, called: l
 
 def test_lookup(on, record):
     ours, (most, peers) = f"ours, nearest ({on.name})", LOOKUP
-    runs = [
-        variants(z, on.codebook, on.name, 0.0) | anchors(z.flatten(0, 1), on.codebook) for z in on.sets
-    ]
+    runs = [variants(z, on.codebook, on.name, 0.0) | anchors(z.flatten(0, 1), on.codebook) for z in on.sets]
     runs = {what: run for what, run in rotating(runs).items() if what in (ours, *peers, *ANCHORS)}
     timings, what = measure(runs, on.device), f"lookup, {on.name}"
     for peer, least in peers.items():

@@ -1,4 +1,4 @@
-"""A step of training beside the published computation as it is commonly written: tokenizer with all losses, and RAR."""
+"""A step of training on a CPU beside the published computation as it is commonly written: a tokenizer's, and RAR's."""
 
 from dataclasses import replace
 
@@ -37,13 +37,9 @@ from .training_peers import RARStep, TokenizerStep
 
 TINY = TokenizerConfig(image_size=16, patch_size=8, width=64, depth=1, heads=2, codebook_size=32, code_width=4)
 SMALL = TokenizerConfig(image_size=64, patch_size=8, width=192, depth=4, heads=3, codebook_size=1024, code_width=16)
-PUBLISHED = TokenizerConfig(
-    image_size=256, patch_size=16, width=768, depth=12, heads=12, codebook_size=4096, code_width=64, drop_path=0.1
-)
 WITHOUT_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "class_dropout": 0.0}
 RAR_TINY = RARConfig(32, 2, 2, 64, codebook_size=32, num_classes=10, num_tokens=16, **WITHOUT_DROPOUT)
 RAR_SMALL = RARConfig(256, 6, 4, 1024, codebook_size=1024, num_classes=1000, num_tokens=64, **WITHOUT_DROPOUT)
-RAR_B = RARConfig(codebook_size=4096, num_classes=1000, num_tokens=256, **WITHOUT_DROPOUT)
 LOSSES = LossConfig(adversarial_start=0.0)
 DISCRIMINATOR = DiscriminatorConfig(warmup_epochs=4.0)
 FEW_CODES = PerturbationConfig(
@@ -173,32 +169,3 @@ def test_rar_step_on_cpu(timed, record, few_rounds, open_run, tmp_path):
     timings = recording.measure({"plain": lambda: plain(batch.inputs, batch.labels)} | ours)
     what = f"RAR 256 x 6, 64 tokens, batch 16, {torch.get_num_threads()} threads, against plain"
     record.add_ratio("training step of RAR", what, 1.0, timings, "plain", "ours")
-
-
-def test_tokenizer_step_on_gpu(record, needs_gpu, few_rounds, open_run):
-    """Published sizes in bfloat16: ViT-B, LPIPS, DINOv2-B and DINO-S; ours compiled."""
-    goal = "training step of a tokenizer, published size"
-    needs_gpu(goal)
-    perturbation, batch_size = replace(FEW_CODES, beta=0.1, delta=100), 64
-    settings = {"device": "cuda", "losses": LOSSES, "tokenizer_training": training(batch_size)}
-    run = open_run(compile=True, perturbation=perturbation, **settings)
-    fit, batch = tokenizer_training(run, PUBLISHED, batch_size, published=True)
-    plain_run = open_run(name="plain", perturbation=perturbation, **settings)
-    other, _ = tokenizer_training(plain_run, PUBLISHED, batch_size, published=True)
-    plain = TokenizerStep(other.stage, perturbation, LOSSES, lambda images, use: diff_augment(images))
-    timings = recording.measure({"plain": lambda: plain(batch.inputs), "ours": lambda: fit._take_step(batch)}, "cuda")
-    what = f"ViT-B 256 px, 4096 codes, all losses, batch {batch_size}, bfloat16, against plain eager"
-    record.add_ratio(goal, what, 2.0, timings, "plain", "ours")
-
-
-def test_rar_step_on_gpu(record, needs_gpu, few_rounds, open_run, tmp_path):
-    """RAR-B in bfloat16; ours compiled."""
-    goal = "training step of RAR, published size"
-    needs_gpu(goal)
-    always = OrderConfig(anneal_start=200.0, anneal_end=200.0)
-    run = open_run(device="cuda", compile=True, order=always, generator_training=training(128))
-    fit, batch = rar_training(run, RAR_B, 128, tmp_path / "tokens")
-    plain = RARStep(fit.stage, share=1.0)
-    ours = {"ours": lambda: fit._take_step(batch)}
-    timings = recording.measure({"plain": lambda: plain(batch.inputs, batch.labels)} | ours, "cuda")
-    record.add_ratio(goal, "RAR-B, batch 128, bfloat16, against plain eager", 1.8, timings, "plain", "ours")

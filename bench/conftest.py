@@ -39,8 +39,8 @@ def record(request, timed):
 def gpu(timed, record, monkeypatch):
     """gpu(goal): the device of a row that is for a GPU: "cuda".
 
-    Where nothing is timed it is the CPU, and torch.compile leaves everything as it is. Where there is no GPU the goal is
-    recorded as not measured and the test skipped.
+    Where nothing is timed it is the CPU, and torch.compile leaves everything as it is. Where there is no GPU the goal
+    is recorded as not measured and the test skipped.
     """
 
     def device(goal: str) -> str:

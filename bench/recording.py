@@ -10,7 +10,8 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,6 +69,18 @@ def seconds(run: Callable[[], object]) -> float:
 def replayed_milliseconds(run: Callable[[], object], device: str) -> float:
     """Milliseconds of a call on the GPU inside a replayed graph, where launching it costs the host nothing."""
     return graph_milliseconds(run) if device == "cuda" else _on_cpu(run)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Float32 products and convolutions in TF32, as the authors run theirs."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32, convolutions.allow_tf32 = True, True
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def median(timings: list[float]) -> float:

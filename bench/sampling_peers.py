@@ -19,6 +19,11 @@ def multinomial(logits: Tensor, step: int) -> Tensor:
     return torch.multinomial(logits.softmax(-1), 1)[:, 0]
 
 
+def forced(given: Tensor, kept: Tensor) -> Draw:
+    """Draws that are overwritten by tokens `given` (B, L) where `kept` (B, L): sampling with a teacher's tokens."""
+    return lambda logits, step: torch.where(kept[:, step], given[:, step], multinomial(logits, step))
+
+
 class GrowingCache:
     """The authors' loop, as section 3 of PERFORMANCE describes it.
 
@@ -75,45 +80,56 @@ class GrowingCache:
 
 
 class CompiledStaticCache:
-    """One compiled decoding step over a static cache, with the step number as a tensor: the usual fast PyTorch.
+    """One compiled decoding step over static caches, with the step number as a tensor: the usual fast PyTorch.
 
+    Each layer has a cache of its own, which the compiler is told stays where it is: of one tensor for all layers it
+    copies those that change, and a captured graph would copy what it does not know to be static.
     `compiler` is torch.compile, with the mode that suits the device.
     """
 
     def __init__(self, model: RAR, compiler: Callable = torch.compile):
         self.model, self.step = model, compiler(self._step)
+        self.caches: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def generate(self, classes: Tensor, scale: float, power: float, temperature: float, draw: Draw) -> Tensor:
         model, device = self.model, classes.device
         length, count = model.num_tokens, 2 * len(classes)
         streams = model.condition(torch.cat([classes, torch.full_like(classes, model.num_classes)]))
-        attention = model.blocks[0].attn
-        shape = (len(model.blocks), 2, count, attention.heads, length + 1, model.config.width // attention.heads)
-        cache = torch.zeros(shape, device=device, dtype=streams.dtype)
-        self.step(
-            model.cls_token[0].expand(count, -1).contiguous(),
-            streams,
-            torch.zeros(1, dtype=torch.int64, device=device),
-            cache,
-        )
+        self._begin(count, streams)
+        first = model.cls_token[0].expand(count, -1).contiguous()
+        self._next(first, streams, torch.zeros(1, dtype=torch.int64, device=device))
         x, tokens = streams, []
         for step in range(length):
             share = (1 - torch.cos(torch.tensor(step / length, device=device) ** power * torch.pi)) / 2
             place = torch.full((1,), step + 1, device=device)
-            conditional, unconditional = self.step(x, streams, place, cache).float().chunk(2)
+            conditional, unconditional = self._next(x, streams, place).float().chunk(2)
             guided = unconditional + (conditional - unconditional) * (1 + (scale - 1) * share)
             tokens.append(draw(guided / temperature, step))
             x = model.embeddings(tokens[-1]).repeat(2, 1)
         return torch.stack(tokens, 1)
 
-    def _step(self, x: Tensor, condition: Tensor, place: Tensor, cache: Tensor) -> Tensor:
+    def _begin(self, count: int, like: Tensor) -> None:
+        """The caches of so many streams; those of the last batch where it was of this size."""
+        if self.caches and len(self.caches[0][0]) == count:
+            return
+        attention, length = self.model.blocks[0].attn, self.model.num_tokens + 1
+        shape = (count, attention.heads, length, self.model.config.width // attention.heads)
+        self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in self.model.blocks]
+        for cache in sum(self.caches, ()):
+            torch._dynamo.mark_static_address(cache)
+
+    def _next(self, x: Tensor, condition: Tensor, place: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return self.step(x, condition, place, self.caches)
+
+    def _step(self, x: Tensor, condition: Tensor, place: Tensor, caches: list[tuple[Tensor, Tensor]]) -> Tensor:
         model = self.model
         target = model.target_aware_pos_embed[0, place + 1] * (place > 0)[:, None]
         x = (x + model.pos_embed[0, place] + target)[:, None]
         c = (condition + model.timesteps_embeddings[0, place])[:, None]
-        seen = torch.arange(cache.shape[4], device=x.device) <= place
-        for block, (keys, values) in zip(model.blocks, cache, strict=True):
+        seen = torch.arange(caches[0][0].shape[2], device=x.device) <= place
+        for block, (keys, values) in zip(model.blocks, caches, strict=True):
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(c, None)
             h = block.norm1(x) * (1 + scale1) + shift1
             q, k, v = (part.transpose(1, 2) for part in block.attn.split(block.attn.qkv(h)))

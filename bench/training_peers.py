@@ -65,6 +65,30 @@ def quantize(z: Tensor, codebook: Tensor, perturbation: PerturbationConfig) -> t
     return z + (codes[indices] - z).detach(), clean, vq, commit
 
 
+class NetworkStep:
+    """Encoder and decoder alone, forward, backward and an optimiser's step, with the squared error and the quantiser's
+    losses. quantized(model, images) -> (decoded images, vq loss, commitment loss).
+    """
+
+    def __init__(self, model: nn.Module, training: TrainingConfig, autocast: Callable, quantized: Callable):
+        self.model, self.quantized, self.autocast = model, quantized, autocast
+        self.optimizer = optimizer_of(list(model.parameters()), training)
+
+    def __call__(self, images: Tensor) -> None:
+        with self.autocast():
+            decoded, vq, commit = self.quantized(self.model, images)
+            loss = F.mse_loss(decoded.float(), images) + vq + 0.25 * commit
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def plainly_quantized(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Encoder, the full matrix of distances, decoder."""
+    z_q, _, vq, commit = quantize(model.encode(images), model.codebook, PerturbationConfig(beta=0.0))
+    return model.decode(z_q), vq, commit
+
+
 class TokenizerStep:
     """Main training: a step of the tokenizer, then one of the discriminator; returns the figures that were read."""
 
@@ -138,11 +162,11 @@ class PlainAttention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.q_norm, self.k_norm = (nn.LayerNorm(width // heads, eps=1e-6) for _ in range(2))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         count, places, width = x.shape
         qkv = self.qkv(x).reshape(count, places, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
+        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask, is_causal=mask is None)
         return self.proj(x.transpose(1, 2).reshape(count, places, width))
 
 
@@ -155,18 +179,22 @@ class PlainBlock(nn.Module):
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, config.mlp_width), nn.Linear(config.mlp_width, width)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1, mask)
         return x + gate2 * self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x) * (1 + scale2) + shift2)))
 
 
 class PlainRAR(nn.Module):
-    """The network on whole sequences, without dropout; its parameters have the published names, which are ours too."""
+    """The network on whole sequences, without dropout; its parameters have the published names, which are ours too.
 
-    def __init__(self, model: nn.Module):
+    With a mask as published, or, where `says_causal`, told that it is causal, which has faster kernels.
+    """
+
+    def __init__(self, model: nn.Module, says_causal: bool = False):
         super().__init__()
-        config = self.config = model.config
+        config, self.says_causal = model.config, says_causal
+        self.config = config
         for name in ("cls_token", "pos_embed", "target_aware_pos_embed", "timesteps_embeddings"):
             setattr(self, name, nn.Parameter(torch.empty_like(getattr(model, name))))
         self.embeddings = nn.Embedding(*model.embeddings.weight.shape)
@@ -186,7 +214,9 @@ class PlainRAR(nn.Module):
         x = x + torch.cat([own[:, :2], own.gather(1, places[:, :-1])], 1)
         x = x + torch.cat([torch.zeros_like(x[:, :1]), target.gather(1, places)], 1)
         c = condition + self.timesteps_embeddings[:, : length + 1]
-        mask = torch.full((length + 1, length + 1), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
+        mask = None
+        if not self.says_causal:
+            mask = torch.full((length + 1, length + 1), -torch.inf, device=x.device, dtype=x.dtype).triu(1)
         for block in self.blocks:
             x = block(x, c, mask)
         scale, shift = self.adaln_before_head.adaLN_modulation(c).chunk(2, dim=-1)
@@ -195,12 +225,16 @@ class PlainRAR(nn.Module):
 
 
 class RARStep:
-    """A step of the generator; orders are drawn a sequence at a time. Returns the figures that were read."""
+    """A step of the generator; orders are drawn a sequence at a time. Returns the figures that were read.
 
-    def __init__(self, stage, share: float):
-        self.model, self.training, self.share = PlainRAR(stage.model), stage.training, share
+    compile: the network is compiled as a whole, and told that it is causal.
+    """
+
+    def __init__(self, stage, share: float, compile: bool = False):
+        self.model, self.training, self.share = PlainRAR(stage.model, compile), stage.training, share
         self.model.to(stage.run.device)
         self.average = copy.deepcopy(self.model)
+        self.forward = torch.compile(self.model, dynamic=False) if compile else self.model
         self.optimizer = optimizer_of(list(self.model.parameters()), self.training)
         self.autocast = stage.run.autocast
 
@@ -211,7 +245,7 @@ class RARStep:
         orders = torch.stack(orders).to(device)
         tokens = tokens.gather(1, orders)
         with self.autocast():
-            logits = self.model(tokens, classes, orders)
+            logits = self.forward(tokens, classes, orders)
         loss = F.cross_entropy(logits.float().transpose(1, 2), tokens)
         self.optimizer.zero_grad()
         loss.backward()
