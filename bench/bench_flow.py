@@ -88,15 +88,16 @@ def test_training_on_cpu(timed, record, few_rounds):
     record.add_ratio("flow training", what, 1.0, timings, "plain", "ours")
 
 
-def test_compiled_sampling_on_gpu(record, needs_gpu, few_rounds):
+def test_compiled_sampling_on_gpu(timed, record, gpu, few_rounds):
     """Compiled bfloat16 against the same eager: at least twice as fast."""
     goal = "flow sampling, compiled"
-    needs_gpu(goal)
-    model = random_models(ON_GPU)[0].to("cuda", torch.bfloat16)
-    z, classes = inputs(ON_GPU, 64)
+    device, config, count = gpu(goal), ON_GPU if timed else SMALL, 64 if timed else 2
+    model = random_models(config)[0].to(device, torch.bfloat16)
+    z, classes = (x.to(device) for x in inputs(config, count))
     settings = {"steps": STEPS, "solver": "euler", "guidance_scale": SCALE}
     eager, compiled = model.sampler(**settings), model.sampler(**settings, compile=True)
     timings = recording.measure(
-        {"eager": lambda: eager.follow(z, classes), "ours": lambda: compiled.follow(z, classes)}, "cuda"
+        {"eager": lambda: eager.follow(z, classes), "ours": lambda: compiled.follow(z, classes)}, device
     )
-    record.add_ratio(goal, f"SiT-XL, 128 latents, guided, batch 64, {STEPS} Euler steps", 2.0, timings, "eager", "ours")
+    what = f"SiT-XL, 128 latents, guided, batch {count}, {STEPS} Euler steps"
+    record.add_ratio(goal, what, 2.0, timings, "eager", "ours")

@@ -1,11 +1,15 @@
-"""Convolutional tokenizers beside a plain rendering of the published network, on a CPU and on a GPU."""
+"""Convolutional tokenizers beside a plain rendering of the published network, and decoding on a GPU."""
+
+import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from robustok.model_configs import ConvTokenizerConfig
-from robustok.models.compiling import compiled_blocks
+from robustok.model_configs import ConvTokenizerConfig, TokenizerConfig
+from robustok.models.compiling import compile_blocks
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
 from . import recording
 from .conv_peers import plain_llamagen
@@ -14,6 +18,8 @@ VQ16 = ConvTokenizerConfig(code_width=8, similarity="cosine")  # LlamaGen's, 72 
 SMALL = ConvTokenizerConfig(
     image_size=32, widths=(32, 64), stem_width=32, attention=(1,), feature_width=16, code_width=8, similarity="cosine"
 )
+VIT_B = TokenizerConfig(256, 16, 768, depth=12, heads=12, num_latents=256, codebook_size=4096, code_width=64)
+VIT_SMALL = TokenizerConfig(16, 8, 32, depth=1, heads=2, codebook_size=64, code_width=4)
 
 
 @pytest.fixture
@@ -47,18 +53,55 @@ def test_convolutional_tokenizer_on_cpu(timed, record, few_rounds):
 
 
 @torch.inference_mode()
-def test_compiled_decoder_on_gpu(record, needs_gpu, few_rounds):
+def test_compiled_decoder_on_gpu(timed, record, gpu, few_rounds):
     """Compiled bfloat16 against eager float32 with TF32 off."""
     goal = "convolutional decode, compiled bfloat16"
-    needs_gpu(goal)
-    eager, compiled = (ConvTokenizer(VQ16).eval().cuda() for _ in range(2))
-    for block in compiled_blocks(compiled):
-        block.compile()
-    z_q = torch.randn(16, eager.num_latents, 8, device="cuda")
+    device, count = gpu(goal), 16 if timed else 1
+    eager, compiled = (ConvTokenizer(VQ16 if timed else SMALL).eval().to(device) for _ in range(2))
+    compile_blocks(compiled)
+    z_q = torch.randn(count, eager.num_latents, 8, device=device)
 
     def ours() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             compiled.decode(z_q)
 
-    timings = recording.measure({"ours": ours, "eager": lambda: eager.decode(z_q)}, "cuda")
-    record.add_ratio(goal, "VQ-16, decode 256 px, batch 16, against eager", 2.0, timings, "eager", "ours")
+    def exact() -> None:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            eager.decode(z_q)
+
+    timings = recording.measure({"ours": ours, "eager": exact}, device)
+    record.add_ratio(goal, f"VQ-16, decode 256 px, batch {count}, against eager", 2.0, timings, "eager", "ours")
+
+
+@torch.inference_mode()
+def test_token_decode_on_gpu(timed, record, gpu, few_rounds):
+    """Tokens to images by the ViT-B decoder: ours in bfloat16 against eager TF32 and a compiled bfloat16 network."""
+    goal = "token decode"
+    device, count = gpu(goal), 256 if timed else 2
+    torch.manual_seed(0)
+    exact = ViTTokenizer(VIT_B if timed else VIT_SMALL).eval().to(device)
+    fast, whole = copy.deepcopy(exact), copy.deepcopy(exact)
+    compile_blocks(fast)
+    compiled = torch.compile(whole.bfloat16().decode, dynamic=False)
+    tokens = torch.randint(len(exact.codebook), (count, exact.num_tokens), device=device)
+
+    def ours() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return fast.decode(fast.lookup(tokens))
+
+    def theirs() -> torch.Tensor:
+        with recording.tf32():
+            return exact.decode(exact.lookup(tokens))
+
+    error = float((ours().float() - exact.decode(exact.lookup(tokens))).abs().mean())
+    runs = {"ours": ours, "eager, TF32": theirs, "torch.compile, bfloat16": lambda: compiled(whole.lookup(tokens))}
+    with FlopCounterMode(display=False) as counter:
+        theirs()
+    timings, what = recording.measure(runs, device), f"ViT-B, 256 px, batch {count}, mean error {error:.1e} of [-1, 1]"
+    record.add_ratio(goal, f"{what}, against eager, TF32", 2.5, timings, "eager, TF32", "ours")
+    against = "torch.compile, bfloat16"
+    record.add_ratio(goal, f"{what}, against {against}", 1.15, timings, against, "ours")
+    seconds = recording.median(timings["ours"]) / 1e3
+    record.add_at_least(goal, what, 4490, count / seconds, "images/s")
+    share = counter.get_total_flops() / seconds / recording.product_rate(device)
+    record.add_at_least(goal, what, 0.55, share, "of the rate of a product")

@@ -13,6 +13,8 @@ from robustok.evaluation import FeatureStatistics, frechet_distance
 from robustok.evaluation.features.inception import normalize, tf1_resize
 from robustok.models.frozen.inception import Inception, load_inception
 
+from .ops_peers import authors_perturb, authors_quantize
+
 
 def random_inception(path: Path) -> Path:
     """Weights of a randomly initialised network: speed does not depend on their values."""
@@ -66,17 +68,47 @@ def eigenvalue_distance(features: Tensor, reference: tuple[np.ndarray, np.ndarra
     return found["frechet_inception_distance"]
 
 
+def covered(rows: Tensor, centres: Tensor, limits: Tensor, block: int = 5000) -> float:
+    """The share of the rows that lie within a centre's limit."""
+    inside = [(torch.cdist(part, centres) <= limits).any(dim=1) for part in rows.split(block)]
+    return float(torch.cat(inside).float().mean())
+
+
 def blockwise_precision_recall(real: Tensor, fake: Tensor, k: int = 3, block: int = 5000) -> tuple[float, float]:
     """torch.cdist and topk in blocks of rows."""
 
     def radii(x: Tensor) -> Tensor:
         return torch.cat([torch.cdist(part, x).topk(k + 1, largest=False).values[:, k] for part in x.split(block)])
 
-    def covered(rows: Tensor, centres: Tensor, limits: Tensor) -> float:
-        inside = [(torch.cdist(part, centres) <= limits).any(dim=1) for part in rows.split(block)]
-        return float(torch.cat(inside).float().mean())
+    return covered(fake, real, radii(real)), covered(real, fake, radii(fake))
+
+
+def flash_neighbors(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Radii by flashlib's nearest neighbours, the rest in blocks. Raises ImportError without the package."""
+    from flashlib.primitives.knn import flash_knn
+
+    def radii(x: Tensor) -> Tensor:
+        return flash_knn(x[None], x[None], k + 1)[0][0, :, k].clamp(min=0).sqrt()
 
     return covered(fake, real, radii(real)), covered(real, fake, radii(fake))
+
+
+def plain_pfid(tokenizer, batches: list[Tensor], features: Callable, alpha: float, delta: int) -> tuple[Tensor, Tensor]:
+    """One setting as the authors' scripts do it, float32, eager, the whole matrix of distances: features (N, 2048) of
+    the images and of their perturbed reconstructions, on the CPU, for `sqrtm_distance`.
+
+    features: uint8 (B, 3, H, W) -> (B, 2048).
+    """
+    real, fake = [], []
+    with torch.no_grad():
+        for images in batches:
+            z = tokenizer.encode(from_uint8(images)).flatten(0, 1)
+            z_q = authors_quantize(z, tokenizer.codebook)[1]
+            moved = authors_perturb(z, z_q, tokenizer.codebook, alpha, len(z), delta)
+            decoded = tokenizer.decode(moved.view(len(images), -1, z.shape[1]))
+            real.append(features(images).cpu())
+            fake.append(features(to_uint8(decoded)).cpu())
+    return torch.cat(real), torch.cat(fake)
 
 
 @torch.inference_mode()
@@ -84,16 +116,23 @@ def naive_pfid(tokenizer, batches: Iterable[Tensor], features: Callable, setting
     """pFID as a loop over its settings, with the same kernels: each encodes, perturbs and decodes all images anew."""
     batches, reference, table = list(batches), None, {}
     for alpha, delta in settings:
-        found = FeatureStatistics(2048, batches[0].device)
-        original = FeatureStatistics(2048, batches[0].device)
-        for i, batch in enumerate(batches):
-            ids = torch.arange(len(batch), device=batch.device) + i * len(batches[0])
+        found, original, done = [], [], 0
+        for batch in batches:
+            ids = torch.arange(done, done + len(batch), device=batch.device)
             draw = {"alpha": alpha, "beta": 1.0, "delta": delta, "seed": 0, "sample_ids": ids}
             latents = tokenizer.encode(from_uint8(batch)).float()
             moved = vq_perturb(latents, tokenizer.codebook, normalize=tokenizer.normalize, **draw)
-            found.update(features(to_uint8(tokenizer.decode(moved.z_q))).features)
+            found.append(features(to_uint8(tokenizer.decode(moved.z_q))).features)
             if reference is None:
-                original.update(features(batch).features)
-        reference = reference or original
-        table[alpha, delta] = frechet_distance(found, reference)
+                original.append(features(batch).features)
+            done += len(batch)
+        reference = reference or _moments(original)
+        table[alpha, delta] = frechet_distance(_moments(found), reference)
     return table
+
+
+def _moments(features: list[Tensor]) -> FeatureStatistics:
+    moments = FeatureStatistics(features[0].shape[1], features[0].device)
+    for rows in features:
+        moments.update(rows)
+    return moments
