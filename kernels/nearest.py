@@ -22,6 +22,35 @@ TIE_PROGRAMS = 4096  # of a warp, which share the list of near ties: its length 
 
 
 @triton.jit
+def _packed_error(
+    u,  # *f32 (R, D)
+    n,
+    inside,
+    limits,  # *f32 (2)
+    D,
+    Dp,
+    TILES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Largest error (len(n)) of the scores of rows n, whose last bits the number of a tile replaces."""
+    squares, rest = tl.zeros(n.shape, tl.float32), tl.zeros(n.shape, tl.float32)
+    for d0 in range(0, Dp, BLOCK_D):
+        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
+        left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
+        squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
+    length, packing = length_of(squares, D), TILES * 1.1920929e-07
+    if SPLIT:
+        residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
+        rounded = residual * max_norm + (length + residual) * max_residual
+        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D, PRODUCT)
+    else:
+        error = split_error(length, limits, packing, D, SPLIT, PRODUCT)
+    return error
+
+
+@triton.jit
 def _nearest_kernel(
     u,  # *f32 (R, D)
     high,  # *f16 (Kp, Dp); *f32 without SPLIT
@@ -29,6 +58,7 @@ def _nearest_kernel(
     limits,  # *f32 (2)
     tile_numbers,  # *i32 (Kp / BLOCK_K)
     out,  # *i64 (R)
+    errors,  # *f32 (R): scratch
     tied,  # *i64 (R, 3): the list of near ties; see the end of the kernel
     tied_count,  # *i32 (1), zero: length of the list
     R,
@@ -49,18 +79,9 @@ def _nearest_kernel(
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < R
-    squares, rest = tl.zeros((BLOCK_N,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
-    for d0 in range(0, Dp, BLOCK_D):
-        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
-        left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
-        squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
-    length, packing = length_of(squares, D), TILES * 1.1920929e-07  # the number of a tile replaces the last bits
-    if SPLIT:
-        residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
-        rounded = residual * max_norm + (length + residual) * max_residual
-        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D, PRODUCT)
-    else:
-        error = split_error(length, limits, packing, D, SPLIT, PRODUCT)
+    # The error waits in memory for the end: registers for it would be taken from the loop.
+    tl.store(errors + n, _packed_error(u, n, inside, limits, D, Dp, TILES, SPLIT, PRODUCT, BLOCK_D), mask=inside)
+    tl.debug_barrier()  # other threads read it
 
     d = tl.arange(0, BLOCK_D)
     if SPLIT and not WIDE:
@@ -88,7 +109,7 @@ def _nearest_kernel(
         second = tl.maximum(second, tl.minimum(packed, best))
         best = tl.maximum(best, packed)
 
-    reach = tl.max(best, 1) - 2 * error
+    reach = tl.max(best, 1) - 2 * tl.load(errors + n, mask=inside, other=0.0)
     is_near = (best < reach[:, None]) == 0  # negated, so that NaN counts as near
     hidden = tl.sum(((second < reach[:, None]) == 0).to(tl.int32), 1)
     count = tl.sum(is_near.to(tl.int32), 1) + hidden
@@ -166,6 +187,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         limits=codes.limits,
         tile_numbers=codes.tile_numbers,
         out=out,
+        errors=u.new_empty(R),
         tied=tied,
         tied_count=tied_count,
         R=R,

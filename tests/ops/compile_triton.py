@@ -16,7 +16,7 @@ TILE = {"SPLIT": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}
 ONE_COORDINATE = {"D": 1, "BLOCK_D": 16}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
-NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "tied": P64, "tied_count": P32}
+NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "errors": F32, "tied": P64, "tied_count": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 SELECT |= {"listed": P32, "listed_count": P32}
 TOP = SCORED | {"ranks": P32, "out": P64, "listed": P32, "listed_count": P32, "tied": P32, "tied_count": P32}
@@ -166,9 +166,10 @@ def as_launched(kernel: str) -> dict:
     aligned = [name.startswith("*") or argument in SIZES for argument, name in source.signature.items()]
     source.attrs = {(i,): [["tt.divisibility", 16]] for i, multiple in enumerate(aligned) if multiple}
     options = {"num_warps": 8, **OPTIONS.get(kernel, {})}
-    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"]
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    code = compiled.asm["cubin"]
     found = [{"length": loop.length, "barriers": loop.operations.get("BAR", 0)} for loop in loops(code)]
-    return {**resources(code), "loops": found}
+    return {**resources(code), "shared": compiled.metadata.shared, "loops": found}
 
 
 def compile_kernel(kernel: str, capability: int) -> dict:
