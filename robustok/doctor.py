@@ -54,7 +54,7 @@ def examine() -> dict:
 
     from .core.device import untested_devices
     from .core.version import __version__
-    from .ops.decoding.attention import choices_file
+    from .ops.decoding.appending import choices_file
     from .ops.decoding.measured_choice import read_choices
     from .ops.vq.backends import registry
     from .ops.vq.backends.cpp_backend import CppBackend

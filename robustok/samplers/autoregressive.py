@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -82,14 +83,18 @@ class AutoregressiveSampler:
     def _start(self, classes: Tensor, seed: int, ids: Tensor) -> Tensor:
         """Logits of token 0; buffers keep their addresses as long as the batch keeps its size."""
         if self.decoder is None or self.tokens.shape[1] != len(classes):
-            self.decoder = self.model.decoder(self.streams * len(classes), self.choices)
-            self.tokens = torch.zeros(self.length, len(classes), dtype=torch.int64, device=self.device)
-            self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
-            self.step, self.graph = self.tokens.new_zeros(1), None
+            self.reserve(len(classes))
         self.ids.copy_(ids)
         self.seed.fill_(seed)
         streams = [classes, torch.full_like(classes, self.model.num_classes)][: self.streams]
         return self.decoder.start(torch.cat(streams).to(self.device))
+
+    def reserve(self, count: int) -> None:
+        """Buffers for `count` images."""
+        self.decoder = self.model.decoder(self.streams * count, self.choices)
+        self.tokens = torch.zeros(self.length, count, dtype=torch.int64, device=self.device)
+        self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
+        self.step, self.graph = self.tokens.new_zeros(1), None
 
     def _next_logits(self, step: int) -> Tensor:
         self.decoder.prepare(step)
@@ -126,23 +131,31 @@ class AutoregressiveSampler:
         Three runs on a stream of their own come first, to build kernels and to find memory; the tokens that they write
         are written again later.
         """
-        advance = torch.compile(self._device_step, fullgraph=True, dynamic=False) if self.compile else self._device_step
+        advance = self.compiled_step() if self.compile else self._advance
         aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
-                self.step.zero_()
+                self.step.fill_(1)
                 advance()
         torch.cuda.current_stream().wait_stream(aside)
         self.step.zero_()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be decoding
+            self.step += 1  # not compiled: every kernel then reads the number from memory, and none has to make it
             advance()
         return graph
 
-    def _device_step(self) -> None:
-        """Draws the next token from the last one."""
-        tokens = take(self.tokens, self.step).repeat(self.streams)
-        self.step += 1
+    def compiled_step(self) -> Callable[[], None]:
+        """`_advance`, fused.
+
+        For the sizes at hand alone: sizes left open would cost speed at the second batch size. Products are not padded,
+        which each process would measure anew, and other sizes round differently.
+        """
+        return torch.compile(self._advance, fullgraph=True, dynamic=False, options={"shape_padding": False})
+
+    def _advance(self) -> None:
+        """Draws token `step` from the one before it."""
+        tokens = take(self.tokens, self.step - 1).repeat(self.streams)
         drawn = self._draw(self.decoder.step(tokens, self.step), self.step, self.ids)
         self.tokens.index_copy_(0, self.step, drawn[None])
 

@@ -35,6 +35,14 @@ TOP_SELECTION = TILE | {"BLOCK_N": 32, "LEVELS": 8, "CANDIDATES": 4, "TILES": 64
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
 ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
 ONE_QUERY = {"BLOCK_T": 32, "BLOCK_W": 16}
+NORMS, ROTATION = ("query_weight", "query_bias", "key_weight", "key_bias"), ("cos", "sin")
+APPEND = (
+    ATTENTION
+    | {"key": BF16, "value": BF16, "epsilon": "fp32"}
+    | dict.fromkeys(NORMS, BF16)
+    | dict.fromkeys(ROTATION, F32)
+)
+NOTHING_NEW = dict.fromkeys(("key", "value", *NORMS, *ROTATION)) | {"epsilon": 0.0, "ahead": 0}
 ROWS = {"BLOCK_N": 64, "BLOCK_D": 64}
 # By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant,
 # and so is a pointer that is None.
@@ -98,8 +106,26 @@ KERNELS = {
         | {"NORMALIZE": True}
         | dict.fromkeys(("second", "second_b", "second_l", "second_d", "codes", "nearest", "vq", "commit", "de")),
     ),
-    "attention, one query": ("attention._one_query_kernel", ATTENTION, ONE_QUERY | {"WIDTH": 64, "PARTS": 4}),
-    "attention, one query of 48": ("attention._one_query_kernel", ATTENTION, ONE_QUERY | {"WIDTH": 48, "PARTS": 3}),
+    "attention, one query": (
+        "attention._one_query_kernel",
+        ATTENTION,
+        ONE_QUERY | NOTHING_NEW | {"WIDTH": 64, "PARTS": 4},
+    ),
+    "attention, new place": (
+        "attention._one_query_kernel",
+        APPEND,
+        ONE_QUERY | dict.fromkeys(ROTATION) | {"WIDTH": 64, "PARTS": 4},
+    ),
+    "attention, new place of 48": (
+        "attention._one_query_kernel",
+        APPEND,
+        ONE_QUERY | dict.fromkeys(ROTATION) | {"WIDTH": 48, "PARTS": 3},
+    ),
+    "attention, new place turned": (
+        "attention._one_query_kernel",
+        APPEND,
+        ONE_QUERY | dict.fromkeys(NORMS) | {"WIDTH": 64, "PARTS": 4},
+    ),
     "attention, few queries": (
         "attention._few_queries_kernel",
         ATTENTION,
@@ -116,13 +142,15 @@ OPTIONS = {
     "nearest": {"maxnreg": 128},
     "select, many codes": {"num_warps": 16},
     "attention, one query": {"num_warps": 2},
-    "attention, one query of 48": {"num_warps": 2},
+    "attention, new place": {"num_warps": 2},
+    "attention, new place of 48": {"num_warps": 2},
+    "attention, new place turned": {"num_warps": 2},
     "attention, few queries": {"num_warps": 4},
 }  # as launched; the others with eight warps
 
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count"}  # multiples of 16 at every published shape, and so are the strides
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
-LAUNCHED = ("nearest", "select top", "attention, one query", "attention, one query of 48")
+LAUNCHED = ("nearest", "select top", "attention, new place", "attention, new place of 48")
 
 
 def source_of(kernel: str, **more_constants: int):

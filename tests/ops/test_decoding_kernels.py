@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from robustok.core.random import SAMPLE
-from robustok.ops.decoding import reference
+from robustok.models.rotary import rotate
+from robustok.ops.decoding import NewPlaces, reference
+from robustok.ops.decoding.appending import append_triton
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,6 +27,52 @@ def test_decode_attention(queries, width):
     last[0, 0], last[1, 0] = 0, 199
     found, expected = decode_attention(query, *caches, last), reference.decode_attention(query, *caches, last)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("waiting", ["norm", "rotation"])
+@pytest.mark.parametrize(("place", "width"), [(0, 64), (1, 20), (32, 48), (40, 64)])
+def test_append_and_attend(place, width, waiting, dtype):
+    """One kernel normalises or turns query and key, stores the new place, and attends: as one after the other."""
+    torch.manual_seed(0)
+    streams, heads = 3, 2
+    caches = torch.randn(2, streams, heads, 41, width, dtype=dtype, device=DEVICE)
+    caches[:, :, :, place:] = torch.nan  # places not filled yet must not be read
+    qkv = torch.randn(streams, 3 * heads * width, device=DEVICE).to(dtype)
+    if waiting == "norm":
+        norms = tuple(torch.randn(4, width, device=DEVICE).to(dtype))
+        new = NewPlaces(qkv, lambda x: split_with(norms, x), norms=norms, epsilon=1e-6)
+    else:
+        rotation = torch.randn(2, 1, width // 2, device=DEVICE).unbind()
+        new = NewPlaces(qkv, lambda x: turn_with(rotation, x), rotation=rotation)
+    expected_caches = caches.clone()
+    q, expected_caches[0, :, :, place], expected_caches[1, :, :, place] = new.split(qkv)
+    last = torch.full((streams, 1), place, device=DEVICE)
+    expected = reference.decode_attention(q[:, :, None], *expected_caches, last).flatten(1)
+    step = torch.tensor([place - 1], device=DEVICE)
+    found = append_triton(new, *caches, step, ahead=1)
+    # in bfloat16 a key or query may be rounded the other way, by 2^-8 of it, and a score be as much apart
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 0.06}
+    torch.testing.assert_close(found.double(), expected, **close)
+    stored = caches[:, :, :, place], expected_caches[:, :, :, place]
+    torch.testing.assert_close(*stored, rtol=close["rtol"], atol=1e-5)
+    assert torch.equal(caches[:, :, :, :place], expected_caches[:, :, :, :place])
+    assert caches[:, :, :, place + 1 :].isnan().all()
+
+
+def heads_of(qkv, count=2):
+    return qkv.unflatten(1, (3, count, -1)).unbind(1)
+
+
+def split_with(norms, qkv):
+    q, k, v = heads_of(qkv)
+    width = q.shape[-1:]
+    return F.layer_norm(q, width, *norms[:2], eps=1e-6), F.layer_norm(k, width, *norms[2:], eps=1e-6), v
+
+
+def turn_with(rotation, qkv):
+    q, k, v = heads_of(qkv)
+    return rotate(q, *rotation), rotate(k, *rotation), v
 
 
 @pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.7), (20, 0.5)])

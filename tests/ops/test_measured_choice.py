@@ -9,7 +9,7 @@ import torch
 
 from robustok import doctor
 from robustok.models.generators import rar_decoding
-from robustok.ops.decoding import attention
+from robustok.ops.decoding import appending, attention
 from robustok.ops.decoding.measured_choice import choose_fastest
 
 
@@ -54,7 +54,7 @@ def test_nothing_can_run_or_memory_is_out(tmp_path):
 
 def test_the_doctor_says_what_was_taken(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    choose(attention.choices_file(), {"triton": 0.25, "sdpa": 0.5}, **{"flash-attn": missing})
+    choose(appending.choices_file(), {"triton": 0.25, "sdpa": 0.5}, **{"flash-attn": missing})
     doctor.main([])
     text = capsys.readouterr().out
     assert "decode attention on a GPU: triton" in text and "0.2500 ms" in text and "No module" in text
@@ -71,6 +71,9 @@ def fake_kvcache(q, k_cache, v_cache, cache_seqlens):
     return torch.stack(out).to(q.dtype)
 
 
+WAYS = {"sdpa": attention.sdpa_attention, "flash-attn": attention.flash_attention}
+
+
 @pytest.mark.parametrize("places", [None, [[5]], [[5], [0], [8]]])
 @pytest.mark.parametrize("way", ["sdpa", "flash-attn"])
 def test_ways_compute_the_same(way, places, monkeypatch):
@@ -79,7 +82,7 @@ def test_ways_compute_the_same(way, places, monkeypatch):
     query, caches = torch.randn(3, 2, 1, 48).half(), torch.randn(2, 3, 2, 9, 48).half()
     places = None if places is None else torch.tensor(places)
     length = 7 if places is None else 9
-    found = attention.CANDIDATES[way](query, *caches, length, places)
+    found = WAYS[way](query, *caches, length, places)
     last = torch.tensor([length - 1]) if places is None else places[:, 0]
     score = (query.double() @ caches[0].double().mT / 48**0.5)[:, :, 0]
     hidden = torch.arange(9) > last.expand(3)[:, None, None]
@@ -100,16 +103,16 @@ def test_flash_attn_refuses_what_it_does_not_take():
 
 
 def test_on_a_cpu_nothing_is_measured(tmp_path):
-    assert attention.fastest_attention(torch.zeros(1, 1, 4, 8), tmp_path / "attention.json") is attention.sdpa_attention
+    assert appending.fastest_attention(torch.zeros(1, 1, 4, 8), tmp_path / "attention.json") is appending.append_sdpa
     assert not list(tmp_path.iterdir())
 
 
 def test_the_sampler_takes_every_step_the_chosen_way(make_model, monkeypatch, tmp_path):
     asked, calls = [], []
 
-    def way(*arguments):
-        calls.append(arguments[0].shape)
-        return attention.sdpa_attention(*arguments)
+    def way(new, *arguments):
+        calls.append(new.qkv.shape)
+        return appending.append_sdpa(new, *arguments)
 
     def choice(keys, file):
         asked.append((keys.shape, file))
@@ -120,4 +123,4 @@ def test_the_sampler_takes_every_step_the_chosen_way(make_model, monkeypatch, tm
     for seed in (0, 1):
         sampler.generate(torch.tensor([0, 1, 4]), seed=seed)
     assert asked == [((6, 2, 25, 16), tmp_path / "attention.json")]  # two streams an image; chosen once for this size
-    assert calls == [(6, 2, 1, 16)] * 2 * 23 * 2  # both runs, steps 1..23, both layers
+    assert calls == [(6, 3 * 32)] * 2 * 23 * 2  # both runs, steps 1..23, both layers

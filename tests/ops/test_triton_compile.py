@@ -43,8 +43,8 @@ def test_kernel_compiles_where_a_number_is_one(compiled, kernel):
 BOUNDS = {
     "nearest": {"registers": 128, "length": 365, "barriers": 2},
     "select top": {"registers": 192, "length": 375, "barriers": 4},
-    "attention, one query": {"registers": 128, "length": 265, "barriers": 0},
-    "attention, one query of 48": {"registers": 96, "length": 210, "barriers": 0},
+    "attention, new place": {"registers": 128, "length": 265, "barriers": 0},
+    "attention, new place of 48": {"registers": 96, "length": 210, "barriers": 0},
 }
 
 

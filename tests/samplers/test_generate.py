@@ -123,11 +123,12 @@ def test_step_on_the_device_equals_step_on_the_host(model, compiled):
     sampler = model.sampler(**GUIDED)
     expected = sampler.generate(classes, seed=3)
     sampler.tokens[1:] = -1
-    unit = torch.compile(sampler._device_step, fullgraph=True, backend="eager") if compiled else sampler._device_step
+    unit = torch.compile(sampler._advance, fullgraph=True, backend="eager") if compiled else sampler._advance
     sampler.step.zero_()
     with torch.no_grad():
         for step in range(1, model.num_tokens):
             sampler.decoder.prepare(step)
+            sampler.step += 1
             unit()
     assert torch.equal(sampler.tokens.T, expected)
 

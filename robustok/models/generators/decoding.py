@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...ops.decoding import decode_attention
+from ...ops.decoding import Append, NewPlaces, append, decode_attention
 from ...ops.linear import ready_linear
 from ...samplers.known_tokens import KnownRuns
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v) -> what the new places attend to
+Attend = Callable[[int, NewPlaces], Tensor]  # (layer, new places) -> what they attend to, (R, H * width)
 
 
 class KeyValueCache:
@@ -37,28 +37,20 @@ class KeyValueCache:
         for own, prefix in zip(self.keys + self.values, classes.keys + classes.values, strict=True):
             own[:, :, : self.prefix] = prefix[rows]
 
-    def one_place(self, place: int | Tensor, attention: Callable[..., Tensor] = decode_attention) -> Attend:
-        """Attention of one new place in every sequence, the same in all: q (S, H, width), k and v (S, G, width)."""
-        where = slice(place, place + 1) if isinstance(place, int) else place
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            keys[:, :, where] = k[:, :, None]
-            values[:, :, where] = v[:, :, None]
-            seen = (place + 1, None) if isinstance(place, int) else (keys.shape[2], place[:, None])
-            return attention(q.unflatten(1, (keys.shape[1], -1)), keys, values, *seen).flatten(1)
-
-        return attend
+    def one_place(self, step: int | Tensor, way: Append = append) -> Attend:
+        """Attention of one new place in every sequence, that of token step - 1; in the prefix steps are below 1."""
+        return lambda layer, new: way(new, self.keys[layer], self.values[layer], step, self.prefix - 1)
 
     def runs(self, runs: KnownRuns) -> Attend:
-        """Attention of runs of new places, whose length differs from sequence to sequence: q (R, H, width)."""
+        """Attention of runs of new places, whose length differs from sequence to sequence."""
         sequences, columns, places = runs.sequences, runs.columns, runs.steps + self.prefix - 1
         streams, heads = self.keys[0].shape[:2]
         last = places.new_zeros(streams, runs.longest)  # shorter runs are filled up with queries that see place 0
         last[sequences, columns] = places
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, new: NewPlaces) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
+            q, k, v = new.split(new.qkv)
             keys[sequences, :, places] = k
             values[sequences, :, places] = v
             queries = q.new_zeros(*last.shape, *q.shape[1:])

@@ -85,8 +85,7 @@ class LlamaGenDecoder:
         """New places (R, width) through all layers; `attend` stores their keys and values and gives (R, width)."""
         for number, layer in enumerate(self.network.layers):
             wqkv, wo, w1, w3, w2 = self.linears[number]
-            q, k, v = layer.attention.split(wqkv(layer.attention_norm(x)), cos, sin)
-            x = x + wo(attend(number, q, k, v))
+            x = x + wo(attend(number, layer.attention.new_places(wqkv(layer.attention_norm(x)), cos, sin)))
             h = layer.ffn_norm(x)
             x = x + w2(F.silu(w1(h)) * w3(h))
         return x

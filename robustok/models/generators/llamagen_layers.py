@@ -1,9 +1,12 @@
 """The layers of LlamaGen's GPT: RMS norm, causal attention with rotary positions, SwiGLU; none has a bias."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_configs import LlamaGenConfig
+from ...ops.decoding import NewPlaces
 from ..compiling import CompiledBlock
 from ..rotary import rotate
 
@@ -25,6 +28,10 @@ class LlamaGenAttention(nn.Module):
         turning, v = qkv.unflatten(-1, (-1, self.head_width)).split([self.heads + self.kv_heads, self.kv_heads], -2)
         q, k = rotate(turning, cos, sin).split([self.heads, self.kv_heads], -2)
         return q, k, v
+
+    def new_places(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> NewPlaces:
+        """What sampling stores and attends with, from qkv (R, (heads + 2 kv_heads) head_width)."""
+        return NewPlaces(qkv, partial(self.split, cos=cos, sin=sin), rotation=(cos, sin))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = (part.transpose(1, 2) for part in self.split(self.wqkv(x), cos, sin))

@@ -80,7 +80,9 @@ class RARDecoder:
         rows = torch.arange(len(classes), device=classes.device)
         cache = self._new_cache(len(rows), PREFIX)
         for place, x in enumerate((self.network.cls_token[0].expand(len(rows), -1), self.network.condition(classes))):
-            last = self._blocks(x + self.positions[place], self.modulation.at(place, rows), cache.one_place(place))
+            last = self._blocks(
+                x + self.positions[place], self.modulation.at(place, rows), cache.one_place(place - PREFIX + 1)
+            )
         self.cache.begin(cache, self.rows)
         return self._head(last, self.modulation.at(PREFIX - 1, rows))
 
@@ -89,7 +91,7 @@ class RARDecoder:
         place = step + 1
         modulation = self.modulation.at(place, self.rows)
         x = self.network.embeddings(tokens) + take(self.positions, place)
-        attend = self.cache.one_place(place, self.attention)
+        attend = self.cache.one_place(step, self.attention)
         return self._head(self._blocks(x, modulation, attend), modulation)
 
     def prepare(self, step: int) -> None:
@@ -111,7 +113,7 @@ class RARDecoder:
             qkv, proj, fc1, fc2 = self.layers[layer]
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation[6 * layer : 6 * layer + 6]
             h = torch.addcmul(shift1, F.layer_norm(x, width, eps=NORM_EPS), scale1)
-            h = attend(layer, *block.attn.split(qkv(h)))
+            h = attend(layer, block.attn.new_places(qkv(h)))
             x = torch.addcmul(x, gate1, proj(h))
             h = torch.addcmul(shift2, F.layer_norm(x, width, eps=NORM_EPS), scale2)
             x = torch.addcmul(x, gate2, fc2(F.gelu(fc1(h))))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model_configs import RARConfig
+from ...ops.decoding import NewPlaces
 from ..compiling import CompiledBlock
 
 NORM_EPS = 1e-6
@@ -26,6 +27,11 @@ class RARAttention(nn.Module):
         """(..., 3 * width) -> normed queries, normed keys, values: each (..., heads, head width)."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return self.q_norm(q), self.k_norm(k), v
+
+    def new_places(self, qkv: Tensor) -> NewPlaces:
+        """What sampling stores and attends with, from qkv (R, 3 * width)."""
+        norms = tuple(part.detach() for norm in (self.q_norm, self.k_norm) for part in (norm.weight, norm.bias))
+        return NewPlaces(qkv, self.split, norms, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.transpose(1, 2) for part in self.split(self.qkv(x)))

@@ -1,7 +1,8 @@
 """Operations of autoregressive decoding: attention over a static cache, and drawing the next token under guidance."""
 
-from .attention import decode_attention, fastest_attention
+from .appending import Append, NewPlaces, append, fastest_attention
+from .attention import decode_attention
 from .guided_sample import guided_sample
 from .reference import guide
 
-__all__ = ["decode_attention", "fastest_attention", "guide", "guided_sample"]
+__all__ = ["Append", "NewPlaces", "append", "decode_attention", "fastest_attention", "guide", "guided_sample"]

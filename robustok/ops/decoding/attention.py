@@ -1,19 +1,12 @@
 """Attention of the newest places of many short sequences over their static key/value cache.
 
 There are three implementations (Triton, torch's scaled_dot_product_attention, flash-attn). `decode_attention` takes the
-usual one for the device; `fastest_attention` measures which is fastest on this GPU.
+usual one for the device.
 """
-
-from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from .measured_choice import choose_fastest, graph_milliseconds
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, length: int, places: Tensor | None = None) -> Tensor:
@@ -72,35 +65,3 @@ def _flash(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
 @_flash.register_fake
 def _(query, keys, values, seen):
     return query.new_empty(query.shape)
-
-
-CANDIDATES: dict[str, Callable[..., Tensor]] = {
-    "triton": triton_attention,
-    "sdpa": sdpa_attention,
-    "flash-attn": flash_attention,
-}
-
-
-def choices_file() -> Path:
-    """Where the choices of this machine are kept: beside torch's own cache (TORCH_HOME)."""
-    return Path(torch.hub.get_dir()).parent / "robustok-attention.json"
-
-
-def fastest_attention(keys: Tensor, file: Path | None = None, queries: int = 1) -> Callable[..., Tensor]:
-    """The implementation that is fastest for queries of one place on half-filled caches like `keys` (S, H, T, width).
-
-    queries: how many a sequence has for each head of the cache; several where query heads share one.
-    On a GPU it is measured once for each shape, dtype and device, and kept in `file` (None: `choices_file()`).
-    Elsewhere it is scaled_dot_product_attention.
-    """
-    if not keys.is_cuda:
-        return sdpa_attention
-    length = keys.shape[2]
-    query = keys[:, :, :1].repeat(1, 1, queries, 1)
-    arguments = query, keys, keys, length, torch.full((1, 1), length // 2, device=keys.device)
-    flash = "with flash-attn" if find_spec("flash_attn") else "without flash-attn"
-    name = torch.cuda.get_device_name(keys.device)
-    key = f"{name}, {tuple(keys.shape)}, {keys.dtype}, torch {torch.__version__}, {flash}"
-    key += f", {queries} queries" if queries > 1 else ""
-    runs = {name: partial(run, *arguments) for name, run in CANDIDATES.items()}
-    return CANDIDATES[choose_fastest(key, runs, file or choices_file(), graph_milliseconds)]
