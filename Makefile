@@ -47,8 +47,8 @@ torture: setup  # what takes too long for every commit
 	$(BIN)/pytest tests -m torture
 	$(BIN)/python -m tests.survival.torture --output $(or $(OUTPUT),bench/results/latest)
 
-gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes
-	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu)
+gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes; goes on where it was stopped
+	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu) $(SLICES)
 
 study: setup  # the study on emoji: hours on two cores; goes on where it was stopped
 	test -d data/emoji || $(BIN)/python -m robustok.fetch_data emoji

@@ -21,7 +21,7 @@ from .ops_peers import anchors, authors_perturb, authors_quantize
 from .recording import measure, median, product_rate, replayed_milliseconds
 
 N, SETS = 262_144, 3  # 201 MB of inputs in turn
-BACKENDS = [name for name in registry.reasons(torch.device("cuda")) if name not in ("reference", "torch", "cpp")]
+BACKENDS = [name for name, backend in registry.BACKENDS.items() if backend.devices == ("cuda",)]
 ANCHORS = ("flash-kmeans, float16", "flashlib, bfloat16")  # of which the faster one counts
 # milliseconds, and at least how many times as fast as each peer
 LOOKUP = (0.40, {"authors, quantise": 20, "cdist + argmin": 12, "flash-kmeans, float32": 3, PEER: 1})

@@ -14,6 +14,7 @@ from .recording import Record
 def pytest_addoption(parser):
     parser.addoption("--benchmark", action="store_true", help="time every row; write JSON and Markdown to --output")
     parser.addoption("--output", default="bench/results/latest", help="folder of the result files")
+    parser.addoption("--slice", default="", help="name of this part of a report (report.py), for its rows")
 
 
 def pytest_configure(config):
@@ -31,12 +32,13 @@ def timed(request) -> bool:
 @pytest.fixture(scope="module")
 def record(request, timed):
     """Collects the rows of bench_NAME.py, and writes each to the folder --output if this run measures."""
-    name = request.module.__name__.rpartition("bench_")[2]
-    return Record((Path(request.config.getoption("--output")), name) if timed else None)
+    name, option = request.module.__name__.rpartition("bench_")[2], request.config.getoption
+    part = f"{option('--slice')}: {name}" if option("--slice") else name
+    return Record((Path(option("--output")), part) if timed else None)
 
 
 @pytest.fixture
-def gpu(timed, record, monkeypatch):
+def gpu(request, timed, record, monkeypatch):
     """gpu(goal): the device of a row that is for a GPU: "cuda".
 
     Where nothing is timed it is the CPU, and torch.compile leaves everything as it is. Where there is no GPU the goal
@@ -49,7 +51,7 @@ def gpu(timed, record, monkeypatch):
             return "cpu"
         if torch.cuda.is_available():
             return "cuda"
-        record.add_not_measured(goal, "needs a GPU", "this machine has none")
+        record.add_not_measured(goal, f"{request.node.name} needs a GPU", "this machine has none")
         pytest.skip("needs a CUDA device")
 
     return device

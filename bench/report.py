@@ -1,62 +1,127 @@
-"""`make gpu-report`: the GPU tests and every benchmark, in slices of at most eight minutes, into one folder.
+"""`make gpu-report`: every goal of a GPU and the tests that need one, in slices of at most eight minutes.
 
-    python bench/report.py --output bench/results/NAME
+    python bench/report.py --output FOLDER [--wheels FOLDER] [SLICE ...]
 
-Each slice is a process of its own that is stopped when its time is up; report.md says how each ended.
+For a machine with a GPU, torch, Triton and pytest, and nothing else: the package is not installed, its extensions are
+built in place where they are missing and a compiler is there, and peers come from a folder of wheels, which are
+unpacked for the time of the report. What is missing is skipped, and its rows say so.
+
+A slice is a process of its own that is stopped when its time is up; the rows that it measured stay. Started again with
+the same output folder at the same commit, the report goes on with the slices that did not come to their end. The folder
+then holds results.json and results.md (rows), report.md (how each slice ended), slices.json and log.txt.
 """
 
 import argparse
+import importlib.util
+import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 
-from recording import describe_machine
-
-SLICE_SECONDS = 480
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from robustok.core.machine import commit  # noqa: E402
+
+SLICE_SECONDS = 450
+WHOLE_RUNS = "bench/bench_whole_runs.py"
+SAMPLING = "bench/bench_sampling_gpu.py"
+# Arguments of pytest by the name of the slice, the most important first. Rows take --benchmark and where to write.
+ROWS = {
+    "operations": ["bench/bench_ops_gpu.py"],
+    "attention": [SAMPLING, "-k", "attention or latency"],
+    "sampling-rar-l": [SAMPLING, "-k", "test_sampling and rar-l"],
+    "sampling-rar-b": [SAMPLING, "-k", "test_sampling and rar-b"],
+    "pairs": [SAMPLING, "-k", "pairs"],
+    "features": ["bench/bench_evaluation.py", "-k", "gpu or cuda or recall"],
+    "decoding": ["bench/bench_tokenizers.py", "-k", "gpu"],
+    "training-tokenizer": ["bench/bench_training_gpu.py", "-k", "tokenizer"],
+    "training-rar": ["bench/bench_training_gpu.py", "-k", "rar"],
+    "pfid": [WHOLE_RUNS, "-k", "pfid"],
+    "gfid-rar-l": [WHOLE_RUNS, "-k", "gfid and rar-l"],
+    "gfid-rar-b": [WHOLE_RUNS, "-k", "gfid and rar-b"],
+    "other-generators": ["bench/bench_sampling.py", "bench/bench_flow.py", "-k", "gpu"],
+}
+TESTS = {
+    "tests-operations": ["-m", "gpu", "tests/ops"],
+    "tests-others": ["-m", "gpu", "tests", "--ignore", "tests/ops"],
+}
+SLICES = {**ROWS, **TESTS}
 
 
-def slices(output: Path) -> dict[str, list[str]]:
-    """Arguments of pytest by the name of the slice."""
-    found = {
-        f"tests/{folder.name}": ["-m", "gpu", str(folder)]
-        for folder in sorted((ROOT / "tests").iterdir())
-        if folder.is_dir() and list(folder.glob("test_*.py"))
-    }
-    for bench in sorted((ROOT / "bench").glob("bench_*.py")):
-        found[f"bench/{bench.stem}"] = [str(bench), "--benchmark", "--output", str(output / bench.stem)]
-    return found
+def command_of(name: str, output: Path) -> list[str]:
+    """What runs a slice."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SLICES[name]]
+    return command + (["--benchmark", "--output", str(output), "--slice", name] if name in ROWS else [])
 
 
-def run_slice(arguments: list[str], log: Path) -> str:
-    """How pytest ended, in words."""
-    with log.open("w") as out:
-        command = [sys.executable, "-m", "pytest", "-q", *arguments]
+def run(command: list[str], log: Path, environment: dict[str, str]) -> str:
+    """How a process ended, in words; it and all that it started end when its time is up."""
+    with log.open("a") as out:
+        print(f"\n$ {' '.join(command)}", file=out, flush=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
         try:
-            code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=SLICE_SECONDS).returncode
+            code = process.wait(SLICE_SECONDS)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             return f"stopped after {SLICE_SECONDS} s"
     return {0: "passed", 5: "nothing to run"}.get(code, f"failed ({code})")
+
+
+class State:
+    """How the slices of an output folder ended so far, at this commit."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path, self.commit = folder, folder / "slices.json", commit()
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.slices: dict[str, dict] = known["slices"] if known.get("commit") == self.commit else {}
+
+    def is_finished(self, name: str) -> bool:
+        return name in self.slices and not self.slices[name]["result"].startswith("stopped")
+
+    def add(self, name: str, result: str, seconds: float) -> None:
+        """Writes it down, with the page that a person reads."""
+        self.slices[name] = {"result": result, "seconds": round(seconds)}
+        self.path.write_text(json.dumps({"commit": self.commit, "slices": self.slices}, indent=1))
+        lines = [f"- commit: {self.commit}", "", "| slice | seconds | result |", "|---|---|---|"]
+        lines += [f"| {name} | {found['seconds']} | {found['result']} |" for name, found in self.slices.items()]
+        (self.folder / "report.md").write_text("\n".join([*lines, "", "Rows: results.md; output: log.txt", ""]))
+        print(f"{name}: {result}, {seconds:.0f} s", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("bench/report.py", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    output = parser.parse_args().output.resolve()
+    parser.add_argument("--wheels", type=Path, help="folder of wheels of peers, and of what else is missing")
+    parser.add_argument("slices", nargs="*", metavar="SLICE", help=f"which (default all): {', '.join(SLICES)}")
+    options = parser.parse_args()
+    if unknown := [name for name in options.slices if name not in SLICES]:
+        parser.error(f"found {', '.join(unknown)}, expected slices out of {', '.join(SLICES)}")
+    output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    lines = [f"- {key}: {value}" for key, value in describe_machine().items()]
-    lines += ["", "| slice | seconds | result |", "|---|---|---|"]
-    failed = False
-    for name, arguments in slices(output).items():
-        begin = time.monotonic()
-        result = run_slice(arguments, output / f"{name.replace('/', '_')}.log")
-        failed |= result not in ("passed", "nothing to run")
-        lines.append(f"| {name} | {time.monotonic() - begin:.0f} | {result} |")
-        print(lines[-1], flush=True)
-    tables = [f"\n## {path.parent.name}\n\n{path.read_text()}" for path in sorted(output.glob("*/*.md"))]
-    (output / "report.md").write_text("\n".join([*lines, *tables]) + "\n")
-    return int(failed)
+    state, log = State(output), output / "log.txt"
+    with tempfile.TemporaryDirectory() as unpacked:
+        for wheel in sorted(options.wheels.glob("*.whl")) if options.wheels else ():
+            zipfile.ZipFile(wheel).extractall(unpacked)
+        given = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), unpacked, *given])}
+        environment |= {"PYTHONUNBUFFERED": "1"}
+        if importlib.util.find_spec("robustok._C") is None:
+            begin = time.monotonic()
+            done = run([sys.executable, "setup.py", "build_ext", "--inplace"], log, environment)
+            state.add("build", done, time.monotonic() - begin)
+        for name in options.slices or SLICES:
+            if not state.is_finished(name):
+                begin = time.monotonic()
+                done = run(command_of(name, output), log, environment)
+                state.add(name, done, time.monotonic() - begin)
+    return int(any(found["result"] not in ("passed", "nothing to run") for found in state.slices.values()))
 
 
 if __name__ == "__main__":

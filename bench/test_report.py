@@ -1,0 +1,130 @@
+"""The report: slices that are stopped and gone on with, and a machine that lacks packages."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from . import report
+
+ROOT = Path(__file__).parents[1]
+QUICK = """
+def test_quick(record):
+    record.add("a goal", "what", "expected", "found", True)
+"""
+SLOW = """
+import time
+
+def test_first(record):
+    record.add("a goal", "measured in time", "expected", "found", True)
+
+def test_second(record):
+    time.sleep(600)
+"""
+# Collects the tests of each list of arguments in a process in which packages that a bare machine lacks are hidden.
+COLLECT = """
+import json, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+class Collected:
+    def pytest_collection_finish(self, session):
+        self.found = [item.nodeid for item in session.items]
+
+MISSING, wanted = json.loads(sys.argv[1])
+sys.meta_path.insert(0, Hidden())
+import pytest
+
+found = {}
+for name, arguments in wanted.items():
+    seen = Collected()
+    code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *arguments], plugins=[seen])
+    found[name] = [int(code), seen.found]
+print(json.dumps(found))
+"""
+MISSING = ("jsonargparse", "torch_fidelity", "flash_kmeans", "flashlib", "vector_quantize_pytorch", "flash_attn")
+
+
+class Impatient(subprocess.Popen):
+    """A process whose time is up as soon as it has written the row of the slow slice."""
+
+    written: Path
+
+    def wait(self, timeout=None):
+        while timeout is not None and self.poll() is None:
+            if self.written.exists() and "measured in time" in self.written.read_text():
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.05)
+        return super().wait()
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch) -> Path:
+    """Folder of a report of two slices: one that ends, and one that is stopped after its first row."""
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    for name in ("conftest.py", "recording.py"):
+        (bench / name).write_bytes((ROOT / "bench" / name).read_bytes())
+    slices = {}
+    for name, text in (("quick", QUICK), ("slow", SLOW)):
+        path = bench / f"bench_{name}.py"
+        path.write_text(text)
+        slices[name] = [str(path), "-c", "/dev/null", "--rootdir", str(tmp_path), "--import-mode=importlib"]
+    output = tmp_path / "results"
+    monkeypatch.setattr(report, "ROWS", slices)
+    monkeypatch.setattr(report, "SLICES", slices)
+    monkeypatch.setattr(Impatient, "written", output / "results.json", raising=False)
+    monkeypatch.setattr(report.subprocess, "Popen", Impatient)
+    monkeypatch.setattr(sys, "argv", ["report.py", "--output", str(output)])
+    return output
+
+
+def test_a_report_goes_on_where_it_was_stopped(output, capsys):
+    assert report.main() == 1
+    said = capsys.readouterr().out
+    assert "quick: passed" in said and f"slow: stopped after {report.SLICE_SECONDS} s" in said
+    rows = json.loads((output / "results.json").read_text())
+    assert rows["slow: slow"]["rows"][0]["what"] == "measured in time"
+    Path(report.ROWS["slow"][0]).write_text(QUICK)
+    (output / "results.json").unlink()
+    assert report.main() == 0
+    said = capsys.readouterr().out
+    assert "slow: passed" in said and "quick" not in said
+    assert len(list(output.iterdir())) <= 8
+
+
+def test_a_report_of_another_commit_begins_anew(output, monkeypatch):
+    output.mkdir()
+    done = {name: {"result": "passed", "seconds": 1} for name in report.SLICES}
+    (output / "slices.json").write_text(json.dumps({"commit": report.commit(), "slices": done}))
+    assert all(report.State(output).is_finished(name) for name in report.SLICES)
+    monkeypatch.setattr(report, "commit", lambda: "another")
+    assert not any(report.State(output).is_finished(name) for name in report.SLICES)
+
+
+@pytest.fixture(scope="module")
+def collected() -> dict[str, list]:
+    """(exit code, tests) of every slice, of all files of rows, and of everything that needs a GPU."""
+    files = {part for arguments in report.ROWS.values() for part in arguments if part.endswith(".py")}
+    wanted = {**report.ROWS, "every row": sorted(files), "gpu": ["-m", "gpu", "tests"]}
+    command = [sys.executable, "-c", COLLECT, json.dumps([MISSING, wanted])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_file_is_collected_on_a_bare_machine(collected):
+    assert [name for name, (code, _) in collected.items() if code] == []
+
+
+def test_no_row_of_a_gpu_is_left_out(collected):
+    assert [name for name, (_, tests) in collected.items() if not tests] == []
+    rows = {test for test in collected["every row"][1] if "on_cpu" not in test and "[cpu]" not in test}
+    in_slices = {test for name in report.ROWS for test in collected[name][1]}
+    assert rows - in_slices == {"bench/bench_sampling.py::test_compiled_peer_draws_the_same_tokens"}
