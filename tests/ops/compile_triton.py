@@ -16,7 +16,9 @@ TILE = {"SPLIT": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}
 ONE_COORDINATE = {"D": 1, "BLOCK_D": 16}
 SCORED = {"u": F32, "high": F16, "low": F16, "bias": F32, "limits": F32}
 CODES = SCORED | {"codebook": BF16, "rows": F32, "transposed": F32, "tile_numbers": P32}
-NEAREST = SCORED | {"tile_numbers": P32, "out": P64, "errors": F32, "tied": P64, "tied_count": P32}
+NEAREST = SCORED | {"tile_numbers": P32, "entries": P32, "tied": P32, "tied_count": P32}
+RESOLVE = {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32}
+FEW = {"u": F32, "rows": F32, "transposed": F32, "out": P64, "entries": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 SELECT |= {"listed": P32, "listed_count": P32}
 TOP = SCORED | {"ranks": P32, "out": P64, "listed": P32, "listed_count": P32, "tied": P32, "tied_count": P32}
@@ -30,7 +32,7 @@ FINISH |= {"partial": F64}
 BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P64, "vq": F32, "commit": F32}
 BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
-LOOKUP = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 128}
+LOOKUP = TILE | {"TILES": 64, "WIDE": False, "GROUP": 2, "BLOCK_N": 128}
 TOP_SELECTION = TILE | {"BLOCK_N": 32, "LEVELS": 8, "CANDIDATES": 4, "TILES": 64, "WIDE": False}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
 ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
@@ -65,13 +67,23 @@ KERNELS = {
     "nearest, one coordinate": ("nearest._nearest_kernel", NEAREST, LOOKUP | ONE_COORDINATE),
     "resolve ties": (
         "nearest._resolve_ties_kernel",
-        {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
-        {"PRODUCT": False, "TILES": 64, "BLOCK_K": 64, "GROUP": 4},
+        RESOLVE,
+        {"PRODUCT": False, "TILES": 64, "BLOCK_K": 64, "GROUP": 2},
     ),
     "resolve ties, products": (
         "nearest._resolve_ties_kernel",
-        {"u": F32, "transposed": F32, "out": P64, "tied": P64, "tied_count": P32},
-        {"PRODUCT": True, "TILES": 64, "BLOCK_K": 64, "GROUP": 4},
+        RESOLVE,
+        {"PRODUCT": True, "TILES": 64, "BLOCK_K": 64, "GROUP": 2},
+    ),
+    "settle few": (
+        "settle._settle_kernel",
+        FEW,
+        {"PRODUCT": False, "BASES": 2, "GROUP": 2, "BLOCK_N": 32, "BLOCK_D": 16},
+    ),
+    "settle few, products": (
+        "settle._settle_kernel",
+        FEW,
+        {"PRODUCT": True, "BASES": 2, "GROUP": 2, "BLOCK_N": 32, "BLOCK_D": 16},
     ),
     "select": ("select._select_kernel", SELECT, SELECTION),
     "select, any length": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | {"SPLIT": False}),
@@ -140,6 +152,7 @@ KERNELS = {
 }
 OPTIONS = {
     "nearest": {"maxnreg": 128},
+    "settle few": {"num_warps": 4},
     "select, many codes": {"num_warps": 16},
     "attention, one query": {"num_warps": 2},
     "attention, new place": {"num_warps": 2},
@@ -150,7 +163,7 @@ OPTIONS = {
 
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count"}  # multiples of 16 at every published shape, and so are the strides
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
-LAUNCHED = ("nearest", "select top", "attention, new place", "attention, new place of 48")
+LAUNCHED = ("nearest", "settle few", "select top", "attention, new place", "attention, new place of 48")
 
 
 def source_of(kernel: str, **more_constants: int):
@@ -186,7 +199,7 @@ def refused_ones(kernel: str) -> list[str]:
 
 def as_launched(kernel: str) -> dict:
     """Machine code for sm_90 where pointers and sizes are multiples of 16, as at the published shapes: its resources,
-    and the length and barriers of each innermost loop.
+    and the length and barriers of each innermost loop, of those with products where there are any.
     """
     from machine_code import loops, resources  # beside this script
 
@@ -196,7 +209,9 @@ def as_launched(kernel: str) -> dict:
     options = {"num_warps": 8, **OPTIONS.get(kernel, {})}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     code = compiled.asm["cubin"]
-    found = [{"length": loop.length, "barriers": loop.operations.get("BAR", 0)} for loop in loops(code)]
+    innermost = loops(code)
+    with_products = [loop for loop in innermost if {"HMMA", "HGMMA"} & loop.operations.keys()]
+    found = [{"length": loop.length, "barriers": loop.operations.get("BAR", 0)} for loop in with_products or innermost]
     return {**resources(code), "shared": compiled.metadata.shared, "loops": found}
 
 

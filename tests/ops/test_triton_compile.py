@@ -41,7 +41,8 @@ def test_kernel_compiles_where_a_number_is_one(compiled, kernel):
 # What a block and the innermost loop may cost at the published shapes, on sm_90: registers a thread, instructions of
 # the longest loop, and barriers in any loop. Compilers differ by a few instructions; more is a kernel that got slower.
 BOUNDS = {
-    "nearest": {"registers": 128, "length": 365, "barriers": 2},
+    "nearest": {"registers": 128, "length": 190, "barriers": 2},
+    "settle few": {"registers": 88, "spills": 8, "length": 110, "barriers": 0},  # 8 bytes, outside of its loop
     "select top": {"registers": 192, "length": 375, "barriers": 4},
     "attention, new place": {"registers": 128, "length": 265, "barriers": 0},
     "attention, new place of 48": {"registers": 96, "length": 210, "barriers": 0},
@@ -51,7 +52,7 @@ BOUNDS = {
 @pytest.mark.parametrize("kernel", LAUNCHED)
 def test_machine_code_stays_as_good_as_it_is(compiled, kernel):
     found, bounds = compiled[f"{kernel}, as launched"], BOUNDS[kernel]
-    assert found["spills"] == 0
+    assert found["spills"] <= bounds.get("spills", 0)
     assert found["registers"] <= bounds["registers"]
     assert max(loop["length"] for loop in found["loops"]) <= bounds["length"]
     assert max(loop["barriers"] for loop in found["loops"]) <= bounds["barriers"]
