@@ -9,6 +9,25 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+HAS_GPU = torch.cuda.is_available()
+GPU = (pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device"))
+DEVICES = ("cpu", pytest.param("cuda", marks=GPU))
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    """The CPU and, marked gpu, the GPU: for what must hold on both."""
+    return request.param
+
+
+@pytest.fixture(params=DEVICES)
+def kernel_device(request) -> str:
+    """The same for Triton's kernels, which run on the CPU in the interpreter alone, which is off where a GPU is."""
+    if request.param == "cpu" and HAS_GPU:
+        pytest.skip("Triton's interpreter is off where there is a GPU")
+    return request.param
+
+
 def with_random_parameters(model: torch.nn.Module, spread: float) -> torch.nn.Module:
     """No branch is the identity, no bias zero."""
     generator = torch.Generator().manual_seed(0)

@@ -47,26 +47,32 @@ def test_every_feature_is_the_references(peers, inception, size):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 310, 352), (1, 3, 299, 299), (1, 3, 1, 400)])
-def test_the_kernel_gives_the_networks_input_in_one_pass(shape):
+def test_the_kernel_gives_the_networks_input_in_one_pass(shape, kernel_device):
     pytest.importorskip("triton")
     from robustok.kernels.inception_input import inception_input
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = images.to(kernel_device)
     found, expected = inception_input(images, 299), normalize(tf1_resize(images.float()))
     assert found.dtype == torch.float16 and found.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(found.float(), expected, rtol=0, atol=2**-11)  # half a unit of float16 below 1
 
 
-def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_path):
+def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_path, device):
     images = recording(peers, "64x64")[1]
-    fast = InceptionFeatures(inception_path, "fast", device="cpu")
+    fast = InceptionFeatures(inception_path, "fast", device=device)
     for found, exact in zip(fast(images), inception(images), strict=True):
-        assert_close(found, exact.numpy(), 2e-5)
+        assert_close(found.cpu(), exact.numpy(), {"cpu": 2e-5, "cuda": 1e-2}[device])  # a GPU stores float16
     assert (inception.protocol, fast.protocol) == (
         "inception-v3-tf2015/tf1-bilinear-299/exact-float32",
-        "inception-v3-tf2015/tf1-bilinear-299/fast-float32",
+        f"inception-v3-tf2015/tf1-bilinear-299/fast-{'float32' if device == 'cpu' else 'float16'}",
     )
+
+
+def test_exact_mode_is_the_same_on_every_device(peers, inception, inception_path, device):
+    images = recording(peers, "64x64")[1]
+    found = InceptionFeatures(inception_path, "exact", device=device)(images)
+    assert_close(found.features.cpu(), inception(images).features.numpy())
 
 
 def test_features_do_not_depend_on_the_batch(peers, inception, inception_path):

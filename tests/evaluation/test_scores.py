@@ -78,9 +78,10 @@ def test_mmd_is_zero_for_equal_sets_and_grows_with_distance(generated):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("tile", [2048, 97])
-def test_precision_and_recall_are_the_recorded_ones(generated, real, expected, k, tile, monkeypatch):
+def test_precision_and_recall_are_the_recorded_ones(generated, real, expected, k, tile, monkeypatch, device):
     monkeypatch.setattr(scores, "TILE", tile)
     value = expected["precision_recall"][f"torch_fidelity_k{k}_full"]
+    real, generated = real.to(device), generated.to(device)
     assert precision_recall(real, generated, k) == pytest.approx((value["precision"], value["recall"]), rel=1e-6)
 
 

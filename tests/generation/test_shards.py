@@ -113,6 +113,17 @@ def test_any_number_of_processes_writes_the_same_bytes(argv, one_process, count,
     assert digest(tmp_path) == digest(one_process)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_devices_write_the_bytes_of_one(argv, tmp_path):
+    """Each process computes on a GPU of its own."""
+    argv = ["--images" if part == "--n" else part for part in argv] + ["--device", "cuda", "--save", "tar"]
+    for count in (1, 2):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        assert start(argv, tmp_path / str(count), launch).wait(900) == 0
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
 def test_a_finished_run_is_not_run_again(argv, one_process, capsys):
     before = {path: path.stat().st_mtime_ns for path in (one_process / "tokens").rglob("*")}
     sample.main([*argv, "--output", str(one_process), "--save", "tar", "npy", "npz", "png"])

@@ -1,4 +1,4 @@
-"""The Triton kernels of decoding against their definitions: on a GPU where there is one, else in the interpreter."""
+"""The Triton kernels of decoding against their definitions: on a GPU, and where there is none in the interpreter."""
 
 import pytest
 import torch
@@ -10,20 +10,19 @@ from robustok.ops.decoding import NewPlaces, reference
 from robustok.ops.decoding.appending import append_triton
 
 pytest.importorskip("triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.mark.parametrize("queries", [1, 3, 17])
 @pytest.mark.parametrize("width", [48, 64])
-def test_decode_attention(queries, width):
+def test_decode_attention(queries, width, kernel_device):
     from robustok.kernels.attention import decode_attention
 
     torch.manual_seed(0)
     streams, heads, places = 3, 2, 257
-    caches = torch.randn(2, streams, heads, places, width, device=DEVICE)
+    caches = torch.randn(2, streams, heads, places, width, device=kernel_device)
     caches[:, :, :, 200:] = torch.nan  # places not filled yet must not be read
-    query = torch.randn(streams, queries, heads, width, device=DEVICE).transpose(1, 2)
-    last = torch.randint(0, 200, (streams, queries), device=DEVICE)
+    query = torch.randn(streams, queries, heads, width, device=kernel_device).transpose(1, 2)
+    last = torch.randint(0, 200, (streams, queries), device=kernel_device)
     last[0, 0], last[1, 0] = 0, 199
     found, expected = decode_attention(query, *caches, last), reference.decode_attention(query, *caches, last)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
@@ -32,24 +31,24 @@ def test_decode_attention(queries, width):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("waiting", ["norm", "rotation"])
 @pytest.mark.parametrize(("place", "width"), [(0, 64), (1, 20), (32, 48), (40, 64)])
-def test_append_and_attend(place, width, waiting, dtype):
+def test_append_and_attend(place, width, waiting, dtype, kernel_device):
     """One kernel normalises or turns query and key, stores the new place, and attends: as one after the other."""
     torch.manual_seed(0)
     streams, heads = 3, 2
-    caches = torch.randn(2, streams, heads, 41, width, dtype=dtype, device=DEVICE)
+    caches = torch.randn(2, streams, heads, 41, width, dtype=dtype, device=kernel_device)
     caches[:, :, :, place:] = torch.nan  # places not filled yet must not be read
-    qkv = torch.randn(streams, 3 * heads * width, device=DEVICE).to(dtype)
+    qkv = torch.randn(streams, 3 * heads * width, device=kernel_device).to(dtype)
     if waiting == "norm":
-        norms = tuple(torch.randn(4, width, device=DEVICE).to(dtype))
+        norms = tuple(torch.randn(4, width, device=kernel_device).to(dtype))
         new = NewPlaces(qkv, lambda x: split_with(norms, x), norms=norms, epsilon=1e-6)
     else:
-        rotation = torch.randn(2, 1, width // 2, device=DEVICE).unbind()
+        rotation = torch.randn(2, 1, width // 2, device=kernel_device).unbind()
         new = NewPlaces(qkv, lambda x: turn_with(rotation, x), rotation=rotation)
     expected_caches = caches.clone()
     q, expected_caches[0, :, :, place], expected_caches[1, :, :, place] = new.split(qkv)
-    last = torch.full((streams, 1), place, device=DEVICE)
+    last = torch.full((streams, 1), place, device=kernel_device)
     expected = reference.decode_attention(q[:, :, None], *expected_caches, last).flatten(1)
-    step = torch.tensor([place - 1], device=DEVICE)
+    step = torch.tensor([place - 1], device=kernel_device)
     found = append_triton(new, *caches, step, ahead=1)
     # in bfloat16 a key or query may be rounded the other way, by 2^-8 of it, and a score be as much apart
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 0.06}
@@ -77,7 +76,7 @@ def turn_with(rotation, qkv):
 
 @pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.7), (20, 0.5)])
 @pytest.mark.parametrize("guided", [True, False])
-def test_guided_sample(top_k, top_p, guided):
+def test_guided_sample(top_k, top_p, guided, kernel_device):
     from robustok.kernels.sampling import guided_sample as kernel
 
     torch.manual_seed(0)
@@ -86,7 +85,7 @@ def test_guided_sample(top_k, top_p, guided):
     scale, steps = 1 + 3 * torch.rand(count), torch.randint(0, 256, (count,))
     ids, seed = torch.randint(-(2**62), 2**62, (count,)), torch.tensor(-(2**40) + 7)
     expected = reference.guided_sample(logits, scale, 1.1, top_k, top_p, seed, ids, steps)
-    arguments = [x.to(DEVICE) for x in (logits, scale, seed, ids, steps)]
+    arguments = [x.to(kernel_device) for x in (logits, scale, seed, ids, steps)]
     found = kernel(*arguments[:2], 1.1, top_k, top_p, *arguments[2:], SAMPLE).cpu()
     assert torch.equal(found, expected)
     if top_k or top_p < 1:

@@ -42,10 +42,11 @@ def test_cached_steps_equal_teacher_forcing(make_model, make_llamagen, family, n
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 7}, {"top_p": 0.6}])
-def test_tokens_are_the_keyed_draws_from_the_guided_logits(make_model, filters):
-    model, classes, ids = make_model(), torch.tensor([1, 3]), torch.tensor([7, 2**40 + 1])
-    tokens = model.generate(classes, seed=5, sample_ids=ids, **GUIDED, **filters)
-    logits = model.guided_logits(tokens, classes, **GUIDED)
+def test_tokens_are_the_keyed_draws_from_the_guided_logits(make_model, filters, device):
+    """On a GPU: what a captured graph of the step draws is what steps that are not captured give."""
+    model, classes, ids = make_model().to(device), torch.tensor([1, 3]), torch.tensor([7, 2**40 + 1])
+    tokens = model.generate(classes, seed=5, sample_ids=ids, **GUIDED, **filters).cpu()
+    logits = model.guided_logits(tokens, classes, **GUIDED).cpu()
     for step in range(24):
         likely = keep_likely(logits[:, step], filters.get("top_k", 0), filters.get("top_p", 1.0))
         assert torch.equal(tokens[:, step], (likely + gumbel_noise(5, ids, step, 40)).argmax(-1))
@@ -109,7 +110,9 @@ def test_bfloat16_weights_give_float32_logits_close_to_theirs(model):
     assert divergence.mean() < 5e-3
 
 
-def test_sampler_reuses_its_buffers(model):
+def test_sampler_reuses_its_buffers(model, device):
+    """And its captured graph, where there is one, for other classes and, anew, for another batch."""
+    model.to(device)
     sampler = model.sampler(**GUIDED)
     for classes in (torch.tensor([0, 0, 0]), torch.tensor([0, 1, 4]), torch.tensor([2, 2])):
         found = sampler.generate(classes, seed=3)

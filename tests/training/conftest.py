@@ -44,11 +44,12 @@ CONFIG = RunConfig(
 def make_stage(folder, **sections) -> TokenizerStage:
     """A TokenizerStage without an adversary, nine steps long, of the run `x` in this folder; it holds the run open."""
     config = replace(CONFIG, runs=str(folder), **sections)
+    device = torch.device(config.device)
     torch.manual_seed(0)
     images = open_images(config.data, config.tokenizer.image_size)
     classifier = Classifier(images.num_classes, config.tokenizer.image_size)
-    frozen = open_networks(FrozenConfig(), config.tokenizer, lambda: classifier, torch.device("cpu"))
-    return TokenizerStage(Run(config), images, frozen, ViTTokenizer(config.tokenizer))
+    frozen = open_networks(FrozenConfig(), config.tokenizer, lambda: classifier, device)
+    return TokenizerStage(Run(config), images, frozen, ViTTokenizer(config.tokenizer).to(device))
 
 
 @pytest.fixture

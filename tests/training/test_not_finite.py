@@ -25,7 +25,6 @@ from robustok.training.run import read_log
 from robustok.training.stages import decoder, tokenizer
 
 NAN = float("nan")
-GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 TRAINING = TrainingConfig(epochs=1, batch_size=8, lr=1e-3, warmup_epochs=0.0, ema=0.9, weight_decay=0.1)
 
 
@@ -200,7 +199,6 @@ def test_what_one_process_meets_all_leave_out_and_stop_by(tmp_path):
     assert all(len(set(step["image_ids"])) == TRAINING.batch_size for step in bundle["steps"])
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 def test_a_fused_optimiser_is_told_on_the_device(device):
     """A step that is taken has the bits of one without the flag; one that is not changes no parameter and no state."""
 
