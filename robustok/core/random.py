@@ -30,10 +30,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key words after each round
 
 
 def _multiply(constant: int, word):
-    """High and low 32 bits of constant * word. Split in 16-bit halves: the whole product overflows int64."""
-    low = constant * (word & 0xFFFF)
-    middle = constant * (word >> 16) + (low >> 16)
-    return middle >> 16, ((middle << 16) | (low & 0xFFFF)) & _MASK
+    """High and low 32 bits of constant * word. Of a product beyond int64 torch keeps the low 64 bits: all of it."""
+    product = constant * word
+    return (product >> 32) & _MASK, product & _MASK
 
 
 def philox4x32(c0, c1, c2, c3, k0, k1) -> tuple[Tensor, Tensor, Tensor, Tensor]:

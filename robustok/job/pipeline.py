@@ -57,8 +57,14 @@ class Pipeline:
 
         tokenizer: whose grid the teacher of main training gets; None: no teacher.
         """
-        classifier, device, compile = lambda: self.classifier, self.run.device, self.config.compile
-        return open_networks(self.config.frozen, tokenizer, classifier, device, compile=compile)
+        return open_networks(
+            self.config.frozen,
+            tokenizer,
+            lambda: self.classifier,
+            self.run.device,
+            compile=self.config.compile,
+            bfloat16=self.run.bfloat16,
+        )
 
     @cached_property
     def classifier(self) -> Classifier:

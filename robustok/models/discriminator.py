@@ -39,12 +39,16 @@ class SpectralConv1d(nn.Module):
     def _weight(self) -> Tensor:
         with torch.autocast(self.weight_orig.device.type, enabled=False):
             matrix = self.weight_orig.flatten(1)
-            if self.training:
-                with torch.no_grad():
-                    self.weight_v.copy_(F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12))
-                    self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
-            # clones: a second forward before the backward would change the buffers in place
-            return self.weight_orig / (self.weight_u.clone() @ (matrix @ self.weight_v.clone()))
+            # new tensors: a second forward before the backward would change the buffers in place
+            with torch.no_grad():
+                if self.training:
+                    v = F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12)
+                    u = F.normalize(matrix @ v, dim=0, eps=1e-12)
+                    self.weight_u.copy_(u)
+                    self.weight_v.copy_(v)
+                else:
+                    u, v = self.weight_u.clone(), self.weight_v.clone()
+            return self.weight_orig / (u @ (matrix @ v))
 
 
 class VirtualBatchNorm(nn.Module):
@@ -56,9 +60,20 @@ class VirtualBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.tensor_split(math.ceil(len(x) / VIRTUAL_BATCH))
-        normal = [F.batch_norm(group, None, None, self.weight, self.bias, training=True, eps=1e-6) for group in groups]
-        return torch.cat(normal)
+        count = math.ceil(len(x) / VIRTUAL_BATCH)
+        size, larger = divmod(len(x), count)
+        if not larger:
+            return self._normalize(x, count)
+        parts = x.tensor_split([larger * (size + 1)])  # the first groups have one sample more
+        return torch.cat([self._normalize(*part) for part in zip(parts, (larger, count - larger), strict=True)])
+
+    def _normalize(self, x: Tensor, groups: int) -> Tensor:
+        """x (B, C, T) in so many equal groups: each group's channels are channels of one batch normalisation."""
+        x = x.unflatten(0, (groups, -1))
+        channels = x.transpose(0, 1).flatten(1, 2)  # (samples of a group, groups * C, T)
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
+        normal = F.batch_norm(channels, None, None, weight, bias, training=True, eps=1e-6)
+        return normal.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
 
 
 class Residual(nn.Module):
@@ -132,9 +147,10 @@ def _translate(images: Tensor, share: float, draws: Tensor) -> Tensor:
     rows = rows + shifts[0] - round(images.shape[2] * share)
     columns = columns + shifts[1] - round(images.shape[3] * share)
     inside = (rows >= 0) & (rows < images.shape[2]) & (columns >= 0) & (columns < images.shape[3])
-    samples = torch.arange(len(images), device=images.device)[:, None, None]
     rows, columns = rows.clamp(0, images.shape[2] - 1), columns.clamp(0, images.shape[3] - 1)
-    moved = images.permute(0, 2, 3, 1)[samples, rows[:, 0], columns[:, 0]].permute(0, 3, 1, 2)
+    # gather, not indexing, whose gradient sorts all places first. Of the pixels that take the same place one at most is
+    # inside: the others add zeros to its gradient, in any order.
+    moved = images.gather(2, rows.expand_as(images)).gather(3, columns.expand_as(images))
     return moved * inside
 
 

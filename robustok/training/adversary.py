@@ -20,6 +20,14 @@ from .schedules import cosine_rate
 from .stages.base import StepPosition
 
 
+class Shown(NamedTuple):
+    """What the discriminator is to tell apart in its own step."""
+
+    fake: Tensor  # (b, 3, H, W)
+    real: Tensor
+    draws: Tensor  # (3, 7, b) uniform: the augmentations that it sees the images under; see `Adversary.show`
+
+
 class StoredAdversary(NamedTuple):
     """What a training left of its discriminator."""
 
@@ -63,8 +71,8 @@ class Adversary:
 
         self.trained = TrainedModule.with_adamw("discriminator", discriminator, settings, rate, run)
         self._seed = derive_seed(run.config.seed, "diff_augment")
-        # fake images, real images and ids of the micro-batches whose decoder step is done and the discriminator's not
-        self._decoded: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        # the micro-batches whose decoder step is done and the discriminator's not, by their offset
+        self._shown: dict[int, Shown] = {}
 
     def continue_from(self, stored: StoredAdversary) -> None:
         """Takes over weights and averages. Raises UserError for those of a discriminator on another backbone."""
@@ -97,10 +105,10 @@ class Adversary:
             last_layer: of the decoder, where the adaptive weight compares gradients.
             position: of the micro-batch, which is kept for the discriminator's own step.
         """
-        self.show(decoded, images, ids, position)
+        draws = self.show(decoded, images, ids, position)
         discriminator = self.trained.network
         discriminator.requires_grad_(False)
-        adversarial = self._decoder_loss(self._logits(discriminator, decoded, ids, position, 0))
+        adversarial = self._decoder_loss(self._logits(discriminator, decoded, draws, position))
         discriminator.requires_grad_(True)
         (image_grad,) = torch.autograd.grad(image_loss, decoded)
         (adversarial_grad,) = torch.autograd.grad(adversarial, decoded)
@@ -113,26 +121,30 @@ class Adversary:
         objective = (decoded * (image_grad + weight.to(image_grad.dtype) * adversarial_grad)).sum()
         return objective, {"adversarial": adversarial, "adaptive_weight": adaptive}
 
-    def show(self, decoded: Tensor, images: Tensor, ids: Tensor, position: StepPosition) -> None:
-        """Keeps a micro-batch, as of `decoder_objective`, for the discriminator's own step."""
-        self._decoded[position.offset] = (decoded.detach(), images, ids)
+    def show(self, decoded: Tensor, images: Tensor, ids: Tensor, position: StepPosition) -> Tensor:
+        """Keeps a micro-batch, as of `decoder_objective`, for the discriminator's own step.
+
+        Returns the draws (7, b) of the augmentation that the decoder's step sees it under. They and those of the two
+        halves of the discriminator's step depend on (seed, step, which of the three, id) alone.
+        """
+        use, pair = torch.arange(3, device=ids.device)[:, None, None], torch.arange(2, device=ids.device)[:, None]
+        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * position.step + use, pair), 1)
+        draws = to_uniform(words[:, :7])
+        self._shown[position.offset] = Shown(decoded.detach(), images, draws)
+        return draws[0]
 
     def discriminator_objective(self, position: StepPosition) -> tuple[Tensor, Terms]:
         """The discriminator's loss on the micro-batch that it was shown at this position, and its terms."""
-        fake, real, ids = self._decoded.pop(position.offset)
-        fake_logits = self._logits(self.trained.module, fake, ids, position, 1)
-        real_logits = self._logits(self.trained.module, real, ids, position, 2)
+        shown = self._shown.pop(position.offset)
+        fake_logits = self._logits(self.trained.module, shown.fake, shown.draws[1], position)
+        real_logits = self._logits(self.trained.module, shown.real, shown.draws[2], position)
         loss = self._discriminator_loss(real_logits, fake_logits)
         loss = self.losses.adversarial * (loss + self.losses.lecam * self.lecam(real_logits, fake_logits))
         return loss, {"discriminator": loss, "logits_real": real_logits.mean(), "logits_fake": fake_logits.mean()}
 
-    def _logits(
-        self, discriminator: nn.Module, images: Tensor, ids: Tensor, position: StepPosition, use: int
-    ) -> Tensor:
-        """Logits of augmented images; an image's augmentation depends on (seed, step, use, its id) alone."""
-        pair = torch.arange(2, device=ids.device)[:, None]
-        words = torch.cat(keyed_words(self._seed, AUGMENT, ids, 3 * position.step + use, pair))
-        images = diff_augment(images, to_uniform(words[:7]))
+    def _logits(self, discriminator: nn.Module, images: Tensor, draws: Tensor, position: StepPosition) -> Tensor:
+        """Logits of images augmented by these draws."""
+        images = diff_augment(images, draws)
         if self.losses.blur_epochs:
             images = warmup_blur(images, max(0.0, 1.0 - (position.epoch - self.start) / self.losses.blur_epochs))
         return discriminator(images).float()

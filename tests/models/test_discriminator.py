@@ -10,6 +10,7 @@ from torch import nn
 from robustok.models.discriminator import Discriminator, VirtualBatchNorm, diff_augment, warmup_blur
 from robustok.models.frozen.dino import ViTSize, crop_or_resize, load_backbone, resize
 from robustok.training.losses import LeCAM, hinge_discriminator_loss, hinge_generator_loss
+from tests.operations import Operations
 
 SIZE = ViTSize(width=32, depth=4, heads=2, taps=(0, 2, 3))
 
@@ -93,12 +94,14 @@ def test_crop_or_resize_takes_both_branches(images):
     assert crop_or_resize(images[:, :, :224, :]).shape == (2, 3, 224, 224)
 
 
-@pytest.mark.parametrize("count", [1, 7, 9, 13, 17])
+@pytest.mark.parametrize("count", [1, 7, 9, 13, 16, 17, 61])
 def test_virtual_batches_need_not_split_evenly(count):
-    """ceil(B / 8) groups whose sizes differ by at most one, each normalised by its own statistics."""
+    """ceil(B / 8) groups whose sizes differ by at most one, each normalised by its own statistics, together."""
     norm = VirtualBatchNorm(3)
     x = torch.randn(count, 3, 20)
-    found = norm(x)
+    with Operations() as done:
+        found = norm(x)
+    assert done.count["native_batch_norm"] <= 2
     groups = math.ceil(count / 8)
     start = 0
     for i in range(groups):
@@ -108,6 +111,36 @@ def test_virtual_batches_need_not_split_evenly(count):
         scale = (group.var((0, 2), keepdim=True, correction=0) + 1e-6).sqrt()
         torch.testing.assert_close(found[start : start + size].double(), (group - mean) / scale, atol=1e-5, rtol=0)
         start += size
+
+
+def test_gradients_of_virtual_batches():
+    """As of a loop over the groups, in float64."""
+    norm = VirtualBatchNorm(3).double()
+    x, factor = torch.randn(13, 3, 5, dtype=torch.float64), torch.randn(13, 3, 5, dtype=torch.float64)
+    found = []
+    for forward in (norm, lambda x: torch.cat([norm(x[:7]), norm(x[7:])])):
+        learning = x.clone().requires_grad_()
+        norm.zero_grad()
+        (forward(learning) * factor).sum().backward()
+        found.append([learning.grad, norm.weight.grad.clone(), norm.bias.grad.clone()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_shifted_images():
+    """An image's gradient is shifted back, and nothing is sorted for it."""
+    images = torch.randn(9, 3, 16, 24, requires_grad=True)
+    factor, draws = torch.randn(9, 3, 16, 24), torch.rand(7, 9)
+    draws[:3] = torch.tensor([0.5, 0.5, 0.5])[:, None]  # no change of colour
+    with Operations() as done:
+        moved = diff_augment(images, draws, cutout=0.0)
+        (moved * factor).sum().backward()
+    assert not {"index", "index_put_", "_index_put_impl_"} & set(done.count)
+    for image, out, grad, weight, shift in zip(images, moved, images.grad, factor, draws[3:5].T, strict=True):
+        down, right = (int(draw * (2 * reach + 1)) - reach for draw, reach in zip(shift, (2, 3), strict=True))
+        padded, back = nn.functional.pad(image, (3, 3, 2, 2)), nn.functional.pad(weight, (3, 3, 2, 2))
+        torch.testing.assert_close(out, padded[:, 2 + down : 18 + down, 3 + right : 27 + right])
+        torch.testing.assert_close(grad, back[:, 2 - down : 18 - down, 3 - right : 27 - right])
 
 
 class Taps(nn.Module):

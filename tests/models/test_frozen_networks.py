@@ -4,14 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from robustok.models.compiling import compiled_blocks
 from robustok.models.frozen.classifier import Classifier
 from robustok.models.frozen.dino import DINOBackbone, DINOTeacher, ViTSize
 from robustok.models.frozen.lpips import LPIPS
-from robustok.models.frozen.networks import from_classifier
+from robustok.models.frozen.networks import from_classifier, placed
 from robustok.models.vit import ViT
+from tests.operations import Operations
 
 NETWORKS = from_classifier(Classifier(10, 16))
 PERCEPTUAL = {"LPIPS": LPIPS().requires_grad_(False), "classifier": NETWORKS.perceptual}
@@ -56,6 +58,23 @@ def test_a_distance_keeps_activations_of_the_side_that_learns_alone(name):
 @pytest.mark.parametrize("name", FEATURES)
 def test_features_of_images_that_do_not_learn_keep_nothing(name):
     assert bytes_kept(lambda: FEATURES[name](images(0, 16))) == 0
+
+
+@pytest.mark.parametrize("name", PERCEPTUAL | FEATURES)
+def test_weights_are_in_bfloat16_before_autocast_asks(name):
+    """The same to the bit as with weights that autocast copies at every call."""
+    network = (PERCEPTUAL | FEATURES)[name]
+    half = placed(copy.deepcopy(network), torch.device("cpu"), compile=False, bfloat16=True)
+    size = 16 if name in FEATURES else 32
+    given = [images(seed, size) for seed in range(1 if name in FEATURES else 2)]
+    found, copies = [], []
+    for frozen in (network, half):
+        with torch.autocast("cpu", dtype=torch.bfloat16), Operations() as done:
+            found.append(frozen(*given))
+        copies.append(done.count["_to_copy"])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    products = [layer for layer in half.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    assert copies[1] < copies[0] and all(layer.weight.dtype == torch.bfloat16 for layer in products)
 
 
 @pytest.mark.parametrize("name", PERCEPTUAL)

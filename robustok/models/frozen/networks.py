@@ -82,11 +82,12 @@ def open_networks(
     device: torch.device,
     *,
     compile: bool = False,
+    bfloat16: bool = False,
 ) -> FrozenNetworks:
     """The networks of the files that the settings name; `classifier()` stands in for those that are not named.
 
     It is called only where one is missing: a run trains it then. tokenizer: whose grid the teacher gets; None: no
-    teacher. compile: their blocks are.
+    teacher. compile: their blocks are. bfloat16: they are called under its autocast.
     """
     named: dict[str, nn.Module | None] = {} if tokenizer is not None else {"teacher": None}
     if files.dinov2 and tokenizer is not None:
@@ -97,15 +98,22 @@ def open_networks(
         named["backbone"] = load_backbone(files.dino)
     if len(named) < 3:  # a copy: the classifier itself measures, too, and must give the same to the bit in any process
         named = vars(from_classifier(copy.deepcopy(classifier()))) | named
-    return FrozenNetworks(**{name: network and placed(network, device, compile) for name, network in named.items()})
+    return FrozenNetworks(
+        **{name: network and placed(network, device, compile, bfloat16) for name, network in named.items()}
+    )
 
 
-def placed(network: nn.Module, device: torch.device, compile: bool) -> nn.Module:
+def placed(network: nn.Module, device: torch.device, compile: bool, bfloat16: bool = False) -> nn.Module:
     """The network where it computes, and its blocks compiled where asked.
 
-    On a GPU convolutions compute in channels_last: their fast kernels do, and others copy to it and back.
+    On a GPU convolutions compute in channels_last: their fast kernels do, and others copy to it and back. For use under
+    autocast products have their weights in bfloat16: of weights that do not learn it would make copies at every call.
     """
     network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
+    if bfloat16:
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.to(torch.bfloat16)
     if compile:
         compile_blocks(network)
     return network

@@ -60,10 +60,10 @@ def random_orders(seed: int, sample_ids: Tensor, length: int, share: float) -> T
 
     Rows are drawn by (seed, sample id) and so do not depend on the batch or the number of processes.
     """
-    places = torch.arange(length, device=sample_ids.device)
-    shuffled = keyed_words(seed, SHUFFLE, sample_ids[:, None], places)[0].argsort(dim=1, stable=True)
-    permuted = to_uniform(keyed_words(seed, SHUFFLE, sample_ids[:, None], length)[0]) < share
-    return torch.where(permuted, shuffled, places)
+    places = torch.arange(length + 1, device=sample_ids.device)
+    keys, of_sequence = keyed_words(seed, SHUFFLE, sample_ids[:, None], places)[0].split(length, 1)
+    permuted = to_uniform(of_sequence) < share
+    return torch.where(permuted, keys.argsort(dim=1, stable=True), places[:-1])
 
 
 def order_schedule(run: RunConfig, epoch: float) -> dict[str, float]:
