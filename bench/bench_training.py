@@ -80,23 +80,24 @@ def training(batch: int) -> TrainingConfig:
     )
 
 
-def frozen_of(config: TokenizerConfig, device: torch.device, *, published: bool, compile: bool) -> FrozenNetworks:
+def frozen_of(run: Run, config: TokenizerConfig, *, published: bool) -> FrozenNetworks:
     """Networks with random weights: the classifier's views, or those of the published sizes."""
     torch.manual_seed(1)
     classifier = Classifier(10, config.image_size)
-    networks = open_networks(FrozenConfig(), config, lambda: classifier, device, compile=compile)
+    device, settings = run.device, {"compile": run.config.compile, "bfloat16": run.bfloat16}
+    networks = open_networks(FrozenConfig(), config, lambda: classifier, device, **settings)
     if not published:
         return networks
     shape = {"width": config.width, "depth": config.depth, "heads": config.heads}
     teacher = DINOTeacher(ViT(grid=config.image_size // config.patch_size, patch_size=config.patch_size, **shape))
     parts = teacher, LPIPS().eval().requires_grad_(False), DINOBackbone()
-    return FrozenNetworks(*(placed(part, device, compile) for part in parts))
+    return FrozenNetworks(*(placed(part, device, **settings) for part in parts))
 
 
 def tokenizer_training(run: Run, config: TokenizerConfig, batch: int, *, published: bool = False) -> tuple[Fit, Batch]:
     """The training of a fresh tokenizer whose adversary is active, and a batch of digits for it."""
     images = open_images(run.config.data, config.image_size)
-    frozen = frozen_of(config, run.device, published=published, compile=run.config.compile)
+    frozen = frozen_of(run, config, published=published)
     torch.manual_seed(0)
     model = ViTTokenizer(config).to(run.device)
     fit = Fit(TokenizerStage(run, images, frozen, model), run)
