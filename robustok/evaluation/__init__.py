@@ -6,8 +6,9 @@ from .judging import distances_of_rows
 from .metrics.frechet import frechet_distance
 from .metrics.kernel import kernel_distance, mmd
 from .metrics.moments import FeatureStatistics
+from .metrics.precision_recall import precision_recall
 from .metrics.quality import psnr, ssim
-from .metrics.scores import inception_score, precision_recall
+from .metrics.scores import inception_score
 from .metrics.sliced import mind
 from .noise import NoiseFID, noise_fid
 from .pfid import PFID, delta_set, pfid, quick_pfid

@@ -8,7 +8,8 @@ from ..statistics import ImageStatistics
 from .few_images import unbiased_figures
 from .frechet import fid_figures, sfid_figures
 from .kernel import kid_figures
-from .scores import inception_figures, precision_recall_figures
+from .precision_recall import precision_recall_figures
+from .scores import inception_figures
 
 # (samples, reference) -> figures by name, or None where one side lacks what the metric needs. The two sides come from
 # the same features: `compare` has checked it.
