@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..ops import Indices
 from ..ops.decoding import guide, guided_sample
 from ..ops.indices import as_indices
+from .graphs import capture, fused
 from .interfaces import TokenNetwork, take
-from .known_tokens import keep_mask, rounds
+from .known_tokens import LONGEST, Round, keep_mask, rounds, rows_a_round
 from .settings import SamplingSettings, check, check_seed, class_numbers, guidance_ramp, warn_of_null_class
 
 
@@ -32,7 +35,7 @@ class AutoregressiveSampler:
         self.model, self.settings, self.compile, self.choices = model, settings, compile, choices
         self.length, self.device, self.streams = model.num_tokens, model.device, settings.streams
         ramp = guidance_ramp(settings.guidance_scale, settings.guidance_power, self.length)
-        self.scales = ramp.to(self.device)
+        self.scales = F.pad(ramp, (0, 1)).to(self.device)  # one for draws that only fill up
         self.decoder = None
         warn_of_null_class(model, settings.guidance_scale)
 
@@ -58,7 +61,7 @@ class AutoregressiveSampler:
         check(0 <= keep_ratio <= 1, "keep_ratio", keep_ratio, "a share in [0, 1]")
         kept = keep_mask(keep_ratio, seed, ids, self.length)
         self.tokens.copy_(keep_tokens.T)
-        return self._draw_unknown(kept.cpu(), logits)
+        return self._draw_unknown(kept.cpu(), keep_ratio, logits)
 
     @torch.no_grad()
     def logits(self, tokens: Indices, classes: Indices) -> Tensor:
@@ -92,9 +95,12 @@ class AutoregressiveSampler:
     def reserve(self, count: int) -> None:
         """Buffers for `count` images."""
         self.decoder = self.model.decoder(self.streams * count, self.choices)
-        self.tokens = torch.zeros(self.length, count, dtype=torch.int64, device=self.device)
+        self.board = torch.zeros(self.length + 1, count, dtype=torch.int64, device=self.device)
+        self.tokens = self.board[: self.length]
         self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
-        self.step, self.graph = self.tokens.new_zeros(1), None
+        self.step, self.captured = self.tokens.new_zeros(1), self.decoder.moved
+        self.graphs: dict[str | int, torch.cuda.CUDAGraph] = {}  # of a step, and of a round by its rows
+        self.turns: dict[int, Round] = {}  # what those read
 
     def _next_logits(self, step: int) -> Tensor:
         self.decoder.prepare(step)
@@ -117,41 +123,22 @@ class AutoregressiveSampler:
         return self.tokens.T.clone()
 
     def _replay_steps(self) -> None:
-        """The same as one captured graph, replayed: neither the step number nor a token passes through the host."""
-        if self.graph is None or self.decoder.moved != self.captured:
-            self.graph, self.captured = self._capture(), self.decoder.moved
-        self.step.zero_()
+        """The same as one captured graph, replayed: no token passes through the host."""
+        self.step.fill_(1)
+        graph = self._graph("step", self._advance)
         for step in range(1, self.length):
             self.decoder.prepare(step)
-            self.graph.replay()
+            self.step.fill_(step)
+            graph.replay()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """The graph of one step.
-
-        Three runs on a stream of their own come first, to build kernels and to find memory; the tokens that they write
-        are written again later.
-        """
-        advance = self.compiled_step() if self.compile else self._advance
-        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                self.step.fill_(1)
-                advance()
-        torch.cuda.current_stream().wait_stream(aside)
-        self.step.zero_()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be decoding
-            self.step += 1  # not compiled: every kernel then reads the number from memory, and none has to make it
-            advance()
-        return graph
-
-    def compiled_step(self) -> Callable[[], None]:
-        """`_advance`, fused.
-
-        For the sizes at hand alone: sizes left open would cost speed at the second batch size. Products are not padded,
-        which each process would measure anew, and other sizes round differently.
-        """
-        return torch.compile(self._advance, fullgraph=True, dynamic=False, options={"shape_padding": False})
+    def _graph(self, key: str | int, unit: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The captured graph of `unit`, which runs a few times where it has to be captured: its tokens are final, or
+        drawn again."""
+        if self.decoder.moved != self.captured:
+            self.graphs, self.captured = {}, self.decoder.moved
+        if key not in self.graphs:
+            self.graphs[key] = capture(fused(unit) if self.compile else unit)
+        return self.graphs[key]
 
     def _advance(self) -> None:
         """Draws token `step` from the one before it."""
@@ -159,16 +146,32 @@ class AutoregressiveSampler:
         drawn = self._draw(self.decoder.step(tokens, self.step), self.step, self.ids)
         self.tokens.index_copy_(0, self.step, drawn[None])
 
-    def _draw_unknown(self, known: Tensor, logits: Tensor) -> Tensor:
-        """Draws the tokens that are not `known` (B, L), on the host; the buffer of tokens holds those that are."""
-        count, device = len(known), self.device
-        for images, steps, runs in rounds(known):
-            images, steps = images.to(device), steps.to(device)
-            if runs is not None:
-                runs = runs.to(device)
-                tokens = self.tokens[runs.steps - 1, runs.sequences].repeat(self.streams)
-                runs = runs if self.streams == 1 else runs.doubled(count)
-                logits[runs.sequences[runs.last]] = self.decoder.extend(tokens, runs)
-            rows = images if self.streams == 1 else torch.cat([images, images + count])
-            self.tokens[steps, images] = self._draw(logits[rows], steps, self.ids[images])
+    def _draw_unknown(self, known: Tensor, ratio: float, logits: Tensor) -> Tensor:
+        """Draws the tokens that are not `known` (B, L), on the host; the buffer of tokens holds those that are.
+
+        On a GPU every round is a replay of the same graph, and the host waits for none.
+        """
+        first = self._draw(logits, self.step.zero_(), self.ids)
+        self.tokens[0] = torch.where(known[:, 0].to(self.device), self.tokens[0], first)
+        if not self.step.is_cuda:
+            for turn in rounds(known, self.device):
+                self._round(turn)
+        elif self.length > 1:
+            self._replay_rounds(known, rows_a_round(ratio, len(known)))
         return self.tokens.T.clone()
+
+    def _replay_rounds(self, known: Tensor, rows: int) -> None:
+        count = len(known)
+        for turn in rounds(known, self.device, rows):
+            if rows not in self.turns:
+                self.turns[rows] = Round(torch.empty_like(turn.packed), rows, count, LONGEST, self.length - 1)
+            self.turns[rows].packed.copy_(turn.packed)
+            self._graph(rows, partial(self._round, self.turns[rows])).replay()
+
+    def _round(self, turn: Round) -> None:
+        """Lets known tokens through and draws those that follow them; the row behind the last takes what fills up."""
+        count = self.tokens.shape[1]
+        runs, images, drawn = turn.runs(self.streams, count), turn.images, turn.drawn
+        tokens = self.tokens[runs.steps - 1, runs.sequences % count]
+        logits = self.decoder.extend(tokens, runs)
+        self.board[drawn, images] = self._draw(logits, drawn, self.ids[images])

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -26,6 +27,8 @@ from robustok.models.generators.llamagen import LlamaGen
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding.appending import append_triton
 from robustok.samplers.autoregressive import AutoregressiveSampler
+from robustok.samplers.graphs import fused
+from robustok.samplers.known_tokens import LONGEST, Round, rows_a_round
 from robustok.samplers.settings import SamplingSettings
 
 H100 = SimpleNamespace(
@@ -41,10 +44,10 @@ SHAPE = {"heads": 16, "depth": 2, "codebook_size": 64, "num_classes": 8}
 LONG = {"num_tokens": 256, "mlp_width": 256}
 CASES = {
     "rar": (RAR, RARConfig(width=768, **SHAPE, **LONG), 4),
-    "rar, another batch": (RAR, RARConfig(width=768, **SHAPE, **LONG), 6),
-    "rar, wider": (RAR, RARConfig(width=1024, **SHAPE, **LONG), 4),
+    "rar, wider, more images": (RAR, RARConfig(width=1024, **SHAPE, **LONG), 6),
     "llamagen": (LlamaGen, LlamaGenConfig(width=1024, **SHAPE, **LONG), 4),
 }
+ROUND = "rar, round"  # of known tokens
 
 
 class Taken(Exception):
@@ -67,6 +70,7 @@ def a_gpu(code: list[str]):
         for name, value in NOTHING.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *a, v=value, **k: v, create=True))
         stack.enter_context(mock.patch.object(torch.cuda, "get_rng_state", lambda *a: torch.zeros(16, device="cpu")))
+        stack.enter_context(torch._inductor.config.patch(joint_graph_constant_folding=False))  # it makes real tensors
         stack.enter_context(mock.patch.object(GraphLowering, "compile_to_module", take))
         for module in (rar_decoding, llamagen_decoding):
             stack.enter_context(mock.patch.object(module, "fastest_attention", lambda *a: append_triton))
@@ -86,13 +90,24 @@ def sampler_of(family, config, batch: int) -> AutoregressiveSampler:
     return sampler
 
 
-def compiled(family, config, batch: int) -> dict:
-    """What the compiler writes for one step; see the top."""
+def step(sampler: AutoregressiveSampler):
+    return sampler._advance
+
+
+def round_of_known_tokens(sampler: AutoregressiveSampler):
+    count = len(sampler.ids)
+    rows = rows_a_round(0.7, count)
+    packed = torch.zeros(3 * (rows + count), dtype=torch.int64, device="cuda")
+    return partial(sampler._round, Round(packed, rows, count, LONGEST, sampler.length - 1))
+
+
+def compiled(family, config, batch: int, unit=step) -> dict:
+    """What the compiler writes for one unit; see the top."""
     code: list[str] = []
     with a_gpu(code), torch.no_grad():
         sampler = sampler_of(family, config, batch)
         try:
-            sampler.compiled_step()()
+            fused(unit(sampler))()
         except Exception as error:  # the compiler wraps what it caught
             if not code:
                 raise error
@@ -112,6 +127,7 @@ def compiled(family, config, batch: int) -> dict:
 
 if __name__ == "__main__":
     found = {name: compiled(*case) for name, case in CASES.items()}
+    found[ROUND] = compiled(*CASES["rar"], round_of_known_tokens)
     for report in found.values():
         report["launches"] = ["".join(names) for names in report["launches"]]
     print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""What the compiler makes of a decoding step for a GPU: few kernels a layer, no copy of a cache, no size left open."""
+"""What the compiler makes of decoding for a GPU: few kernels a layer, no copy of a cache, no size left open."""
 
 import json
 import os
@@ -16,8 +16,9 @@ if torch.version.cuda is None:
 # One kernel each: the product of queries, keys and values; attention, which normalises or turns and stores; the product
 # after it; the residual with the norm after it; the products of the MLP, of which LlamaGen has three; the activation;
 # the residual with the norm after it. Around the layers: embedding, head, sampling, and what finds or puts a token.
-KERNELS_A_LAYER = {"rar": 8, "rar, another batch": 8, "rar, wider": 8, "llamagen": 9}
-KERNELS_AROUND = {"rar": 5, "rar, another batch": 5, "rar, wider": 5, "llamagen": 7}
+# A round of known tokens has an attention for several queries, whose tile is filled before and read after.
+KERNELS_A_LAYER = {"rar": 8, "rar, wider, more images": 8, "llamagen": 9, "rar, round": 11}
+KERNELS_AROUND = {"rar": 5, "rar, wider, more images": 5, "llamagen": 7, "rar, round": 10}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,10 @@ def compiled() -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("compile_step.py")
     done = subprocess.run(
-        [sys.executable, script], env=environment | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+        [sys.executable, script],
+        env=environment | {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_COMPILE_THREADS": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -34,7 +38,9 @@ def compiled() -> dict:
 @pytest.mark.parametrize("case", KERNELS_A_LAYER)
 def test_kernels_a_layer(compiled, case):
     launches = compiled[case]["launches"]
-    first, second = (i for i, name in enumerate(launches) if name.startswith("_one_query_kernel"))
+    first, second = (
+        i for i, name in enumerate(launches) if name.startswith(("_one_query_kernel", "_few_queries_kernel"))
+    )
     assert second - first <= KERNELS_A_LAYER[case]
     assert len(launches) - 2 * (second - first) <= KERNELS_AROUND[case]
 
