@@ -28,7 +28,9 @@ from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
 from .core.device import resolve_device
 from .core.options import (
+    PRECISIONS,
     add_device,
+    add_fast,
     add_generator_sizes,
     add_network,
     add_output,
@@ -36,6 +38,7 @@ from .core.options import (
     add_seed,
     add_size,
     add_tokenizer_sizes,
+    choose_speed,
     generator_sizes,
     positive,
     sampling_of,
@@ -52,9 +55,12 @@ def main(argv: list[str]) -> int | None:
     """Parses the options and runs one command; the exit code where it has one."""
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
+    speed = choose_speed(options, options.device.type)
     read = {name: getattr(options, name, None) for name in ("images", "reference")}
     written, kind = ("save", FILE) if hasattr(options, "save") else ("output", FOLDER)
     check_output(f"--{written}", getattr(options, written), read, kind=kind)
+    if speed and options.command is not recipe:
+        say(f"computing: {speed}")
     return options.command(options)
 
 
@@ -67,12 +73,8 @@ def samples(options: argparse.Namespace) -> None:
 
 def generator(options: argparse.Namespace) -> None:
     """The same of class-balanced images that a generator makes."""
-    from .models.load import load_tokenizer
-    from .report.conditions import of_models
-
-    tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(options.device)
-    stream, settings = _generated_images(options, tokenizer)
-    made = of_models(options.tokenizer, options.generator, settings, "float32")
+    stream, settings = _generated_images(options, _tokenizer(options.tokenizer, options).to(options.device))
+    made = _made(options.tokenizer, options, settings)
     _compare(stream, options, sampling=settings, made=made)
 
 
@@ -82,13 +84,12 @@ def decoders(options: argparse.Namespace) -> None:
     from .evaluation.reference import load_reference
     from .evaluation.streams import open_stream
     from .generation.batches import DecodedImages
-    from .models.load import load_tokenizer
-    from .report.conditions import of_comparison, of_models, together
+    from .report.conditions import of_comparison, together
     from .report.decoders import report_decoders
     from .report.results import Results
 
     paths = (options.before, options.after)
-    both = [load_tokenizer(path, **tokenizer_sizes(options)).to(options.device) for path in paths]
+    both = [_tokenizer(path, options).to(options.device) for path in paths]
     refuse_other_latents(*both, names=paths)
     drawn, settings = _generated_images(options, both[0])
     network, images = _network(options), open_stream(options.images, both[0].image_size)
@@ -104,8 +105,23 @@ def decoders(options: argparse.Namespace) -> None:
     results.add("sampling", settings)
     common = of_comparison(evaluated[0].samples, against)
     for path, record in zip(paths, results.record["decoders"], strict=True):
-        record["conditions"] = together(common, of_models(path, options.generator, settings, "float32"))
+        record["conditions"] = together(common, _made(path, options, settings))
     results.save()
+
+
+def _made(tokenizer: str, options: argparse.Namespace, sampling: dict) -> dict:
+    """What images of --generator through a tokenizer depend on."""
+    from .report.conditions import of_models
+
+    return of_models(tokenizer, options.generator, sampling, options.tokenizer_precision, options.precision)
+
+
+def _tokenizer(path: str, options: argparse.Namespace):
+    from .models.computing import compute_in
+    from .models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(path, **tokenizer_sizes(options))
+    return compute_in(tokenizer, options.tokenizer_precision, options.compile)
 
 
 def _generated_images(options: argparse.Namespace, tokenizer):
@@ -115,14 +131,14 @@ def _generated_images(options: argparse.Namespace, tokenizer):
     from .models.registry import family_of
     from .presets import sampling_defaults
 
-    model = load_generator(options.generator, **generator_sizes(options)).to(options.device)
+    model = load_generator(options.generator, **generator_sizes(options))
+    model = model.to(options.device, getattr(torch, options.precision))
     check_fits(tokenizer, model)
     take_statistics(model, tokenizer)
     sampling = sampling_settings(options, sampling_defaults(options.generator, family_of(model).sampling))
-    stream = GeneratedImages(
-        model, tokenizer, per_class=options.per_class, seed=options.seed, name=options.generator, **sampling
-    )
-    return stream, sampling | {"seed": options.seed, "per_class": options.per_class}
+    drawn = {"per_class": options.per_class, "seed": options.seed}
+    stream = GeneratedImages(model, tokenizer, name=options.generator, compiled=options.compile, **drawn, **sampling)
+    return stream, sampling | drawn
 
 
 def _compare(stream, options: argparse.Namespace, **made) -> None:
@@ -151,14 +167,13 @@ def tokenizer(options: argparse.Namespace) -> None:
     from .evaluation.streams import open_stream
     from .evaluation.tokenizers import check_evaluable, evaluate_tokenizer
     from .models.frozen.lpips import load_lpips
-    from .models.load import load_tokenizer
     from .report.conditions import of_tokenizer
     from .report.results import Results
     from .report.tokenizers import report_tokenizers
 
     network = _network(options)
     perceptual = load_lpips(options.lpips).to(options.device) if options.lpips else None
-    models = [load_tokenizer(path, **tokenizer_sizes(options)) for path in options.tokenizers]
+    models = [_tokenizer(path, options) for path in options.tokenizers]
     for path, model in zip(options.tokenizers, models, strict=True):  # all of them, before hours go into the first
         check_evaluable(model, path, options.pfid, options.perturbation)
     streams = {size: open_stream(options.images, size) for size in dict.fromkeys(model.image_size for model in models)}
@@ -168,15 +183,14 @@ def tokenizer(options: argparse.Namespace) -> None:
     evaluated = []
     for path, model in zip(options.tokenizers, models, strict=True):
         model.to(options.device)
-        with torch.autocast(options.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            evaluated.append(evaluate_tokenizer(model, path, streams[model.image_size], network, **settings))
+        evaluated.append(evaluate_tokenizer(model, path, streams[model.image_size], network, **settings))
         model.cpu()
     report_tokenizers(results, evaluated, network.protocol)
     for path, record in zip(options.tokenizers, results.record["tokenizers"], strict=True):
-        record["conditions"] = of_tokenizer(path, record, options.precision, options.seed)
+        record["conditions"] = of_tokenizer(path, record, options.tokenizer_precision, options.seed)
     results.add("conditions", {"features": {"protocol": network.protocol, "weights": network.sha256}})
-    protocol = {"features": network.protocol, "weights": network.sha256, "seed": options.seed}
-    results.add("protocol", protocol | {"tokenizer_precision": options.precision})
+    computed = {"tokenizer_precision": options.tokenizer_precision, "seed": options.seed}
+    results.add("protocol", {"features": network.protocol, "weights": network.sha256} | computed)
     results.save()
 
 
@@ -201,6 +215,7 @@ def _network(options: argparse.Namespace) -> Callable:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .benchmark.command import add_benchmark_options
     from .evaluation.features.registry import INCEPTION_WEIGHTS, NETWORKS
     from .ops.perturbation import KINDS
     from .recipes.command import add_recipe_options
@@ -213,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(command=function)
         add_network(found, NETWORKS, INCEPTION_WEIGHTS)
         add_device(found)
+        if function is not recipe:  # which measures as its fields say
+            add_fast(found, tokenizer=function not in (samples, reference))
         if function is not reference:  # which writes --save alone
             add_output(found, "evaluation", "metrics.json, report.html and pictures")
         if function not in (samples, reference, recipe):
@@ -246,28 +263,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what is done to latents: of {', '.join(KINDS)} (default: neighbor, which is pFID, for a tokenizer with"
         " codes; gaussian, which is nFID, for a continuous one)",
     )
-    many.add_argument(
-        "--ifid",
-        nargs="?",
-        const="latent",
-        choices=("latent", "features"),
-        help="also the FID of interpolations between images that are nearest by their latents (default) or features",
-    )
-    many.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="in which the tokenizer computes (default float32)",
-    )
+    about = "also the FID of interpolations between images that are nearest by their latents (default) or features"
+    many.add_argument("--ifid", nargs="?", const="latent", choices=("latent", "features"), help=about)
     many.add_argument("--lpips", help="folder with the weights of LPIPS (vgg.pth) and VGG-16 (default: no LPIPS)")
     add_tokenizer_sizes(many)
-    listed = command(benchmark)
-    listed.add_argument("list", help="YAML file with the list (docs/benchmark.md), or a shipped one: published, digits")
-    listed.add_argument("--files", default=".", help="folder with the files that the list names (default: this one)")
-    listed.add_argument("--images", help="images to give back, cut to each tokenizer's size")
-    listed.add_argument("--reference", help="images or saved statistics that generated images are compared with")
-    listed.add_argument("--per_class", type=positive, default=50, help="generated images of each class (default 50)")
-    add_shard(listed, "parts of 5,000 images")
+    add_benchmark_options(command(benchmark))
     add_recipe_options(command(recipe))
     drive = command(generator)
     drive.add_argument("generator", help="checkpoint of this package or a released file")
@@ -285,6 +285,8 @@ def _parser() -> argparse.ArgumentParser:
         sampled.add_argument("--reference", required=True, help="images or saved statistics to compare with")
         add_size(sampled, "the reference's images")
         sampled.add_argument("--per_class", type=positive, default=50, help="images of each class (default 50)")
+        about = "of the generator's weights and caches; logits are always float32 (default float32)"
+        sampled.add_argument("--precision", choices=PRECISIONS, help=about)
         add_generator_sizes(sampled)
         add_tokenizer_sizes(sampled, heads="tokenizer_heads")
         kinds = {"tokens": sampling_of(SamplingConfig()), "latents": sampling_of(FlowSamplingConfig())}

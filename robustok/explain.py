@@ -30,6 +30,7 @@ from .core.options import (
     add_seed,
     add_size,
     add_tokenizer_sizes,
+    choose_speed,
     generator_sizes,
     positive,
     sampling_settings,
@@ -48,6 +49,7 @@ def main(argv: list[str]) -> None:
 
     options = _parser().parse_args(argv)
     options.device = resolve_device(options.device)
+    choose_speed(options, options.device.type)
     check_output("--output", options.output, {"--images": getattr(options, "images", None)})
     results = Results(options.output, f"{options.command.__doc__.split('.')[0]}")
     options.command(options, results)

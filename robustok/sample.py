@@ -26,13 +26,16 @@ from .core.device import peak_memory_bytes, resolve_device
 from .core.errors import UserError
 from .core.files import written_whole
 from .core.options import (
+    PRECISIONS,
     add_device,
+    add_fast,
     add_generator_sizes,
     add_network,
     add_output,
     add_sampling,
     add_seed,
     add_tokenizer_sizes,
+    choose_speed,
     generator_sizes,
     positive,
     sampling_of,
@@ -57,7 +60,9 @@ def main(argv: list[str]) -> None:
     device = options.device = resolve_device(options.device)
     options.batch_size = BATCH_SIZE[device.type] if options.batch_size is None else options.batch_size
     options.precision = options.precision or PRECISION[device.type]
+    speed = choose_speed(options, device.type)
     _check(options)
+    from .models.computing import compute_in
     from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
     from .models.registry import family_of
     from .presets import sampling_defaults
@@ -71,6 +76,8 @@ def main(argv: list[str]) -> None:
         tokenizer = load_tokenizer(options.tokenizer, **tokenizer_sizes(options)).to(device)
         check_fits(tokenizer, generator)
         take_statistics(generator, tokenizer)
+        compute_in(tokenizer, options.tokenizer_precision, options.compile)
+        say(f"computing: {speed}")
     if options.grid:
         _draw_grid(generator, tokenizer, settings, options)
     else:
@@ -110,6 +117,8 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         "images": list(options.save),
         "features": None if network is None else network.protocol,
     }
+    if options.tokenizer_precision != "float32":  # runs that were begun before there was a choice go on
+        run_settings["tokenizer_precision"] = options.tokenizer_precision
     folder = Path(options.output)
     sharded = ShardedRun(
         folder,
@@ -138,7 +147,8 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         name, size = Path(options.generator).name, tokenizer.image_size
         found = sharded.features.collect(sharded.shards, network, rows.rows, classes, name, size)
         settings |= {"seed": options.seed}
-        made = of_models(options.tokenizer, options.generator, settings, options.precision)
+        precisions = options.tokenizer_precision, options.precision
+        made = of_models(options.tokenizer, options.generator, settings, *precisions)
         report_comparison(found, load_reference(), options.output, sampling=settings, made=made)
 
 
@@ -226,8 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard_images", type=positive, default=SHARD, help=per_shard)
     add_shard(parser, "shards of images")
     precision = "of weights and caches; logits are always float32 (default bfloat16 on a GPU, float32 on a CPU)"
-    add("--precision", choices=("float32", "bfloat16"), help=precision)
-    add("--compile", action="store_true", help="fuse the step that a GPU replays: a minute or two first, then faster")
+    add("--precision", choices=PRECISIONS, help=precision)
+    add_fast(parser, compiles="the step of sampling that a GPU replays, and the tokenizer")
     add_device(parser)
     add_output(parser, "samples", "the tokens, the images that are kept, and what is found")
     add("--save", nargs="+", choices=KINDS, default=[], help="keep the images, in these forms (default: none)")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.shards import my_shard, refuse_partial
+from ..core.options import positive
+from ..core.shards import add_shard, my_shard, refuse_partial
 from ..report.conditions import Fields, of_models, of_tokenizer, together
 from ..report.results import Results
 from .entries import Entry, read_list
@@ -16,6 +17,17 @@ from .inputs import Inputs
 from .page import report_benchmark
 from .tasks import Measuring, Task
 from .work import Work
+
+
+def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes beside the network of features, the device, the speed, the seed and --output."""
+    add = parser.add_argument
+    add("list", help="YAML file with the list (docs/benchmark.md), or a shipped one: published, digits")
+    add("--files", default=".", help="folder with the files that the list names (default: this one)")
+    add("--images", help="images to give back, cut to each tokenizer's size")
+    add("--reference", help="images or saved statistics that generated images are compared with")
+    add("--per_class", type=positive, default=50, help="generated images of each class (default 50)")
+    add_shard(parser, "parts of 5,000 images")
 
 
 def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callable]) -> None:
@@ -29,6 +41,7 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
             raise UserError("--images: the images to give back are needed, as there are tokenizers to measure")
         network = open_network()
         given = {"reference": options.reference, "per_class": options.per_class, "seed": options.seed}
+        given |= {"precision": options.tokenizer_precision, "compiled": options.compile}
         measuring = Measuring(Inputs(folder, options.images, network, device=options.device, **given))
         tasks = {entry.name: measuring.tasks(entry) for entry in present}
         distance = measuring.distance
@@ -46,17 +59,17 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
     report_benchmark(results, listing, figures, distance, folder)
     for entry in present:
         row = next(row for row in results.record["tokenizers"] if row["name"] == entry.name)
-        row["conditions"] = _conditions(entry, row, folder, options.seed)
+        row["conditions"] = _conditions(entry, row, folder, options.tokenizer_precision, options.seed)
     results.add("conditions", {"features": {"protocol": about.get("features"), "weights": about.get("weights")}})
     results.add("protocol", about | {"seed": options.seed, "reference": options.reference})
     results.save()
 
 
-def _conditions(entry: Entry, row: Mapping[str, Any], folder: Path, seed: int) -> Fields:
+def _conditions(entry: Entry, row: Mapping[str, Any], folder: Path, precision: str, seed: int) -> Fields:
     """What the figures of a row depend on."""
-    plain = of_tokenizer(folder / entry.file, row, "float32", seed)
+    plain = of_tokenizer(folder / entry.file, row, precision, seed)
     if entry.generator is None or "samples" not in row:
         return plain
     made, generator = row["generator"], folder / entry.generator.file
-    sampled = of_models(folder / entry.file, generator, made["sampling"] | {"seed": seed}, "float32")
+    sampled = of_models(folder / entry.file, generator, made["sampling"] | {"seed": seed}, precision, "float32")
     return together(plain, sampled, {"samples": {"count": row["samples"], "per_class": made["per_class"]}})

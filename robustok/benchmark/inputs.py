@@ -17,6 +17,7 @@ from ..evaluation.reference import load_reference
 from ..evaluation.streams import NpzImages, StoredImages, open_stream
 from ..generation.batches import GeneratedImages
 from ..generation.classes import weights_hash
+from ..models.computing import Precision, compute_in
 from ..models.interfaces import LoadedTokenizer
 from ..models.load import check_fits, load_generator, load_tokenizer, take_statistics
 from ..models.registry import family_of
@@ -40,6 +41,7 @@ class Inputs:
     network: uint8 (B, 3, H, W) -> `.features` (B, F), with `protocol` and `sha256`.
     reference: what generated images are compared with, images or saved statistics; None: no gFID.
     per_class: images of each class that a generator makes.
+    precision, compiled: how tokenizers compute, as `compute_in` takes it.
 
     One tokenizer and one generator are held at a time.
     """
@@ -54,9 +56,12 @@ class Inputs:
         reference: str | None = None,
         per_class: int = 50,
         seed: int = 0,
+        precision: Precision = "float32",
+        compiled: bool = False,
     ):
         self.folder, self.images, self.network, self.device = folder, images, network, device
         self.reference, self.per_class, self.seed = reference, per_class, seed
+        self.precision, self.compiled = precision, compiled
         self._tokenizer = lru_cache(maxsize=1)(self._load_tokenizer)
         self.samples = lru_cache(maxsize=1)(self._open_samples)
         self.stream = cache(self._open_stream)
@@ -90,7 +95,8 @@ class Inputs:
     def _load_tokenizer(self, entry: Entry) -> tuple[LoadedTokenizer, str]:
         given = {name: getattr(entry, name) for name in ("num_heads", "image_size", "similarity")}
         tokenizer = load_tokenizer(self.folder / entry.file, **given)
-        return tokenizer.to(self.device), _identity(tokenizer)
+        identity = _identity(tokenizer) + ("" if self.precision == "float32" else f" in {self.precision}")
+        return compute_in(tokenizer.to(self.device), self.precision, self.compiled), identity
 
     def _open_samples(self, entry: Entry) -> Samples:
         given, tokenizer = entry.generator, self.tokenizer(entry)
@@ -105,7 +111,7 @@ class Inputs:
             )
         settings |= {name: tuple(v) if isinstance(v, list) else v for name, v in given.sampling.items()}
         facts = {"generator": _identity(generator), "sampling": settings, "per_class": self.per_class}
-        options = {"per_class": self.per_class, "seed": self.seed, "name": given.file}
+        options = {"per_class": self.per_class, "seed": self.seed, "name": given.file, "compiled": self.compiled}
         return Samples(GeneratedImages(generator.to(self.device), tokenizer, **options, **settings), facts)
 
 

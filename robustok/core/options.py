@@ -3,7 +3,14 @@
 What belongs to the rooms above (settings of a preset, the list of networks) is passed in.
 """
 
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
@@ -133,7 +140,9 @@ def add_size(parser: ArgumentParser, of: str) -> None:
 
 
 def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:
-    """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode."""
+    """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode, which
+    `choose_speed` sets where it is not given.
+    """
     parser.add_argument(
         "--network",
         choices=networks,
@@ -144,10 +153,58 @@ def add_network(parser: ArgumentParser, networks: Collection[str], weights: str)
     parser.add_argument(
         "--mode",
         choices=("exact", "fast"),
-        default="exact",
         help="how inception is computed: exact, for published figures, or fast, to be compared with fast figures only"
         " (default exact)",
     )
+
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def add_fast(parser: ArgumentParser, tokenizer: bool = True, compiles: str = "the tokenizer") -> None:
+    """--fast and, where there is a tokenizer, --tokenizer_precision and --compile, for `choose_speed`.
+
+    compiles: what --compile compiles.
+    """
+    stands = "--mode fast"
+    if tokenizer:
+        stands += "; on a GPU also --compile, and bfloat16 for the tokenizer and a generator"
+        parser.add_argument(
+            "--tokenizer_precision",
+            choices=PRECISIONS,
+            help="in which the tokenizer computes; in bfloat16 it ends with an error where images are less than 40 dB"
+            " (PSNR) from those in float32 (default float32)",
+        )
+        parser.add_argument(
+            "--compile",
+            action=BooleanOptionalAction,
+            help=f"compile {compiles}: a minute or two first, then faster (default: not)",
+        )
+    about = f"faster, to be compared with fast figures only: {stands}; each but where it is given otherwise"
+    parser.add_argument("--fast", action="store_true", help=about)
+
+
+def choose_speed(options: Namespace, device: str) -> str:
+    """Sets what --fast stands for, each option that a verb has and that was not given: to fast, or without --fast to
+    exact. Returns how is computed, in words.
+
+    device: the kind, "cuda" or "cpu". A CPU gets Inception's fast features alone: bfloat16 is slow on most, and
+    compiling takes longer than it saves. --precision is that of a generator.
+    """
+    fast = getattr(options, "fast", False)
+    on_gpu = fast and device == "cuda"
+    precision = "bfloat16" if on_gpu else "float32"
+    chosen = {"mode": "fast" if fast else "exact", "compile": on_gpu}
+    chosen |= {"tokenizer_precision": precision, "precision": precision}
+    for name, value in chosen.items():
+        if getattr(options, name, value) is None:
+            setattr(options, name, value)
+    said = []
+    if hasattr(options, "tokenizer_precision"):
+        said += [f"tokenizer in {options.tokenizer_precision}" + (", compiled" if options.compile else "")]
+    if getattr(options, "network", None) == "inception":
+        said += [f"{options.mode} features"]
+    return "; ".join(said)
 
 
 def _number_or_none(text: str) -> float | None:

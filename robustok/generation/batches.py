@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.transforms import to_uint8
 from ..evaluation.statistics import GENERATED
+from ..models.computing import precision_of
 from ..models.interfaces import Generator, Sampler, Tokenizer, is_discrete
 from .classes import weights_hash
 
@@ -81,14 +82,24 @@ def _filled(rows: Tensor, count: int) -> Tensor:
 class GeneratedImages:
     """An ImageStream of class-balanced samples: `per_class` of each class, classes in turn, decoded by a tokenizer.
 
-    Image i has sample id i. `sampling` are the settings of `generator.sampler`; raises its ValueError for one out of
-    range.
+    Image i has sample id i. `sampling` are the settings of `generator.sampler`, and compiled its `compile`; raises its
+    ValueError for one out of range.
     """
 
     transform = GENERATED
 
-    def __init__(self, generator: Generator, tokenizer: Tokenizer, *, per_class: int, seed: int, name: str, **sampling):
-        self.sampler, self.tokenizer = generator.sampler(**sampling), tokenizer
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        *,
+        per_class: int,
+        seed: int,
+        name: str,
+        compiled: bool = False,
+        **sampling,
+    ):
+        self.sampler, self.tokenizer = generator.sampler(**sampling, compile=compiled), tokenizer
         self.generator, self.sampling = generator, sampling
         self.seed, self.name = seed, name
         self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
@@ -97,8 +108,9 @@ class GeneratedImages:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that the images depend on: weights, classes, seed and settings."""
+        """SHA-256 of everything that the images depend on: weights, precision, classes, seed and settings."""
         said = [weights_hash(self.generator), weights_hash(self.tokenizer), self.labels.tolist(), self.seed]
+        said += [precision_of(self.tokenizer)]
         return hashlib.sha256(json.dumps([*said, self.sampling], sort_keys=True, default=str).encode()).hexdigest()
 
     def generated(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:

@@ -33,7 +33,7 @@ def compiled_blocks(module: nn.Module) -> list[CompiledBlock]:
     return [part for part in module.modules() if isinstance(part, CompiledBlock)]
 
 
-def compile_blocks(module: nn.Module) -> None:
-    """Compiles them in place, at their first call."""
+def compile_blocks(module: nn.Module, **how: Any) -> None:
+    """Compiles them in place, at their first call. how: as torch.compile takes it."""
     for block in compiled_blocks(module):
-        block.compile()
+        block.compile(**how)

@@ -81,12 +81,13 @@ def measuring(recipe: Recipe, **files: str) -> list[str]:
         perturbed = any(name.startswith("p") and name.endswith(("fid", "fd")) for name in recipe.expected)
         arguments = ["tokenizer", files["tokenizer"], "--images", files["images"]]
         arguments += ["--pfid", "full" if perturbed else "none"]
-        options = {"tokenizer.precision": "precision", "perturbation.seed": "seed"}
+        options = {"perturbation.seed": "seed"}
     else:
         arguments = ["generator", files["generator"], "--tokenizer", files["tokenizer"]]
         arguments += ["--reference", files["reference"]]
         options = {f"sampling.{name}": name for name in (*SAMPLING_NAMES, "seed")}
-        options["samples.per_class"] = "per_class"
+        options |= {"samples.per_class": "per_class", "generator.precision": "precision"}
+    options["tokenizer.precision"] = "tokenizer_precision"
     for field, option in options.items():
         if field in fields:
             arguments += [f"--{option}", fields[field]]

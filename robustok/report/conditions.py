@@ -18,15 +18,21 @@ from ..models.load import identity
 Fields = dict[str, dict[str, Any]]  # value by section and name
 
 
-def of_models(tokenizer: str | Path, generator: str | Path, sampling: Mapping[str, Any], precision: str) -> Fields:
-    """Of images that a generator made. precision: of its weights; the tokenizer computes in float32.
+def of_models(
+    tokenizer: str | Path,
+    generator: str | Path,
+    sampling: Mapping[str, Any],
+    tokenizer_precision: str,
+    generator_precision: str,
+) -> Fields:
+    """Of images that a generator made; precisions: that the tokenizer computes in, and of the generator's weights.
 
     sampling: the settings that the images were sampled with, and their seed.
     """
     settings = {name: sampling[name] for name in (*SAMPLING_NAMES, "seed") if name in sampling}
     return {
-        "tokenizer": identity(tokenizer) | {"precision": "float32"},
-        "generator": identity(generator) | {"precision": precision},
+        "tokenizer": identity(tokenizer) | {"precision": tokenizer_precision},
+        "generator": identity(generator) | {"precision": generator_precision},
         "sampling": {name: "none" if value is None else value for name, value in settings.items()},
         "samples": {"order": ORDER, "rounding": ROUNDING},
     }

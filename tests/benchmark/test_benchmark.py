@@ -207,6 +207,10 @@ def test_figures_depend_on_what_they_are_of(run, measured):
     assert len(measured) == UNITS + 5
     run(content=renamed, arguments="--seed 1 --per_class 3")
     assert len(measured) == UNITS + 6
+    run(content=renamed, arguments="--seed 1 --per_class 3 --tokenizer_precision bfloat16")
+    assert len(measured) == UNITS + 10
+    (row,) = json.loads(run(content=renamed, arguments="--seed 1 --tokenizer_precision bfloat16"))["tokenizers"]
+    assert row["conditions"]["tokenizer"]["precision"] == "bfloat16"
 
 
 def test_a_missing_file_is_a_row_that_says_so(run, tmp_path, capsys):

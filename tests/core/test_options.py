@@ -10,9 +10,11 @@ from robustok.core.cli import run_verb
 from robustok.core.errors import UserError
 from robustok.core.options import (
     add_device,
+    add_fast,
     add_network,
     add_sampling,
     add_seed,
+    choose_speed,
     sampling_of,
     sampling_settings,
     verb_parser,
@@ -137,9 +139,42 @@ def test_networks_are_those_passed_in():
     add_device(parser)
     add_network(parser, ["inception", "another"], "weights.pth")
     found = parser.parse_args(["--network", "another"])
-    assert (found.network, found.weights, found.mode, found.device) == ("another", "weights.pth", "exact", "auto")
+    assert (found.network, found.weights, found.mode, found.device) == ("another", "weights.pth", None, "auto")
+    assert choose_speed(found, "cuda") == "" and found.mode == "exact"
     with pytest.raises(SystemExit):
         parser.parse_args(["--network", "dinov2"])
+
+
+@pytest.mark.parametrize(
+    "device, given, mode, tokenizer, compiled, generator",
+    [
+        ("cuda", "", "exact", "float32", False, "float32"),
+        ("cuda", "--fast", "fast", "bfloat16", True, "bfloat16"),
+        ("cuda", "--mode exact --fast --no-compile", "exact", "bfloat16", False, "bfloat16"),
+        ("cuda", "--fast --tokenizer_precision float32", "fast", "float32", True, "bfloat16"),
+        ("cuda", "--fast --precision float32", "fast", "bfloat16", True, "float32"),
+        ("cpu", "--fast", "fast", "float32", False, "float32"),
+        ("cpu", "--tokenizer_precision bfloat16 --compile", "exact", "bfloat16", True, "float32"),
+    ],
+)
+def test_fast_stands_for_its_parts_but_for_those_that_are_given(device, given, mode, tokenizer, compiled, generator):
+    parser = verb_parser("test", None)
+    add_network(parser, ["inception"], "weights.pth")
+    add_fast(parser)
+    parser.add_argument("--precision")
+    found = parser.parse_args(given.split())
+    said = choose_speed(found, device)
+    assert (found.mode, found.tokenizer_precision) == (mode, tokenizer)
+    assert (found.compile, found.precision) == (compiled, generator)
+    assert said == f"tokenizer in {tokenizer}{', compiled' if compiled else ''}; {mode} features"
+
+
+def test_fast_without_a_tokenizer_is_of_the_features_alone():
+    parser = verb_parser("test", None)
+    add_network(parser, ["inception"], "weights.pth")
+    add_fast(parser, tokenizer=False)
+    found = parser.parse_args(["--fast"])
+    assert choose_speed(found, "cuda") == "fast features" and not hasattr(found, "tokenizer_precision")
 
 
 @pytest.mark.parametrize("verb, command", [(sample, []), (evaluate, ["generator"])])

@@ -142,9 +142,13 @@ def test_a_tokenizer_compared_by_product_gets_a_second_pfid(run, room, tmp_path)
     assert "ibq, unperturbed tokens by L2" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run):
-    plain = run(evaluate, "tokenizer tokenizer --images images.npz --pfid none" + CLASSIFIER)
-    half = run(evaluate, "tokenizer tokenizer --images images.npz --pfid none --precision bfloat16" + CLASSIFIER)
+def test_a_tokenizer_in_bfloat16_scores_nearly_the_same(run, capsys):
+    asked = "tokenizer tokenizer --images images.npz --pfid none" + CLASSIFIER
+    plain, half = run(evaluate, asked), run(evaluate, f"{asked} --tokenizer_precision bfloat16")
+    assert "computing: tokenizer in float32\n" in (out := capsys.readouterr().out)
+    assert "computing: tokenizer in bfloat16\n" in out
+    assert half["tokenizers"][0]["conditions"]["tokenizer"]["precision"] == "bfloat16"
+    assert half["tokenizers"][0]["rfd"] != plain["tokenizers"][0]["rfd"]
     assert half["protocol"]["tokenizer_precision"] == "bfloat16"
     assert half["tokenizers"][0]["psnr"] == pytest.approx(plain["tokenizers"][0]["psnr"], rel=0.01)
     assert half["tokenizers"][0]["pfd"] is None
@@ -179,6 +183,8 @@ def test_a_generator_is_driven_class_balanced(run):
     assert found["samples"]["count"] == 24
     assert found["samples"]["sampling"]["guidance_scale"] == 1.5
     assert found["metrics"]["fd"] > 0
+    conditions = found["conditions"]
+    assert conditions["tokenizer"]["precision"] == conditions["generator"]["precision"] == "float32"
 
 
 def test_constant_guidance_can_be_asked_for(run):

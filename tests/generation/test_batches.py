@@ -11,6 +11,7 @@ from robustok.core.cli import run_verb
 from robustok.data.transforms import to_uint8
 from robustok.generation import batches
 from robustok.generation.batches import GeneratedImages, decode_batches, generate_batches
+from robustok.models.computing import compute_in
 from robustok.models.load import load_generator, load_tokenizer
 
 SETTINGS = {"guidance_scale": 2.0, "guidance_power": 1.2, "temperature": 1.1}
@@ -130,7 +131,7 @@ class Generator:
 
     num_classes = 3
 
-    def sampler(self, *, guidance_scale):
+    def sampler(self, *, guidance_scale, compile):
         self.scale = int(guidance_scale)
         return self
 
@@ -169,5 +170,9 @@ def test_a_part_of_generated_images_is_what_all_of_them_hold(checkpoint, monkeyp
     monkeypatch.setattr(batches, "BATCH", 4)
     tokenizer, generator = load_tokenizer(checkpoint / "tokenizer"), load_generator(checkpoint / "rar")
     stream = GeneratedImages(generator, tokenizer, per_class=5, seed=3, name="rar", **SETTINGS)
+    exact = stream.fingerprint()
+    assert compute_in(tokenizer, "float32") is tokenizer and stream.fingerprint() == exact
     whole, part = torch.cat(list(stream)), torch.cat(list(stream.batches(4, 12)))
     assert torch.equal(part, whole[4:12])
+    compute_in(tokenizer, "bfloat16")
+    assert stream.fingerprint() != exact  # parts of such images are never put together with exact ones

@@ -106,7 +106,7 @@ def test_a_tokenizer_is_measured_as_its_recipe_says(capsys):
     write_recipe("reconstruction.yaml", kind="reconstruction", conditions=conditions, expected=expected)
     run(f"recipe reconstruction.yaml --tokenizer tokenizer --images images.npz {LOOKS} --output given", code=1)
     out = capsys.readouterr().out
-    assert "tokenizer tokenizer --images images.npz --pfid full --precision bfloat16 --seed 2" in out
+    assert "tokenizer tokenizer --images images.npz --pfid full --seed 2 --tokenizer_precision bfloat16" in out
     assert [line for line in out.splitlines() if line[:7] == "differs"] == [
         "differs: images.count: recipe 31, found 30"
     ]

@@ -1,0 +1,60 @@
+"""Samples that are computed faster than exactly, and where their figures are computed."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from robustok import sample
+from robustok.core.cli import run_verb
+from robustok.evaluation.statistics import StatisticsCollector
+from robustok.generation.feature_writer import FeatureWriter
+
+
+class Features(NamedTuple):
+    features: torch.Tensor
+
+
+class Colours:
+    """Nine features of an image."""
+
+    protocol = "colours"
+
+    def __call__(self, images):
+        return Features(torch.nn.functional.adaptive_avg_pool2d(images.float(), (1, 3)).flatten(1))
+
+
+class Empty(list):
+    parts = ()
+
+
+def test_a_sample_in_bfloat16_is_another(checkpoint, monkeypatch, tmp_path, capsys):
+    """It says so, its images are near, and no exact one is continued with it."""
+    monkeypatch.setattr(sample, "_network", lambda options: Colours())
+    given = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --n 5 --seed 6 --device cpu --save npy"
+    assert run_verb(sample.main, [*given.split(), "--output", str(tmp_path / "exact")]) == 0
+    assert "computing: tokenizer in float32; exact features\n" in capsys.readouterr().out
+    exact = np.load(tmp_path / "exact/images.npy").astype(int)
+    np.savez(tmp_path / "reference.npz", arr_0=exact.astype(np.uint8))
+    argv = [*given.split(), "--output", str(tmp_path / "run"), "--reference", str(tmp_path / "reference.npz")]
+    assert run_verb(sample.main, [*argv, "--tokenizer_precision", "bfloat16"]) == 0
+    assert "computing: tokenizer in bfloat16; exact features\n" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run/metrics.json").read_text())["conditions"]
+    assert (record["tokenizer"]["precision"], record["generator"]["precision"]) == ("bfloat16", "float32")
+    error = np.abs(np.load(tmp_path / "run/images.npy") - exact)
+    assert 0 < error.max() < 10
+    assert run_verb(sample.main, argv) == 2
+    assert "tokenizer_precision" in capsys.readouterr().err
+
+
+def test_moments_are_taken_where_the_network_is(tmp_path, monkeypatch):
+    """On a GPU, whose covariances of 50,000 rows the host would take seconds for; meta tensors stand for it."""
+    writer, found, network = FeatureWriter(tmp_path), [], Colours()
+    for number in range(2):
+        writer.write(number, [Features(torch.randn(4, 9)), Features(torch.randn(3, 9))])
+    network.device = torch.device("meta")
+    monkeypatch.setattr(StatisticsCollector, "add", lambda self, output: found.append(output.features))
+    monkeypatch.setattr(StatisticsCollector, "statistics", lambda self, network, **about: None)
+    writer.collect(2, network, Empty(), torch.zeros(0, dtype=torch.int64), "name")
+    assert [(rows.device.type, rows.shape) for rows in found] == [("meta", (7, 9))] * 2

@@ -1,0 +1,130 @@
+"""Tokenizers that compute faster than exactly: how far from exact, refused beyond that, and compiled once."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from robustok.core.errors import UserError
+from robustok.generation.batches import decode_batches
+from robustok.models.computing import compute_in, precision_of
+from robustok.models.interfaces import is_discrete
+from tests.small_tokenizers import CONFIGS, small_tokenizer
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """() -> graphs traced so far; no code is generated for them."""
+    torch._dynamo.reset()
+    counters.clear()
+    compile = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **how: compile(module, backend="eager", **how))
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+def images(count):
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def latents(model, count):
+    return model.lookup(model.tokenize(images(count))) if is_discrete(model) else model.encode(images(count))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_float32_is_exact_and_bfloat16_near(name):
+    model, wide = small_tokenizer(name), small_tokenizer(name).double()
+    z = latents(model, 5)
+    plain, expected = model.decode(z), wide.decode(z.double()).float()
+    assert torch.equal(compute_in(model, "float32").decode(z), plain) and precision_of(model) == "float32"
+    near = compute_in(model, "bfloat16").decode(z)
+    error = ((near - expected) / expected.abs().max()).abs().max()
+    assert near.dtype == torch.float32 and 1e-4 < error < 0.05  # bfloat16 has 8 bits; and it was taken
+    assert precision_of(model) == "bfloat16"
+    given = model.tokenize(images(5)) if is_discrete(model) else z
+    assert torch.equal(torch.cat([*decode_batches(model, given, 5)]), torch.cat([*decode_batches(model, given, 2)]))
+
+
+def test_a_caller_s_autocast_does_not_reach_an_exact_tokenizer():
+    model = compute_in(small_tokenizer("vit"), "float32")
+    z = latents(model, 2)
+    alone = model.decode(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.decode(z), alone)
+
+
+@pytest.mark.parametrize("scale, refused", [(0.0195, False), (0.0205, True)])
+def test_images_too_far_from_exact_ones_are_refused(scale, refused, monkeypatch):
+    """An error of `scale` in images of the range -1 to 1 is -20 log10(scale / 2) dB: 40 dB for 0.02."""
+    model = small_tokenizer("vit")
+    plain, calls = type(model).decode, []
+
+    def decode(self, z):
+        calls.append(len(z))
+        return (plain(self, z) * 0).float() + scale * torch.is_autocast_enabled("cpu")
+
+    monkeypatch.setattr(type(model), "decode", decode)
+    compute_in(model, "bfloat16")
+    z = latents(model, 12)
+    if refused:
+        for _ in range(2):  # and again: it was not found to be near
+            with pytest.raises(UserError, match=r"bfloat16: images are 39.8 dB .* at least 40 dB; use --tok"):
+                model.decode(z)
+    else:
+        model.decode(z), model.decode(z)
+        assert calls == [8, 12, 12]  # exactly once, of eight images
+
+
+def test_nan_is_refused(monkeypatch):
+    model = small_tokenizer("vit")
+    monkeypatch.setattr(type(model), "decode", lambda self, z: z * float("nan"))
+    with pytest.raises(UserError, match="images are nan dB"):
+        compute_in(model, "bfloat16").decode(latents(model, 2))
+
+
+@pytest.mark.parametrize("name", ["vit", "convolutional", "titok"])
+def test_one_graph_for_batches_of_every_size(name, graphs):
+    """Batches of a stream and its last, which is smaller, go through the same compiled code."""
+    model = small_tokenizer(name)
+    tokens = model.tokenize(images(11))
+    exact = torch.cat([*decode_batches(model, tokens, 4)])
+    compute_in(model, "float32", compiled=True)
+    found = torch.cat([*decode_batches(model, tokens, 4)])
+    assert graphs() == 1
+    model.detokenize(tokens[:1]), model.detokenize(tokens[:3])
+    assert graphs() <= 2  # at most one more under no_grad
+    assert (found.int() - exact.int()).abs().max() <= 1
+    again = torch.cat([*decode_batches(model, tokens, 4)])
+    assert torch.equal(again, found)
+
+
+def test_encoding_of_an_odd_batch_compiles_nothing_anew(graphs):
+    model = compute_in(small_tokenizer("vit"), "bfloat16", compiled=True)
+    with torch.inference_mode():
+        whole = model.tokenize(images(6))
+        first = graphs()
+        assert first == 1 and torch.equal(model.tokenize(images(6)[:5]), whole[:5])
+        assert graphs() == first
+
+
+def test_gradients_pass_through_what_is_filled_in():
+    model = compute_in(small_tokenizer("vit"), "bfloat16", compiled=False)
+    z = latents(model, 3).detach().requires_grad_()
+    model.decode(z).square().sum().backward()
+    assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
+
+
+def test_a_tokenizer_that_nobody_holds_is_free():
+    model = compute_in(small_tokenizer("vit"), "bfloat16")
+    model.decode(latents(model, 2))
+    left = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert left() is None
+    finally:
+        gc.enable()
