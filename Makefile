@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup docs study demo demo-flow test test-portable lint torture gpu-report
+.PHONY: help setup docs study demo demo-flow test test-portable test-triton lint torture gpu-report
 
 help:  # this list
 	@sed -n 's/^\([a-z-]*\):[^#]*# \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,6 +32,12 @@ PLAIN := TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 ATEN_CPU_CAPABILITY=default ONEDNN
 test-portable: setup  # the tests as weaker processors compute them, with one thread and with four
 	$(AVX2) OMP_NUM_THREADS=4 $(BIN)/pytest tests -n auto --dist worksteal
 	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal
+
+.venv/triton-3.6: | setup
+	$(BIN)/pip install --quiet --no-deps --target $@ triton==3.6.0
+
+test-triton: .venv/triton-3.6  # the GPU kernels compiled by Triton 3.6, which torch 2.11 comes with
+	PYTHONPATH=.venv/triton-3.6 $(BIN)/pytest tests/ops/test_triton_compile.py
 
 lint: setup  # style, formatting, and types of the public surface
 	$(BIN)/ruff check .

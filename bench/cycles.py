@@ -37,8 +37,9 @@ PIPES = {
 PIPE_OF = {operation: (pipe, clocks) for pipe, (clocks, names) in PIPES.items() for operation in names.split()}
 NO_PIPE = "U R2UR BRA BAR DEPBAR NOP EXIT WARPSYNC BSSY BSYNC S2R LDC WARPGROUP"  # beginnings of names
 # Shares of the rows that a list holds, and turns of loops that depend on the data, as random unit rows gave them.
-LISTED = {"resolve_ties": 0.003, "select": 0.002, "settle": 0.05}
+LISTED = {"resolve_ties": 0.003, "select": 0.002, "settle": 0.05, "rest": 0.0}
 TURNS = 13  # of a bisection
+ONE_ROW = ("normalize_rows", "prepare", "order")  # where a thread sums over one row, a product for each coordinate
 
 disassembled = functools.cache(code)
 
@@ -66,12 +67,14 @@ def turns(loops: list[Code], i: int, launch: Launch) -> float:
         return math.ceil(given["D"] / given["BLOCK_D"]) if i == 0 else 0
     if "BLOCK_T" in given:  # attention, over the keys
         return math.ceil(given["keys"].shape[2] / given["BLOCK_T"])
+    if is_definition(loops[i]) and launch.name in ONE_ROW:
+        return given["D"] / operations["DMUL"]
     if is_definition(loops[i]):  # unrolled, with a loop after it for what is left
         before, after = (loops[j] for j in ((i - 1) % len(loops), (i + 1) % len(loops)))
         sums = [x.operations["DADD"] if is_definition(x) else operations["DADD"] for x in (before, loops[i], after)]
         return 0 if sums[0] > sums[1] else given["D"] / (sums[1] / sums[2])
-    if launch.name == "neighbors":
-        return given["delta"]
+    if launch.name == "order":  # over the candidates, unrolled by four, with a loop after it for what is left
+        return given["delta"] / 4 if operations["LDG"] > 2 else 0
     return TURNS if "BAR" in operations else 1
 
 

@@ -30,6 +30,10 @@ def test_a_lookup_is_made_in_time(estimates):
     assert estimates["P1"] <= 0.45
 
 
+def test_a_table_of_neighbors_is_made_in_time(estimates):
+    assert estimates["P4"] <= 0.15
+
+
 @pytest.mark.parametrize("places", [129, 257])
 @pytest.mark.parametrize("width", [48, 64])
 def test_decode_attention_is_bound_by_memory(estimates, width, places):

@@ -130,6 +130,7 @@ def _prepare_kernel(
     for d0 in range(0, Dp, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)
         x = load_normalized(start, stride_d, norms, d, usable[:, None] & (d < D)[None, :], NORMALIZE)
+        x = tl.where(usable[:, None], x, 0.0)  # also where the length is NaN: the score must be the bias
         at = k[:, None].to(tl.int64) * Dp + d[None, :]
         if NORMALIZE:
             x_high, x_low = split_half(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, distance_bits
-from .scores import WORST_SCORE, length_of, row_block, score_error, split_error, split_scores
+from .scores import WORST_SCORE, one_product_error, row_block, tile_scores
 from .settle import NONE, settle
 
 BLOCK_N = 128  # rows that share what is read of the codebook
@@ -52,40 +52,16 @@ def _nearest_kernel(
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < R
-    squares, rest = tl.zeros((BLOCK_N,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
-    for d0 in range(0, Dp, BLOCK_D):
-        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
-        left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
-        squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
-    length, packing = length_of(squares, D), TILES * 1.1920929e-07  # the number of a tile replaces the last bits
-    if SPLIT:
-        residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
-        rounded = residual * max_norm + (length + residual) * max_residual
-        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + packing, D, PRODUCT)
-    else:
-        error = split_error(length, limits, packing, D, SPLIT, PRODUCT)
-
-    d = tl.arange(0, BLOCK_D)
-    if SPLIT and not WIDE:
-        x_high = row_block(u, n, d, inside, D).to(tl.float16)
+    packing = TILES * 1.1920929e-07  # the number of a tile replaces the last bits of a score
+    error = one_product_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, BLOCK_D)
+    x_high = row_block(u, n, tl.arange(0, BLOCK_D), inside, D).to(tl.float16)
     LANES: tl.constexpr = BLOCK_K // GROUP
     best = tl.full((BLOCK_N, LANES), WORST_SCORE, tl.float32)
     second = best
     column = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
-        if not SPLIT:
-            scores = split_scores(u, high, None, bias, n, start + column, inside, D, Dp, SPLIT, BLOCK_D)
-        else:
-            tile = high + column[None, :] * Dp
-            if WIDE:
-                scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-                for d0 in range(0, Dp, BLOCK_D):
-                    x = row_block(u, n, d0 + d, inside, D).to(tl.float16)
-                    scores = tl.dot(x, tl.load(tile + (d0 + d)[:, None]), scores)
-            else:
-                scores = tl.dot(x_high, tl.load(tile + d[:, None]))
-            scores += tl.load(bias + start + column)[None, :]
-            high += BLOCK_K * Dp
+        scores = tile_scores(u, x_high, high, bias + start, n, column, inside, D, Dp, SPLIT, WIDE, BLOCK_D)
+        high += BLOCK_K * Dp
         groups = tl.max(tl.reshape(scores, (BLOCK_N, LANES, GROUP)), 2).to(tl.int32, bitcast=True)
         # The number of the tile is read from memory, so that the compiler adds it in the multiply-add pipe: the pipe of
         # logic and maxima is the bottleneck.

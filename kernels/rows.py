@@ -14,17 +14,37 @@ INFINITE = tl.constexpr(0x7FF0000000000000)  # the bits of an infinite float64
 
 
 @triton.jit
+def _four_coordinates(
+    rows,  # *f16, *bf16 or *f32 (n): where each row begins
+    stride,
+    d,
+    D,
+    mask,
+):
+    """Coordinates d to d + 3 of rows, each float64 (n); 0 beyond D. Read together: 16 bytes of a float32 row."""
+    four = d + tl.arange(0, 4)
+    x = tl.load(rows[:, None] + four[None, :] * stride, mask=mask[:, None] & (four < D)[None, :], other=0.0)
+    even, odd = tl.split(tl.reshape(x.to(tl.float64), (rows.shape[0], 2, 2)))
+    x0, x2 = tl.split(even)
+    x1, x3 = tl.split(odd)
+    return x0, x1, x2, x3
+
+
+@triton.jit
 def row_norms(
     rows,  # *f16, *bf16 or *f32 (n): where each row begins
     stride,
     D,
     mask,
 ):
-    """Float64 lengths (n), at least 1e-12, of rows of D coordinates `stride` apart; NaN for a row with one."""
+    """Float64 lengths (n), at least 1e-12, of rows of D coordinates `stride` apart; NaN for a row with one.
+
+    The square of a float32 is exact in float64, so that a fused multiply-add gives the same bits.
+    """
     total = tl.zeros(rows.shape, tl.float64)
-    for d in range(D):
-        x = tl.load(rows + d * stride, mask=mask, other=0.0).to(tl.float64)
-        total += x * x
+    for d in range(0, D, 4):
+        x0, x1, x2, x3 = _four_coordinates(rows, stride, d, D, mask)
+        total = (((total + x0 * x0) + x1 * x1) + x2 * x2) + x3 * x3
     return tl.sqrt(tl.where(total < MIN_SQUARE, MIN_SQUARE, total))
 
 
@@ -75,14 +95,13 @@ def _normalize_rows_kernel(
         tl.store(out + local[:, None].to(tl.int64) * D + d[None, :], x, mask=mask)
 
 
-def normalize_rows(z: torch.Tensor, first: int, count: int, normalize: bool) -> torch.Tensor:
-    """Float32 (count, D): tokens first to first + count of z (B, L, D) of any strides.
+def normalize_rows(z: torch.Tensor, first: int, out: torch.Tensor, normalize: bool) -> None:
+    """Write tokens first to first + R of z (B, L, D), of any strides, to float32 out (R, D).
 
     Each divided by its length; as it is where not `normalize`.
     """
-    D = z.shape[2]
+    count, D = out.shape
     stride_b, stride_l, stride_d = z.stride()
-    out = torch.empty(count, D, dtype=torch.float32, device=z.device)
     block = 64
     if count:
         _normalize_rows_kernel[(triton.cdiv(count, block),)](
@@ -97,10 +116,10 @@ def normalize_rows(z: torch.Tensor, first: int, count: int, normalize: bool) -> 
             D=D,
             NORMALIZE=normalize,
             BLOCK_N=block,
-            BLOCK_D=min(64, triton.next_power_of_2(D)),
+            BLOCK_D=min(32, triton.next_power_of_2(D)),
+            num_warps=block // 32,  # a thread has a row, of which it reads 16 bytes at once
             **DEFINITION,
         )
-    return out
 
 
 @triton.jit
@@ -122,8 +141,37 @@ def distance_bits(
     for d in range(D):
         x = tl.load(u + d).to(tl.float64)
         e = tl.load(column, mask=mask, other=0.0).to(tl.float64)
-        total += -x * e if PRODUCT else (x - e) * (x - e)
+        total = _add(total, x, e, PRODUCT)
         column += K
+    return _ordered_bits(total, mask)
+
+
+@triton.jit
+def gathered_distance_bits(
+    u,  # *f32 (n): where each row begins
+    codes,  # *f32 (n): where the code of each begins
+    D,
+    mask,
+    PRODUCT: tl.constexpr,
+):
+    """As `distance_bits`, of each row to a code of its own, whose coordinates lie together."""
+    total = tl.zeros(u.shape, tl.float64)
+    for d in range(0, D, 4):
+        x0, x1, x2, x3 = _four_coordinates(u, 1, d, D, mask)
+        e0, e1, e2, e3 = _four_coordinates(codes, 1, d, D, mask)
+        total = _add(_add(total, x0, e0, PRODUCT), x1, e1, PRODUCT)
+        total = _add(_add(total, x2, e2, PRODUCT), x3, e3, PRODUCT)
+    return _ordered_bits(total, mask)
+
+
+@triton.jit
+def _add(total, x, e, PRODUCT: tl.constexpr):
+    """A distance and what one coordinate adds to it."""
+    return total + (-x * e if PRODUCT else (x - e) * (x - e))
+
+
+@triton.jit
+def _ordered_bits(total, mask):
     total = tl.where(mask & (tl.abs(total) < float("inf")), total, float("inf"))
     bits = total.to(tl.int64, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)  # negative distances: the larger, the farther from 0

@@ -78,6 +78,69 @@ def row_block(
 
 
 @triton.jit
+def one_product_error(
+    u,  # *f32 (R, D)
+    n,
+    inside,
+    limits,  # *f32 (2)
+    extra,
+    D,
+    Dp,
+    SPLIT: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Largest error (len(n)) of the scores of rows n from `tile_scores`; `extra` adds to their roundoff."""
+    squares, rest = tl.zeros(n.shape, tl.float32), tl.zeros(n.shape, tl.float32)
+    for d0 in range(0, Dp, BLOCK_D):
+        x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
+        left = x - x.to(tl.float16).to(tl.float32) if SPLIT else tl.zeros_like(x)
+        squares, rest = squares + tl.sum(x * x, 1), rest + tl.sum(left * left, 1)
+    length = length_of(squares, D)
+    if SPLIT:
+        residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
+        rounded = residual * max_norm + (length + residual) * max_residual
+        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + extra, D, PRODUCT)
+    else:
+        error = split_error(length, limits, extra, D, SPLIT, PRODUCT)
+    return error
+
+
+@triton.jit
+def tile_scores(
+    u,  # *f32 (R, D)
+    x_high,  # f16 (len(n), BLOCK_D): the first coordinates of rows n, all of them without WIDE
+    high,  # *f16 or, without SPLIT, *f32: the first of the codes
+    bias,  # *f32: the same
+    n,
+    column,
+    inside,
+    D,
+    Dp,
+    SPLIT: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Scores (len(n), len(column)) of rows n and the codes `column` of a tile, up to `one_product_error`.
+
+    One product where rows are of unit length, three where not.
+    """
+    if not SPLIT:
+        scores = split_scores(u, high, None, bias, n, column, inside, D, Dp, SPLIT, BLOCK_D)
+    else:
+        tile, d = high + column[None, :] * Dp, tl.arange(0, BLOCK_D)
+        if WIDE:
+            scores = tl.zeros((n.shape[0], column.shape[0]), tl.float32)
+            for d0 in range(0, Dp, BLOCK_D):
+                x = row_block(u, n, d0 + d, inside, D).to(tl.float16)
+                scores = tl.dot(x, tl.load(tile + (d0 + d)[:, None]), scores)
+        else:
+            scores = tl.dot(x_high, tl.load(tile + d[:, None]))
+        scores += tl.load(bias + column)[None, :]
+    return scores
+
+
+@triton.jit
 def add_split_products(total, x_high, x_low, e_high, e_low):
     """total plus the products of rows and codes in two halves each, but for that of the low ones; small ones first."""
     total = tl.dot(x_high, e_low, total)

@@ -16,7 +16,7 @@ from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
 from .select_top import bracket, select_top
 
 BLOCK_N = 16  # rows scored together, the fewest that a product takes
-SCRATCH_BYTES = 32 << 20
+SCRATCH_BYTES = 16 << 20
 
 
 @triton.jit

@@ -26,7 +26,9 @@ SETTLE = {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P3
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
 PRODUCTS = {"SPLIT": False, "PRODUCT": True}
-NEIGHBORS = {"u": F32, "transposed": F32, "out": P64}
+CANDIDATES = SCORED | {"tile_numbers": P32, "found": P32, "counts": P32, "listed": P32, "listed_count": P32}
+ORDER = {"u": F32, "rows": F32, "out": P64, "found": P32, "counts": P32, "distances": P64}
+REST = {"u": F32, "transposed": F32, "out": P64, "listed": P32, "listed_count": P32}
 FINISH = {"u": F32, "codes": F32, "nearest": P64, "indices": P64, "z_q": BF16, "z_q_clean": BF16, "usage": P64}
 FINISH |= {"partial": F64}
 BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P64, "vq": F32, "commit": F32}
@@ -34,6 +36,7 @@ BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "GROUP": 2, "BLOCK_N": 128}
 TOP_SELECTION = TILE | {"BLOCK_N": 32, "LEVELS": 8, "CANDIDATES": 4, "TILES": 64, "WIDE": False}
+CANDIDATE_SEARCH = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 16, "LEVELS": 12, "ROOM": 128}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
 ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
 ONE_QUERY = {"BLOCK_T": 32, "BLOCK_W": 16}
@@ -52,7 +55,7 @@ KERNELS = {
     "normalize rows": (
         "rows._normalize_rows_kernel",
         {"z": BF16, "out": F32, "stride_b": "i64", "stride_l": "i64", "stride_d": "i64", "first": "i64"},
-        ROWS | {"NORMALIZE": True},
+        {"BLOCK_N": 64, "BLOCK_D": 32, "NORMALIZE": True},
     ),
     "codes": ("codes._prepare_kernel", CODES, {"NORMALIZE": True, "PRODUCT": False, "BLOCK_K": 64, "BLOCK_D": 64}),
     "codes, one coordinate": (
@@ -97,8 +100,14 @@ KERNELS = {
     ),
     "settle": ("select_top._settle_kernel", SETTLE, {"PRODUCT": False, "CANDIDATES": 4, "BLOCK_N": 8}),
     "select, many codes": ("select._select_kernel", SELECT, SELECTION | {"ROWS": 1, "BLOCK": 1 << 15}),
-    "neighbors": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": False, "BLOCK": 4096}),
-    "neighbors, products": ("neighbors._neighbors_kernel", NEIGHBORS, {"PRODUCT": True, "BLOCK": 4096}),
+    "candidates": ("neighbors._candidates_kernel", CANDIDATES, CANDIDATE_SEARCH),
+    "candidates, wide": ("neighbors._candidates_kernel", CANDIDATES, CANDIDATE_SEARCH | {"WIDE": True}),
+    "candidates, products": ("neighbors._candidates_kernel", CANDIDATES | PLAIN, CANDIDATE_SEARCH | PRODUCTS),
+    "candidates, one coordinate": ("neighbors._candidates_kernel", CANDIDATES, CANDIDATE_SEARCH | ONE_COORDINATE),
+    "order": ("neighbors._order_kernel", ORDER, {"PRODUCT": False, "ROOM": 128}),
+    "order, products": ("neighbors._order_kernel", ORDER, {"PRODUCT": True, "ROOM": 256}),
+    "neighbors of the rest": ("neighbors._rest_kernel", REST, {"PRODUCT": False, "BLOCK": 4096}),
+    "neighbors of the rest, products": ("neighbors._rest_kernel", REST, {"PRODUCT": True, "BLOCK": 4096}),
     "draw": (
         "draw._draw_kernel",
         {"ids": P64, "threshold": P64, "delta": P64, "seed": P64, "out": P32, "first": "i64"},
@@ -150,85 +159,113 @@ KERNELS = {
         {"STREAM": 1, "GUIDED": True, "TOP_K": True, "TOP_P": True, "GROUPS": 1024},
     ),
 }
+# As launched: warps, by the first word of a kernel's name, where they are not Triton's four; and what else is given.
+WARPS = {"nearest": 8, "select": 8, "guided": 8, "normalize": 2, "attention": 2, "resolve": 1}
 OPTIONS = {
     "nearest": {"maxnreg": 128},
-    "settle few": {"num_warps": 4},
     "select, many codes": {"num_warps": 16},
-    "attention, one query": {"num_warps": 2},
-    "attention, new place": {"num_warps": 2},
-    "attention, new place of 48": {"num_warps": 2},
-    "attention, new place turned": {"num_warps": 2},
+    "settle": {"num_warps": 1},
     "attention, few queries": {"num_warps": 4},
-}  # as launched; the others with eight warps
-
-SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count"}  # multiples of 16 at every published shape, and so are the strides
+}
+SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count", "stride_b", "stride_l"}  # multiples of 16 at every published shape
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
-LAUNCHED = ("nearest", "settle few", "select top", "attention, new place", "attention, new place of 48")
+# Kernels whose machine code is bounded, with more of their arguments as they are at the published shapes.
+LAUNCHED: dict[str, dict[str, int]] = {
+    "normalize rows": {"stride_d": 1},
+    "nearest": {},
+    "settle few": {},
+    "select top": {},
+    "settle": {},
+    "candidates": {},
+    "order": {},
+    "finish": {},
+    "attention, new place": {},
+    "attention, new place of 48": {},
+    "guided sample": {},
+}
+EXACT = ("normalize rows", "settle few", "settle", "order")  # which are launched without fused multiply-add
+VARIANTS = ((80, 1), (90, 1), (90, 16))  # GPU generation, and of what pointers and sizes are multiples
 
 
-def source_of(kernel: str, **more_constants: int):
+def source_of(kernel: str, more_types: dict[str, str] = {}, **more_constants: int):  # noqa: B006 (never written)
     """The kernel with its arguments' types, as the compiler takes it."""
     path, types, constants = KERNELS[kernel]
     module, name = path.split(".")
     function = getattr(importlib.import_module(f"robustok.kernels.{module}"), name)
     constants = constants | more_constants
-    signature = {argument: types.get(argument, "i32") for argument in function.arg_names}
+    signature = {argument: types.get(argument, "i32") for argument in function.arg_names} | more_types
     signature |= dict.fromkeys(constants, "constexpr")
     return triton.compiler.ASTSource(fn=function, signature=signature, constexprs=constants)
 
 
-def refused_ones(kernel: str) -> list[str]:
-    """Whole numbers among the arguments with which the kernel does not compile where they are 1: a constant then."""
+def compiled(source, kernel: str, capability: int, multiple: int, **options):
+    """Compiled where pointers and sizes are multiples of this."""
+    if multiple == 16:
+        aligned = [name.startswith("*") or argument in SIZES for argument, name in source.signature.items()]
+        source.attrs = {(i,): [["tt.divisibility", 16]] for i, is_aligned in enumerate(aligned) if is_aligned}
+    warps = WARPS.get(kernel.replace(",", " ").split()[0], 4)
+    options = {"num_warps": warps, **OPTIONS.get(kernel, {}), **options}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def refused_numbers(kernel: str) -> list[str]:
+    """Whole numbers among the arguments with which the kernel does not compile where they are 1, a constant then, or
+    beyond 2**31, which a number of codes never is."""
     target = GPUTarget("cuda", 90, 32)
     backend = make_backend(target)
     options = backend.parse_options({})
     refused = []
-    for argument, kind in source_of(kernel).signature.items():
-        if kind not in ("i32", "i64"):
-            continue
+    numbers = [argument for argument, kind in source_of(kernel).signature.items() if kind in ("i32", "i64")]
+    sources = {f"{argument} = 1": source_of(kernel, **{argument: 1}) for argument in numbers}
+    sources |= {
+        f"{argument} of 64 bits": source_of(kernel, {argument: "i64"}) for argument in numbers if argument != "K"
+    }
+    for name, source in sources.items():
         context = ir.context()
         ir.load_dialects(context)
         backend.load_dialects(context)
         front_end = (target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
         try:
-            source_of(kernel, **{argument: 1}).make_ir(*front_end)
+            source.make_ir(*front_end)
         except triton.compiler.errors.CompilationError as error:
-            refused.append(f"{argument}: {error}")
+            refused.append(f"{name}: {error}")
     return refused
 
 
+def loop_of(length: int, operations: dict[str, int]) -> dict:
+    """An innermost loop: its instructions, barriers, and whether the tensor cores multiply in it."""
+    return {"length": length, "barriers": operations.get("BAR", 0), "products": bool({"HMMA", "HGMMA"} & {*operations})}
+
+
 def as_launched(kernel: str) -> dict:
-    """Machine code for sm_90 where pointers and sizes are multiples of 16, as at the published shapes: its resources,
-    and the length and barriers of each innermost loop, of those with products where there are any.
-    """
-    from machine_code import loops, resources  # beside this script
+    """Machine code for sm_90 at the published shapes: its resources, its stores and loads of spilled registers, and its
+    innermost loops."""
+    from machine_code import code, resources  # beside this script
 
-    source = source_of(kernel)
-    aligned = [name.startswith("*") or argument in SIZES for argument, name in source.signature.items()]
-    source.attrs = {(i,): [["tt.divisibility", 16]] for i, multiple in enumerate(aligned) if multiple}
-    options = {"num_warps": 8, **OPTIONS.get(kernel, {})}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    code = compiled.asm["cubin"]
-    innermost = loops(code)
-    with_products = [loop for loop in innermost if {"HMMA", "HGMMA"} & loop.operations.keys()]
-    found = [{"length": loop.length, "barriers": loop.operations.get("BAR", 0)} for loop in with_products or innermost]
-    return {**resources(code), "shared": compiled.metadata.shared, "loops": found}
-
-
-def compile_kernel(kernel: str, capability: int) -> dict:
-    source = source_of(kernel)
-    options = {"num_warps": 8, "enable_fp_fusion": False, **OPTIONS.get(kernel, {})}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    ptx = compiled.asm["ptx"]
+    fusion = {"enable_fp_fusion": kernel not in EXACT}
+    found = compiled(source_of(kernel, **LAUNCHED[kernel]), kernel, 90, 16, **fusion)
+    whole, loops = code(found.asm["cubin"])
     return {
-        "bytes": len(compiled.asm["cubin"]),
-        "shared": compiled.metadata.shared,
+        **resources(found.asm["cubin"]),
+        "shared": found.metadata.shared,
+        "threads": 32 * found.metadata.num_warps,
+        "spills": sum(whole.operations.get(name, 0) for name in ("STL", "LDL")),
+        "loops": [loop_of(loop.length, loop.operations) for loop in loops],
+    }
+
+
+def compile_kernel(kernel: str, capability: int, multiple: int) -> dict:
+    found = compiled(source_of(kernel), kernel, capability, multiple, enable_fp_fusion=False)
+    ptx = found.asm["ptx"]
+    return {
+        "bytes": len(found.asm["cubin"]),
+        "shared": found.metadata.shared,
         "tensor_cores": "mma" in ptx,
         "fused_float64": "fma.rn.f64" in ptx,
     }
 
 
 if __name__ == "__main__":
-    found: dict = {f"{kernel} sm_{sm}": compile_kernel(kernel, sm) for kernel in KERNELS for sm in (80, 90)}
-    found |= {f"{kernel}, ones": refused_ones(kernel) for kernel in KERNELS}
+    found: dict = {f"{kernel} sm_{sm} {m}": compile_kernel(kernel, sm, m) for kernel in KERNELS for sm, m in VARIANTS}
+    found |= {f"{kernel}, numbers": refused_numbers(kernel) for kernel in KERNELS}
     print(json.dumps(found | {f"{kernel}, as launched": as_launched(kernel) for kernel in LAUNCHED}))

@@ -34,9 +34,9 @@ class Code(NamedTuple):
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """{"registers": a thread's, "spills": bytes of its stack, where what finds no register is kept}."""
+    """{"registers": a thread's, "stack": bytes that a thread has for what finds no register}."""
     text = _run("cuobjdump", "-res-usage", cubin)
-    names = {"registers": "REG", "spills": "STACK"}  # LOCAL is 0 whatever is spilled
+    names = {"registers": "REG", "stack": "STACK"}  # LOCAL is 0 whatever is spilled
     return {name: int(re.search(rf"\b{label}:(\d+)", text)[1]) for name, label in names.items()}
 
 

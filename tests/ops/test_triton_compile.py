@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from .compile_triton import KERNELS, LAUNCHED
+from .compile_triton import KERNELS, LAUNCHED, VARIANTS
 
 pytest.importorskip("triton")
 
@@ -22,37 +23,57 @@ def compiled() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("sm", [80, 90])
+@pytest.mark.parametrize(("sm", "multiple"), VARIANTS)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_kernel_compiles(compiled, kernel, sm):
-    report = compiled[f"{kernel} sm_{sm}"]
+def test_kernel_compiles(compiled, kernel, sm, multiple):
+    report = compiled[f"{kernel} sm_{sm} {multiple}"]
     assert report["bytes"] > 0
     assert report["shared"] <= 99 << 10  # what a block may have on every GPU since sm_80
     assert not report["fused_float64"]  # the definition of distance has one rounding an operation
-    if kernel.startswith(("nearest", "select")):
+    if kernel.startswith(("nearest", "select", "candidates")):
         assert report["tensor_cores"]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_kernel_compiles_where_a_number_is_one(compiled, kernel):
-    assert compiled[f"{kernel}, ones"] == []
+def test_kernel_compiles_where_a_number_is_one_or_beyond_32_bits(compiled, kernel):
+    assert compiled[f"{kernel}, numbers"] == []
 
 
-# What a block and the innermost loop may cost at the published shapes, on sm_90: registers a thread, instructions of
-# the longest loop, and barriers in any loop. Compilers differ by a few instructions; more is a kernel that got slower.
+class Bounds(NamedTuple):
+    """What a kernel may cost at the published shapes, on sm_90. Two versions of the compiler, 3.6 and 3.8, stay within
+    it; more is a kernel that got slower."""
+
+    registers: int  # a thread
+    shared: int  # bytes a block
+    barriers: int  # in any innermost loop
+    length: int  # instructions of the longest innermost loop
+    taken: int = 0  # scores, or keys, that a block takes in a turn of its main loop, ...
+    each: float = 0  # ... and instructions of its threads for one
+
+
 BOUNDS = {
-    "nearest": {"registers": 128, "length": 190, "barriers": 2},
-    "settle few": {"registers": 88, "spills": 8, "length": 110, "barriers": 0},  # 8 bytes, outside of its loop
-    "select top": {"registers": 192, "length": 375, "barriers": 4},
-    "attention, new place": {"registers": 128, "length": 265, "barriers": 0},
-    "attention, new place of 48": {"registers": 96, "length": 210, "barriers": 0},
+    "normalize rows": Bounds(registers=160, shared=2048, barriers=8, length=980),
+    "nearest": Bounds(registers=128, shared=40960, barriers=2, length=360, taken=128 * 64, each=5.8),
+    "settle few": Bounds(registers=88, shared=1024, barriers=0, length=110),
+    "select top": Bounds(registers=205, shared=40960, barriers=4, length=340, taken=32 * 64, each=33),
+    "settle": Bounds(registers=56, shared=0, barriers=0, length=55),
+    "candidates": Bounds(registers=208, shared=18432, barriers=3, length=395, taken=16 * 64, each=48),
+    "order": Bounds(registers=40, shared=0, barriers=0, length=125),
+    "finish": Bounds(registers=128, shared=1024, barriers=0, length=440),
+    "attention, new place": Bounds(registers=128, shared=1024, barriers=0, length=262, taken=32, each=520),
+    "attention, new place of 48": Bounds(registers=96, shared=1024, barriers=0, length=206, taken=32, each=410),
+    "guided sample": Bounds(registers=128, shared=8192, barriers=0, length=0),
 }
 
 
 @pytest.mark.parametrize("kernel", LAUNCHED)
 def test_machine_code_stays_as_good_as_it_is(compiled, kernel):
     found, bounds = compiled[f"{kernel}, as launched"], BOUNDS[kernel]
-    assert found["spills"] <= bounds.get("spills", 0)
-    assert found["registers"] <= bounds["registers"]
-    assert max(loop["length"] for loop in found["loops"]) <= bounds["length"]
-    assert max(loop["barriers"] for loop in found["loops"]) <= bounds["barriers"]
+    assert found["spills"] == 0
+    assert found["registers"] <= bounds.registers
+    assert found["shared"] <= bounds.shared
+    assert max((loop["barriers"] for loop in found["loops"]), default=0) <= bounds.barriers
+    assert max((loop["length"] for loop in found["loops"]), default=0) <= bounds.length
+    if bounds.taken:
+        main = max(found["loops"], key=lambda loop: (loop["products"], loop["length"]))
+        assert main["length"] * found["threads"] / bounds.taken <= bounds.each

@@ -26,12 +26,19 @@ class KeepsList:
         self.tied = tied[: int(tied_count)]
 
 
+def normalized(z) -> torch.Tensor:
+    """The rows (L, D) of z (1, L, D)."""
+    u = torch.empty(z.shape[1:])
+    kernel_rows.normalize_rows(z, 0, u, True)
+    return u
+
+
 def found_by_scores(monkeypatch, z, codebook) -> tuple[dict[int, list[int]], dict[int, int]]:
     """(row -> first codes of the one or two pairs in which its code is; row listed -> its lanes, a bit each)."""
     keeper, kept = KeepsList(), []
     monkeypatch.setattr(kernel_nearest, "_resolve_ties_kernel", keeper)
     monkeypatch.setattr(kernel_nearest, "settle", lambda u, codes, entries, group, out: kept.append(entries))
-    u = kernel_rows.normalize_rows(z, 0, z.shape[1], True)
+    u = normalized(z)
     kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True, False), torch.empty(len(u), dtype=torch.int64))
     entries = {row: [base for base in bases if base < len(codebook)] for row, _, *bases in kept[0].tolist() if row >= 0}
     return entries, dict(keeper.tied.tolist())
@@ -64,7 +71,7 @@ def test_codes_behind_others_in_their_lane_are_decided_by_the_definition():
     codebook[[5, 69, 325]] = z[0, 1] + 1e-5 * torch.randn(3, 8)  # near: the nearest
     codebook[[6, 70, 134, 262, 326]] = z[0, 2] + 1e-4 * torch.randn(5, 8)
     out = torch.full((4,), -7)
-    u = kernel_rows.normalize_rows(z, 0, 4, True)
+    u = normalized(z)
     kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True, False), out)
     assert out[0] == 40
     assert np.array_equal(out.numpy(), order(z, codebook)[:, 0])

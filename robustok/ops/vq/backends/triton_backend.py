@@ -29,8 +29,8 @@ except ImportError as error:
     IMPORT_ERROR = error
 
 MAX_CODES = 1 << 17  # whose scores one program holds
-_BLOCK_TOKENS = 1 << 21  # tokens in a block: narrow rows have more indices than coordinates
-_BLOCK_ELEMENTS = 1 << 25  # numbers in a block of float32 rows (128 MB): each block is launched, and waited for, anew
+_BLOCK_TOKENS = 1 << 18  # tokens in a block: lists of rows take up to 40 bytes a token
+_BLOCK_ELEMENTS = 5 << 21  # numbers in a block of float32 rows (40 MiB): with lists and table less than 64 MiB
 _TABLE_ELEMENTS = 1 << 21  # numbers in a table of neighbours (16 MB)
 
 
@@ -48,12 +48,17 @@ def launcher_lacks() -> str | None:
 
 
 def row_blocks(z: Tensor, similarity: Similarity) -> Iterator[tuple[slice, Tensor]]:
-    """Block by block of z (B, L, D): which tokens of the batch these are, and their normalised rows (R, D)."""
+    """Block by block of z (B, L, D): which tokens of the batch these are, and their normalised rows (R, D).
+
+    The rows of a block take the memory of those before it.
+    """
     B, L, D = z.shape
-    step = max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D))
+    step = max(1, min(_BLOCK_TOKENS, _BLOCK_ELEMENTS // D, B * L))
+    memory = torch.empty(step, D, dtype=torch.float32, device=z.device)
     for first in range(0, B * L, step):
-        count = min(step, B * L - first)
-        yield slice(first, first + count), kernel_rows.normalize_rows(z, first, count, similarity == "cosine")
+        rows = memory[: min(step, B * L - first)]
+        kernel_rows.normalize_rows(z, first, rows, similarity == "cosine")
+        yield slice(first, first + len(rows)), rows
 
 
 def rank_drawer(draw: Draw, L: int) -> Callable[[slice], Tensor]:
@@ -141,23 +146,34 @@ class TritonBackend:
     ) -> Iterator[tuple[slice, Tensor]]:
         """Block by block of z (B, L, D): its tokens and rows, once out.nearest and out.indices hold their codes."""
         ranks = rank_drawer(draw, z.shape[1])
+        table = None if neighbors == "latent" else self._table(codes, draw, z.shape[1])
         for tokens, u in row_blocks(z, similarity):
             nearest, indices = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
             self.search_nearest(u, codes, nearest)
             indices.copy_(nearest)
-            self._perturb_codes(u, codes, ranks(tokens), draw.delta, neighbors, indices)
+            self._perturb_codes(u, codes, ranks(tokens), neighbors, table, indices)
             yield tokens, u
 
-    def _perturb_codes(self, u: Tensor, codes, ranks: Tensor, delta: Tensor, neighbors: str, indices: Tensor) -> None:
+    def _table(self, codes, draw: Draw, L: int) -> Tensor | None:
+        """Neighbours (K, delta) int64 of each code; None where that is more work than a search for each token, or takes
+        too much memory, or where the host does not know delta."""
+        K = len(codes.rows)
+        if draw.delta.is_cuda or draw.num_images * L <= K or K * int(draw.delta) > _TABLE_ELEMENTS:
+            return None
+        table = torch.empty(K, int(draw.delta), dtype=torch.int64, device=codes.rows.device)
+        kernel_neighbors.neighbors(codes.rows, codes, table)
+        return table
+
+    def _perturb_codes(
+        self, u: Tensor, codes, ranks: Tensor, neighbors: str, table: Tensor | None, indices: Tensor
+    ) -> None:
         """Replace the nearest codes in indices (R,) of float32 rows (R, D): the first len(ranks) may be perturbed."""
-        M, K = len(ranks), len(codes.rows)
+        M = len(ranks)
         if M == 0:
             return
         if neighbors == "latent":
             self.search_ranks(u[:M], codes, ranks, indices[:M])
-        elif not delta.is_cuda and K < M and K * int(delta) <= _TABLE_ELEMENTS:  # the host must know the table's width
-            table = torch.empty(K, int(delta), dtype=torch.int64, device=u.device)
-            kernel_neighbors.neighbors(codes.rows, codes, table)
+        elif table is not None:
             indices[:M] = torch.where(ranks > 0, table[indices[:M], ranks.long()], indices[:M])
         else:
             self.search_ranks(codes.rows[indices[:M]], codes, ranks, indices[:M])
@@ -168,6 +184,7 @@ class TritonBackend:
     def quantize_backward(
         self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, similarity: Similarity
     ) -> tuple[Tensor, Tensor]:
-        codes = kernel_rows.normalize_rows(codebook[None], 0, len(codebook), similarity == "cosine")
+        codes = torch.empty_like(codebook, dtype=torch.float32, memory_format=torch.contiguous_format)
+        kernel_rows.normalize_rows(codebook[None], 0, codes, similarity == "cosine")
         dz, de = kernel_quantize.backward(z, codes, nearest, *grads, similarity == "cosine")
         return dz, through_normalization(codebook, de, similarity)
