@@ -9,7 +9,7 @@ import torch
 from robustok.core.errors import UserError
 from robustok.evaluation import InceptionFeatures
 from robustok.evaluation.features.inception import normalize, tf1_resize
-from robustok.models.frozen.inception import load_inception
+from robustok.models.frozen.inception import Mixed, load_inception
 
 SIZES = ("64x64", "256x256", "299x299", "310x352")
 
@@ -67,6 +67,30 @@ def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_p
         "inception-v3-tf2015/tf1-bilinear-299/exact-float32",
         f"inception-v3-tf2015/tf1-bilinear-299/fast-{'float32' if device == 'cpu' else 'float16'}",
     )
+
+
+@torch.inference_mode()
+def blocks_and_convolutions(network, images) -> tuple[dict, int]:
+    """What each block of a network gives, and how many convolutions the network takes."""
+    found, calls = {}, []
+    for name, module in network.named_modules():
+        if isinstance(module, Mixed):
+            module.register_forward_hook(lambda *call, name=name: found.update({name: call[-1]}))
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda *_: calls.append(None))
+    network(images)
+    return found, len(calls)
+
+
+def test_merged_convolutions_are_fewer_and_the_same_function(peers, inception_path):
+    images = normalize(tf1_resize(recording(peers, "64x64")[1][:1].double()))
+    plain, merged = (load_inception(inception_path).double().fold() for _ in range(2))
+    (expected, before), (found, after) = (blocks_and_convolutions(n, images) for n in (plain, merged.merge()))
+    assert (before, after) == (94, 67)
+    assert len(found) == 11 and found.keys() == expected.keys()
+    for name, block in found.items():
+        assert block.dtype == torch.float64 and block.std() > 0
+        assert_close(block, expected[name].numpy(), 1e-12)
 
 
 def test_exact_mode_is_the_same_on_every_device(peers, inception, inception_path, device):

@@ -72,6 +72,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.branches = [self._add_branch(width, name, steps) for name, steps in branches.items()]
         self.pool = pool
+        self.merged: dict[str, int] = {}  # channels of each convolution that `heads` stands for
         if pool != "reduce":
             self.branch_pool = Convolution(width, pool_width)
 
@@ -90,22 +91,51 @@ class Mixed(nn.Module):
             names.append(list(parallel))
         return names
 
+    def merge(self) -> None:
+        """Makes one convolution of those of 1 x 1 that read the block's input: one product where there were four.
+
+        The average's is among them, as averages and 1 x 1 convolutions commute, and fewer channels are averaged then.
+        Norms are folded before.
+        """
+        firsts = [name for first, *_ in self.branches for name in first if getattr(self, name).conv.kernel_size == ONE]
+        names = [*firsts, "branch_pool"] if self.pool == "average" else firsts
+        if len(names) < 2:
+            return
+        parts = {name: self._modules.pop(name).conv for name in names}
+        weight, bias = (torch.cat([getattr(part, of) for part in parts.values()]) for of in ("weight", "bias"))
+        self.merged = {name: part.out_channels for name, part in parts.items()}
+        self.heads = nn.Conv2d(weight.shape[1], len(weight), 1)
+        self.heads.weight, self.heads.bias = (nn.Parameter(of, requires_grad=False) for of in (weight, bias))
+
+    def _heads(self, x: Tensor) -> dict[str, Tensor]:
+        """What the convolutions give that `merge` made one of."""
+        if not self.merged:
+            return {}
+        found = dict(zip(self.merged, self.heads(x).split(list(self.merged.values()), dim=1), strict=True))
+        if "branch_pool" in found:
+            found["branch_pool"] = _average(found["branch_pool"])
+        return {name: F.relu(y) for name, y in found.items()}
+
     def forward(self, x: Tensor) -> Tensor:
-        outputs = []
+        heads, outputs = self._heads(x), []
         for branch in self.branches:
             y = x
             for step in branch:
-                parts = [getattr(self, name)(y) for name in step]
+                parts = [heads[name] if name in heads else getattr(self, name)(y) for name in step]
                 y = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
             outputs.append(y)
-        return torch.cat([*outputs, self._pooled(x)], dim=1)
+        return torch.cat([*outputs, heads["branch_pool"] if "branch_pool" in heads else self._pooled(x)], dim=1)
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == "reduce":
             return F.max_pool2d(x, 3, stride=2)
         if self.pool == "maximum":
             return self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))
-        return self.branch_pool(F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False))
+        return self.branch_pool(_average(x))
+
+
+def _average(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 ONE, THREE, FIVE, WIDE, TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
@@ -189,6 +219,13 @@ class Inception(nn.Module):
         for module in list(self.modules()):
             if isinstance(module, Convolution):
                 module.fold()
+        return self
+
+    def merge(self) -> Inception:
+        """Merges convolutions of each block, in place, after `fold`: 67 are left of 94."""
+        for module in list(self.modules()):
+            if isinstance(module, Mixed):
+                module.merge()
         return self
 
 
