@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding import decode_attention
-from robustok.ops.decoding.attention import CANDIDATES
+from robustok.ops.decoding.attention import flash_attention
 
 from . import recording
 from .bench_sampling import GUIDANCE, PUBLISHED, SMALL, add_ratio, images_per_second, our_settings, random_model
@@ -102,7 +102,7 @@ def test_decode_attention(width, length, timed, record, gpu):
     runs = {
         "ours": lambda: decode_attention(query, *cache, length),
         "SDPA": lambda: F.scaled_dot_product_attention(query, *cache[:, :, :, :length]),
-        "flash-attn": lambda: CANDIDATES["flash-attn"](query, *cache, length),
+        "flash-attn": lambda: flash_attention(query, *cache, length),
     }
     expected = runs["SDPA"]().float()
     torch.testing.assert_close(runs["ours"]().float(), expected, rtol=0.02, atol=0.02)
