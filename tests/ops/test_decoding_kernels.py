@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from robustok.core.random import SAMPLE
 from robustok.models.rotary import rotate
 from robustok.ops.decoding import NewPlaces, reference
-from robustok.ops.decoding.appending import append_triton
+from robustok.ops.decoding.appending import append_sdpa, append_triton
 
 pytest.importorskip("triton")
 
@@ -57,6 +57,16 @@ def test_append_and_attend(place, width, waiting, dtype, kernel_device):
     torch.testing.assert_close(*stored, rtol=close["rtol"], atol=1e-5)
     assert torch.equal(caches[:, :, :, :place], expected_caches[:, :, :, :place])
     assert caches[:, :, :, place + 1 :].isnan().all()
+
+
+def test_append_where_query_heads_share_a_head_of_the_cache(kernel_device):
+    """Then it is one after the other, with the kernel for several queries."""
+    torch.manual_seed(0)
+    caches, place = torch.randn(2, 3, 2, 9, 16, device=kernel_device), torch.tensor([5], device=kernel_device)
+    qkv = torch.randn(3, (6 + 2 * 2) * 16, device=kernel_device)
+    new = NewPlaces(qkv, lambda x: x.unflatten(1, (-1, 16)).split([6, 2, 2], 1))
+    expected = append_sdpa(new, *caches.clone(), place, ahead=2)
+    torch.testing.assert_close(append_triton(new, *caches, place, ahead=2), expected, rtol=1e-5, atol=1e-5)
 
 
 def heads_of(qkv, count=2):

@@ -138,18 +138,20 @@ def test_step_on_the_device_equals_step_on_the_host(model, compiled):
 
 @pytest.mark.parametrize("settings", [GUIDED, {"guidance_scale": 1.0}])
 @pytest.mark.parametrize("ratio", [0.0, 0.7, 1.0])
-def test_kept_tokens_and_the_draws_between_them(model, settings, ratio):
+def test_kept_tokens_and_the_draws_between_them(model, settings, ratio, device):
     """One causal step for a run of kept tokens draws what going step by step would draw."""
+    model.to(device)
     classes, ids, length = torch.arange(5), torch.arange(5) + 100, model.num_tokens
     keep_tokens = torch.randint(0, 40, (5, length), generator=torch.Generator().manual_seed(0))
-    found = model.generate(classes, seed=9, sample_ids=ids, keep_tokens=keep_tokens, keep_ratio=ratio, **settings)
+    keep = {"keep_tokens": keep_tokens, "keep_ratio": ratio}
+    found = model.generate(classes, seed=9, sample_ids=ids, **keep, **settings).cpu()
     kept = keep_mask(ratio, 9, ids, length)
     assert torch.equal(found[kept], keep_tokens[kept])
-    logits = model.guided_logits(found, classes, **settings)
+    logits = model.guided_logits(found, classes, **settings).cpu()
     drawn = torch.stack([(logits[:, step] + gumbel_noise(9, ids, step, 40)).argmax(-1) for step in range(length)], 1)
     assert torch.equal(found[~kept], drawn[~kept])
     if ratio == 0.0:
-        assert torch.equal(found, model.generate(classes, seed=9, sample_ids=ids, **settings))
+        assert torch.equal(found, model.generate(classes, seed=9, sample_ids=ids, **settings).cpu())
 
 
 def test_keep_mask_has_its_share_and_is_nested():

@@ -53,17 +53,17 @@ def model(request, make_model, make_llamagen):
 
 
 class Copies(TorchDispatchMode):
-    """Counts what would go from the host to the device: tensors made of numbers or moved."""
+    """Counts tensors that are made of the host's numbers."""
 
     found = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.found += func in (torch.ops.aten.lift_fresh.default, torch.ops.aten._to_copy.default)
+        self.found += func is torch.ops.aten.lift_fresh.default
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_rounds_of_a_set_size_draw_the_same_tokens(model, scale, monkeypatch):
+def test_rounds_of_a_set_size_draw_the_same_tokens(model, scale):
     """The unit that a GPU captures: the same addresses every round, nothing read on the host, nothing sent to it."""
     classes, keep = torch.tensor([0, 3, 1, 1, 2]), torch.randint(0, 40, (5, model.num_tokens))
     sampler = model.sampler(guidance_scale=scale)
@@ -84,7 +84,7 @@ def test_rounds_of_a_set_size_draw_the_same_tokens(model, scale, monkeypatch):
         assert torch.equal(sampler.tokens.T, expected)
         with Copies() as copies:
             sampler._round(unit)
-    assert copies.found <= 2  # logits and scales in float32
+    assert copies.found == 0
 
 
 def test_rounds_go_to_the_device_in_one_copy(monkeypatch):
