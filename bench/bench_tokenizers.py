@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustok.model_configs import ConvTokenizerConfig, TokenizerConfig
 from robustok.models.compiling import compile_blocks
+from robustok.models.computing import compute_in
 from robustok.models.tokenizers.conv_tokenizer import ConvTokenizer
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -81,13 +82,12 @@ def test_token_decode_on_gpu(timed, record, gpu, few_rounds):
     torch.manual_seed(0)
     exact = ViTTokenizer(VIT_B if timed else VIT_SMALL).eval().to(device)
     fast, whole = copy.deepcopy(exact), copy.deepcopy(exact)
-    compile_blocks(fast)
+    compute_in(fast, "bfloat16", compiled=True)
     compiled = torch.compile(whole.bfloat16().decode, dynamic=False)
     tokens = torch.randint(len(exact.codebook), (count, exact.num_tokens), device=device)
 
     def ours() -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
-            return fast.decode(fast.lookup(tokens))
+        return fast.decode(fast.lookup(tokens))
 
     def theirs() -> torch.Tensor:
         with recording.tf32():

@@ -21,7 +21,7 @@ from robustok.evaluation import InceptionFeatures, pfid
 from robustok.evaluation.features.random_filters import RandomFilters
 from robustok.evaluation.pfid import ALPHAS, delta_set
 from robustok.model_configs import RARConfig, TokenizerConfig
-from robustok.models.compiling import compile_blocks
+from robustok.models.computing import compute_in
 from robustok.models.generators.rar import RAR
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 
@@ -65,8 +65,8 @@ def test_gfid(name, timed, record, gpu, weights, tmp_path):
     generator, tokenizer = save_models(tmp_path, *((RARS[name], VIT_B) if timed else (SMALL_RAR, SMALL_VIT)))
     np.savez(tmp_path / "reference.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     command = [sys.executable, "-m", "robustok.sample", "--generator", generator, "--tokenizer", tokenizer]
-    command += ["--n", count, "--reference", tmp_path / "reference.npz", "--weights", weights, "--mode", "fast"]
-    command += ["--device", device, "--output", tmp_path / "samples", *(["--compile"] if timed else [])]
+    command += ["--n", count, "--reference", tmp_path / "reference.npz", "--weights", weights, "--fast"]
+    command += ["--device", device, "--output", tmp_path / "samples"]
     stores = {name: str(tmp_path / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_HOME")}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = []
@@ -83,16 +83,6 @@ def test_gfid(name, timed, record, gpu, weights, tmp_path):
     record.add_at_most(goal, what, WANTED[name], seconds, "s")
 
 
-class Autocast:
-    """A tokenizer whose networks run in bfloat16, compiled by blocks."""
-
-    def __init__(self, tokenizer: ViTTokenizer, device: str):
-        self.tokenizer, self.codebook, self.normalize = tokenizer, tokenizer.codebook, tokenizer.normalize
-        compile_blocks(tokenizer)
-        self.encode = torch.autocast(device, torch.bfloat16)(tokenizer.encode)
-        self.decode = torch.autocast(device, torch.bfloat16)(tokenizer.decode)
-
-
 def in_turn(batches: list[Tensor], count: int) -> list[Tensor]:
     """So many batches, from few."""
     return [batches[i % len(batches)] for i in range(count)]
@@ -105,7 +95,7 @@ def test_pfid(timed, record, gpu, weights):
     torch.manual_seed(0)
     config = VIT_B if timed else SMALL_VIT
     exact, tokenizer = (ViTTokenizer(config).to(device).eval() for _ in range(2))
-    fast = Autocast(tokenizer, device)
+    fast = compute_in(tokenizer, *(("bfloat16", True) if timed else ("float32", False)))  # as --fast has it
     features = InceptionFeatures(weights, "fast", device=device) if timed else RandomFilters(device=device)
     size, part = (BATCH, 20) if timed else (2, 1)
     shape = (size * part, 3, config.image_size, config.image_size)
