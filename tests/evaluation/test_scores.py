@@ -59,6 +59,20 @@ def test_mmd_estimators_are_the_recorded_ones(generated, real, expected):
     assert mmd(x, y, kernel=polynomial, unbiased=True) == pytest.approx(value["unbiased"], rel=1e-7)
 
 
+def test_no_value_of_the_kernel_is_computed_twice(generated, real, monkeypatch):
+    monkeypatch.setattr("robustok.evaluation.metrics.kernel.TILE", 64)
+    x, y, values = generated[:130].double(), real[:70].double(), []
+
+    def kernel(a, b):
+        values.append(polynomial(a, b))
+        return values[-1]
+
+    found = mmd(x, y, kernel=kernel, unbiased=True)
+    assert sum(v.numel() for v in values) == 130**2 + 70**2 + 130 * 70
+    of_x, of_y = (polynomial(rows, rows).fill_diagonal_(0).sum() / (len(rows) * (len(rows) - 1)) for rows in (x, y))
+    assert found == pytest.approx(float(of_x + of_y - 2 * polynomial(x, y).mean()), rel=1e-9)
+
+
 def test_mmd_is_the_double_sum_whatever_the_tiles(generated, real, monkeypatch):
     monkeypatch.setattr("robustok.evaluation.metrics.kernel.TILE", 64)
     x, y = generated[:130].double().numpy(), real[:70].double().numpy()

@@ -75,12 +75,8 @@ def mmd(
     x, y = x.double(), y.double()
     within = 0.0
     for rows in (x, y):
-        total, n = _kernel_sum(kernel, rows, rows), len(rows)
-        if unbiased:
-            diagonal = torch.cat([kernel(part, part).diagonal() for part in rows.split(TILE)]).sum()
-            within += (total - diagonal) / (n * (n - 1))
-        else:
-            within += total / n**2
+        n = len(rows)
+        within += _kernel_sum(kernel, rows, rows, unbiased) / (n * (n - 1) if unbiased else n**2)
     return float(within - 2 * _kernel_sum(kernel, x, y) / (len(x) * len(y)))
 
 
@@ -89,9 +85,15 @@ def median_distance(x: Tensor, y: Tensor, rows: int = 1000) -> float:
     return float(torch.cdist(x[:rows].double(), y[:rows].double()).median())
 
 
-def _kernel_sum(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """Sum over all pairs, tile by tile: no N x M matrix is stored."""
-    return torch.stack([kernel(rows, columns).sum() for rows in x.split(TILE) for columns in y.split(TILE)]).sum()
+def _kernel_sum(kernel: Kernel, x: Tensor, y: Tensor, others: bool = False) -> Tensor:
+    """Sum over all pairs, tile by tile: no N x M matrix is stored. others: of one set, no row with itself."""
+    sums = []
+    for i, rows in enumerate(x.split(TILE)):
+        for j, columns in enumerate(y.split(TILE)):
+            values = kernel(rows, columns)
+            own = values.diagonal().sum() if others and i == j else 0
+            sums.append(values.sum() - own)
+    return torch.stack(sums).sum()
 
 
 def legacy_generator(seed: int) -> np.random.RandomState:
