@@ -90,3 +90,13 @@ def test_rows_come_in_blocks_of_bounded_memory(launches, monkeypatch):
     z, codebook = make((1, 12, 4, 70, 9))
     check(z, codebook, 9)
     assert [call["found"].shape for call in launches["candidates"]] == [(5, 32), (5, 32), (2, 32)]
+
+
+def test_codes_that_scores_cannot_tell_apart_are_candidates(launches):
+    """Forty codes beside each other, twenty of them wanted: float16 mixes them up."""
+    z, codebook = make((1, 4, 16, 500, 20))
+    places = torch.randperm(500, generator=torch.Generator().manual_seed(1))[:40]
+    codebook[places] = z[0, 0] + 0.3 * codebook[0] + 1e-5 * codebook[places]
+    check(z, codebook, 20)
+    (call,) = launches["order"]
+    assert call["counts"][0] == 40 and left(launches) == []
