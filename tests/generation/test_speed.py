@@ -4,12 +4,14 @@ import json
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
-from robustok import sample
+from robustok import evaluate, sample
 from robustok.core.cli import run_verb
 from robustok.evaluation.statistics import StatisticsCollector
 from robustok.generation.feature_writer import FeatureWriter
+from robustok.models.computing import precision_of
 
 
 class Features(NamedTuple):
@@ -46,6 +48,22 @@ def test_a_sample_in_bfloat16_is_another(checkpoint, monkeypatch, tmp_path, caps
     assert 0 < error.max() < 10
     assert run_verb(sample.main, argv) == 2
     assert "tokenizer_precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["", "--precision bfloat16", "--tokenizer_precision bfloat16"])
+def test_figures_say_the_precision_of_both_models(checkpoint, monkeypatch, tmp_path, given):
+    used = {}
+
+    def measured(stream, network, reference, output, *, made, **options):
+        used["generator"], used["decoder"] = next(stream.generator.parameters()).dtype, precision_of(stream.tokenizer)
+        used["said"] = made["generator"]["precision"], made["tokenizer"]["precision"]
+
+    monkeypatch.setattr("robustok.report.comparison.report_stream", measured)
+    monkeypatch.setattr("robustok.evaluation.features.registry.open_network", lambda *options: Colours())
+    asked = f"generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --reference r.npz --device cpu {given}"
+    assert run_verb(evaluate.main, [*asked.split(), "--output", str(tmp_path / "out")]) == 0
+    expected = tuple("bfloat16" if given.startswith(name) else "float32" for name in ("--precision", "--tokenizer"))
+    assert used["said"] == (str(used["generator"]).removeprefix("torch."), used["decoder"]) == expected
 
 
 def test_moments_are_taken_where_the_network_is(tmp_path, monkeypatch):

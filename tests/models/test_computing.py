@@ -12,6 +12,7 @@ from robustok.core.errors import UserError
 from robustok.generation.batches import decode_batches
 from robustok.models.computing import compute_in, precision_of
 from robustok.models.interfaces import is_discrete
+from tests.host_reads import reads_of
 from tests.small_tokenizers import CONFIGS, small_tokenizer
 
 
@@ -109,6 +110,13 @@ def test_encoding_of_an_odd_batch_compiles_nothing_anew(graphs):
         first = graphs()
         assert first == 1 and torch.equal(model.tokenize(images(6)[:5]), whole[:5])
         assert graphs() == first
+
+
+def test_only_the_first_batch_is_waited_for():
+    model = compute_in(small_tokenizer("vit"), "bfloat16")
+    z = latents(model, 3)
+    assert reads_of(lambda: model.decode(z)) == {("models/computing.py", "_check"): 1}
+    assert reads_of(lambda: model.decode(z)) == {}
 
 
 def test_gradients_pass_through_what_is_filled_in():
