@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...samplers.interfaces import take
 from .rar_network import PREFIX, RARNetwork
 
-# Largest table by the kind of device; a larger one is computed in blocks of places. That of the largest published
+# Largest table, on a GPU and elsewhere; a larger one is computed in blocks of places. That of the largest published
 # network has all places of 8 classes on a GPU, and 8 classes are those of a batch of images in the order of classes.
 TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
 
@@ -23,7 +23,8 @@ class ModulationTable:
         self.network, self.capacity = network, capacity
         like, parts = network.cls_token, 6 * len(network.blocks) + 2
         place_bytes = parts * capacity * like.shape[-1] * like.element_size()
-        self.block = min(network.num_tokens + 1, max(PREFIX, TABLE_BYTES[like.device.type] // place_bytes))
+        most = TABLE_BYTES["cuda" if like.is_cuda else "cpu"] // place_bytes
+        self.block = min(network.num_tokens + 1, max(PREFIX, most))
         self.table = like.new_zeros(self.block, parts, capacity, like.shape[-1])
 
     def start(self, classes: Tensor) -> None:
