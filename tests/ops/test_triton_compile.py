@@ -54,10 +54,10 @@ class Bounds(NamedTuple):
 BOUNDS = {
     "normalize rows": Bounds(registers=160, shared=2048, barriers=8, length=980),
     "nearest": Bounds(registers=128, shared=40960, barriers=2, length=360, taken=128 * 64, each=5.8),
-    "settle few": Bounds(registers=88, shared=1024, barriers=0, length=110),
+    "settle few": Bounds(registers=104, shared=2048, barriers=4, length=118),
     "select top": Bounds(registers=205, shared=40960, barriers=4, length=340, taken=32 * 64, each=33),
     "settle": Bounds(registers=56, shared=0, barriers=0, length=55),
-    "candidates": Bounds(registers=208, shared=18432, barriers=3, length=395, taken=16 * 64, each=48),
+    "candidates": Bounds(registers=224, shared=18432, barriers=3, length=395, taken=16 * 64, each=48),
     "order": Bounds(registers=40, shared=0, barriers=0, length=125),
     "finish": Bounds(registers=128, shared=1024, barriers=0, length=440),
     "attention, new place": Bounds(registers=128, shared=1024, barriers=0, length=262, taken=32, each=520),
