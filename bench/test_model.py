@@ -1,24 +1,18 @@
 """What the cycle model makes of the kernels as they are: it must reach what can be asked of them without a GPU."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.scripts import printed_json
 
 pytest.importorskip("triton")
 
 
 @pytest.fixture(scope="module")
-def estimates() -> dict[str, float]:
-    """By the goal; in a process of its own, because an interpreter runs the kernels of this one."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, Path(__file__).with_name("model.py"), "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def estimates(tmp_path_factory) -> dict[str, float]:
+    """By the goal."""
+    return printed_json(Path(__file__).with_name("model.py"), tmp_path_factory, "--json")
 
 
 def test_sampling_reaches_its_rate(estimates):

@@ -1,26 +1,19 @@
 """The Triton kernels compile to machine code for the GPUs supported, which needs no GPU."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from ..scripts import printed_json
 from .compile_triton import KERNELS, LAUNCHED, VARIANTS
 
 pytest.importorskip("triton")
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("compile_triton.py")
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def compiled(tmp_path_factory) -> dict:
+    return printed_json(Path(__file__).with_name("compile_triton.py"), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("sm", "multiple"), VARIANTS)

@@ -1,13 +1,11 @@
 """What the compiler makes of decoding for a GPU: few kernels a layer, no copy of a cache, no size left open."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from ..scripts import printed_json
 
 pytest.importorskip("triton")
 if torch.version.cuda is None:
@@ -22,17 +20,9 @@ KERNELS_AROUND = {"rar": 5, "rar, wider, more images": 5, "llamagen": 7, "rar, r
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+def compiled(tmp_path_factory) -> dict:
     script = Path(__file__).with_name("compile_step.py")
-    done = subprocess.run(
-        [sys.executable, script],
-        env=environment | {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_COMPILE_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_json(script, tmp_path_factory, CUDA_VISIBLE_DEVICES="", TORCHINDUCTOR_COMPILE_THREADS="1")
 
 
 @pytest.mark.parametrize("case", KERNELS_A_LAYER)
