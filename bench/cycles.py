@@ -37,8 +37,9 @@ PIPES = {
 PIPE_OF = {operation: (pipe, clocks) for pipe, (clocks, names) in PIPES.items() for operation in names.split()}
 NO_PIPE = "U R2UR BRA BAR DEPBAR NOP EXIT WARPSYNC BSSY BSYNC S2R LDC WARPGROUP"  # beginnings of names
 # Shares of the rows that a list holds, and turns of loops that depend on the data, as random unit rows gave them.
-LISTED = {"resolve_ties": 0.003, "select": 0.002, "settle": 0.05, "rest": 0.0}
-TURNS = 13  # of a bisection
+LISTED = {"resolve_ties": 0.003, "select": 0.004, "rest": 0.0}
+TURNS = 10  # of a bisection
+AT_ONCE = {"select_top": 4}  # tiles of codes that a turn of the main loop scores
 ONE_ROW = ("normalize_rows", "prepare", "order")  # where a thread sums over one row, a product for each coordinate
 
 disassembled = functools.cache(code)
@@ -62,8 +63,8 @@ def turns(loops: list[Code], i: int, launch: Launch) -> float:
     """How often innermost loop i turns in one pass of a program."""
     given, operations = launch.arguments, loops[i].operations
     if "HGMMA" in operations or "HMMA" in operations:
-        return math.ceil(given["K"] / given["BLOCK_K"])
-    if "entries" in given:  # settle.py: its own sums come first; the definition is asked of next to no row
+        return math.ceil(given["K"] / given["BLOCK_K"] / AT_ONCE.get(launch.name, 1))
+    if launch.name == "settle":  # settle.py: its own sums come first; the definition is asked of next to no row
         return math.ceil(given["D"] / given["BLOCK_D"]) if i == 0 else 0
     if "BLOCK_T" in given:  # attention, over the keys
         return math.ceil(given["keys"].shape[2] / given["BLOCK_T"])
@@ -85,7 +86,7 @@ def is_definition(loop: Code) -> bool:
 
 def passes(launch: Launch) -> float:
     """How often a program goes through its code: a part of the listed rows is its own."""
-    if launch.name not in LISTED or "entries" in launch.arguments:  # every program has entries of its own
+    if launch.name not in LISTED:
         return 1
     rows = launch.arguments["out"].numel() * LISTED[launch.name]
     return rows / launch.arguments.get("BLOCK_N", 1) / launch.programs

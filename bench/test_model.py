@@ -24,6 +24,12 @@ def test_a_lookup_is_made_in_time(estimates):
     assert estimates["P1"] <= 0.45
 
 
+def test_codes_of_a_rank_are_selected_in_time(estimates):
+    """A tenth of the images perturbed, and all of them, where 2 ms are wanted and are not reached."""
+    assert estimates["P2"] <= 0.7
+    assert estimates["P3"] <= 2.2
+
+
 def test_a_table_of_neighbors_is_made_in_time(estimates):
     assert estimates["P4"] <= 0.15
 

@@ -11,6 +11,7 @@ from .rows import DEFINITION, load_normalized, row_norms
 from .scores import WORST_SCORE, length_of, split_half
 
 BLOCK_K = 64  # codes of a tile
+TILES_AT_ONCE = 4  # that some kernels score before they compare: as many tiles are filled up
 MAX_BLOCK_D = 64  # coordinates that a product takes at once
 
 
@@ -42,7 +43,8 @@ def prepare(codebook: Tensor, normalize: bool, product: bool) -> PreparedCodeboo
     Nothing here waits for the device.
     """
     K, D = codebook.shape
-    Kp, Dp = triton.cdiv(K, BLOCK_K) * BLOCK_K, triton.cdiv(D, block_d(D)) * block_d(D)
+    most = TILES_AT_ONCE * BLOCK_K
+    Kp, Dp = triton.cdiv(K, most) * most, triton.cdiv(D, block_d(D)) * block_d(D)
     empty = codebook.new_empty
     high = empty(Kp, Dp, dtype=torch.float16 if normalize else torch.float32)
     codes = PreparedCodebook(

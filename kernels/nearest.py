@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, distance_bits
-from .scores import WORST_SCORE, one_product_error, row_block, tile_scores
+from .scores import WORST_SCORE, row_block, tile_error, tile_scores
 from .settle import NONE, settle
 
 BLOCK_N = 128  # rows that share what is read of the codebook
@@ -53,14 +53,14 @@ def _nearest_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < R
     packing = TILES * 1.1920929e-07  # the number of a tile replaces the last bits of a score
-    error = one_product_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, BLOCK_D)
+    error = tile_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, False, BLOCK_D)
     x_high = row_block(u, n, tl.arange(0, BLOCK_D), inside, D).to(tl.float16)
     LANES: tl.constexpr = BLOCK_K // GROUP
     best = tl.full((BLOCK_N, LANES), WORST_SCORE, tl.float32)
     second = best
     column = tl.arange(0, BLOCK_K)
     for start in range(0, K, BLOCK_K):
-        scores = tile_scores(u, x_high, high, bias + start, n, column, inside, D, Dp, SPLIT, WIDE, BLOCK_D)
+        scores = tile_scores(u, x_high, None, high, bias + start, n, column, inside, D, Dp, SPLIT, WIDE, False, BLOCK_D)
         high += BLOCK_K * Dp
         groups = tl.max(tl.reshape(scores, (BLOCK_N, LANES, GROUP)), 2).to(tl.int32, bitcast=True)
         # The number of the tile is read from memory, so that the compiler adds it in the multiply-add pipe: the pipe of

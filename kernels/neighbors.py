@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
 from .rows import DEFINITION, INFINITE, distance_bits, gathered_distance_bits
-from .scores import WORST_SCORE, one_product_error, row_block, tile_scores
+from .scores import WORST_SCORE, row_block, tile_error, tile_scores
 from .select_top import bracket
 
 BLOCK_N = 16  # rows of a program
@@ -58,7 +58,7 @@ def _candidates_kernel(
     for _ in tl.static_range(LEVELS):
         top = top + (tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32),)
     for start in range(0, K, BLOCK_K):
-        scores = tile_scores(u, x_high, high, bias + start, n, lane, inside, D, Dp, SPLIT, WIDE, BLOCK_D)
+        scores = tile_scores(u, x_high, None, high, bias + start, n, lane, inside, D, Dp, SPLIT, WIDE, False, BLOCK_D)
         high += BLOCK_K * Dp
         packed = (scores.to(tl.int32, bitcast=True) & -TILES) + tl.load(tile_numbers + start // BLOCK_K)
         entering, kept = packed.to(tl.float32, bitcast=True), ()
@@ -68,8 +68,8 @@ def _candidates_kernel(
         top = kept
 
     packing = TILES * 1.1920929e-07  # the number of a tile replaces the last bits of a score
-    error = one_product_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, BLOCK_D)
-    floor, _ = bracket(top, tl.full((BLOCK_N,), 0, tl.int32) + delta - 1, LEVELS)
+    error = tile_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, False, BLOCK_D)
+    floor, _ = bracket(top, tl.full((BLOCK_N,), 0, tl.int32) + delta - 1, error, LEVELS)
     is_fine = inside & (error < float("inf")) & (floor > float("-inf"))
     floor -= 2 * error
     of_lane = tl.zeros((BLOCK_N, BLOCK_K), tl.int32)

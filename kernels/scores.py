@@ -78,7 +78,7 @@ def row_block(
 
 
 @triton.jit
-def one_product_error(
+def tile_error(
     u,  # *f32 (R, D)
     n,
     inside,
@@ -88,9 +88,13 @@ def one_product_error(
     Dp,
     SPLIT: tl.constexpr,
     PRODUCT: tl.constexpr,
+    BOTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Largest error (len(n)) of the scores of rows n from `tile_scores`; `extra` adds to their roundoff."""
+    """Largest error (len(n)) of the scores of rows n from `tile_scores`; `extra` adds to their roundoff.
+
+    BOTH: both halves of the rows are multiplied, up to 2**-22 relative, and 2**-25 an element where one is subnormal.
+    """
     squares, rest = tl.zeros(n.shape, tl.float32), tl.zeros(n.shape, tl.float32)
     for d0 in range(0, Dp, BLOCK_D):
         x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
@@ -99,8 +103,12 @@ def one_product_error(
     length = length_of(squares, D)
     if SPLIT:
         residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
+        if BOTH:
+            residual, D_summed = 2.3841858e-07 * length + 2.9802322e-08 * D, 3 * D
+        else:
+            D_summed = 2 * D
         rounded = residual * max_norm + (length + residual) * max_residual
-        error = score_error(length, max_norm, rounded, (2 * D + 8) * 1.1920929e-07 + extra, D, PRODUCT)
+        error = score_error(length, max_norm, rounded, (D_summed + 8) * 1.1920929e-07 + extra, D, PRODUCT)
     else:
         error = split_error(length, limits, extra, D, SPLIT, PRODUCT)
     return error
@@ -110,6 +118,7 @@ def one_product_error(
 def tile_scores(
     u,  # *f32 (R, D)
     x_high,  # f16 (len(n), BLOCK_D): the first coordinates of rows n, all of them without WIDE
+    x_low,  # the same: what rounding left; None for one product
     high,  # *f16 or, without SPLIT, *f32: the first of the codes
     bias,  # *f32: the same
     n,
@@ -119,11 +128,12 @@ def tile_scores(
     Dp,
     SPLIT: tl.constexpr,
     WIDE: tl.constexpr,
+    BOTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Scores (len(n), len(column)) of rows n and the codes `column` of a tile, up to `one_product_error`.
+    """Scores (len(n), len(column)) of rows n and the codes `column` of a tile, up to `tile_error`.
 
-    One product where rows are of unit length, three where not.
+    Where rows are of unit length one product, or two with the low halves of the rows; where not, three.
     """
     if not SPLIT:
         scores = split_scores(u, high, None, bias, n, column, inside, D, Dp, SPLIT, BLOCK_D)
@@ -132,10 +142,12 @@ def tile_scores(
         if WIDE:
             scores = tl.zeros((n.shape[0], column.shape[0]), tl.float32)
             for d0 in range(0, Dp, BLOCK_D):
-                x = row_block(u, n, d0 + d, inside, D).to(tl.float16)
-                scores = tl.dot(x, tl.load(tile + (d0 + d)[:, None]), scores)
+                first, second = split_half(row_block(u, n, d0 + d, inside, D))
+                e = tl.load(tile + (d0 + d)[:, None])
+                scores = tl.dot(first, e, tl.dot(second, e, scores) if BOTH else scores)
         else:
-            scores = tl.dot(x_high, tl.load(tile + d[:, None]))
+            e = tl.load(tile + d[:, None])
+            scores = tl.dot(x_high, e, tl.dot(x_low, e) if BOTH else None)
         scores += tl.load(bias + column)[None, :]
     return scores
 

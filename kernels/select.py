@@ -140,9 +140,9 @@ def _select_kernel(
             who = tl.load(listed + begin + row, mask=inside, other=0)
             rank = tl.load(ranks + who, mask=inside, other=0)
             scores = tl.load(scratch + row[:, None] * Kp + k[None, :], mask=(k < Kp)[None, :], other=WORST_SCORE)
-            floor, ceiling = bracket((scores,), rank, 1)
-            reach = 2 * tl.load(errors + row)
-            floor, ceiling = floor - reach, ceiling + reach
+            error = tl.load(errors + row)
+            floor, ceiling = bracket((scores,), rank, error, 1)
+            floor, ceiling = floor - 2 * error, ceiling + 2 * error
             # Negated, so that all are candidates where the error is NaN or infinite.
             is_above = scores > ceiling[:, None]
             is_near = ((scores < floor[:, None]) == 0) & (is_above == 0) & (k < K)[None, :]

@@ -1,36 +1,40 @@
-"""The code of a given rank for each row, in one pass over the codebook: a lane keeps the best few codes that it meets.
+"""The code of a given rank where one pass over the codebook tells it: a lane keeps the best few codes that it meets.
 
 As in the lookup (nearest.py) a lane meets one code of every tile, and a score carries the number of its tile in its
-last bits. The codes of low rank lie scattered over the lanes, so the best LEVELS of each lane hold them all for most
+last bits. The codes of low rank lie scattered over the lanes, so the best eight of each lane hold them all for most
 rows. A row is decided where one code alone has a score within twice the error of the one at its rank, and no lane may
-hide another. Between a few such codes a second kernel decides by the definition; the rows left are listed on the device
-for the kernel of select.py.
+hide another. Between a few such codes settle.py decides; the rows left are listed on the device for the kernel of
+select.py.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
-from .rows import DEFINITION, INFINITE, distance_bits
-from .scores import WORST_SCORE, add_split_products, length_of, row_block, split_error, split_half, split_scores
+from .scores import WORST_SCORE, row_block, split_half, tile_error, tile_scores
+from .settle import NONE, settle
 
 BLOCK_N = 32  # rows of a program
-LEVELS = 8  # scores that a lane keeps
-CANDIDATES = 4  # codes of a near tie that is settled on its own
-SETTLED = 8  # near ties of a warp
-SETTLE_PROGRAMS = 4096  # of a warp: how many near ties there are is known only on the device
-NONE = tl.constexpr(0x7FFFFFFF)  # no code
+LEVELS = tl.constexpr(8)  # scores that a lane keeps: `merged` is made for eight
+CANDIDATES = 8  # codes between which settle.py decides
 
 
 @triton.jit
-def _count_from(top, bound, LEVELS: tl.constexpr):
-    """How many kept scores of each row are at least `bound` (BLOCK_N,)."""
-    count = (top[0] >= bound[:, None]).to(tl.int32)
-    for level in tl.static_range(1, LEVELS):
-        count += (top[level] >= bound[:, None]).to(tl.int32)
-    return tl.sum(count, 1)
+def lane_counts(top, bound, LEVELS: tl.constexpr):
+    """How many of LEVELS matrices (n, m), which fall from one to the next, are at least `bound` (n,): int32 (n, m)."""
+    bound = bound[:, None]
+    if LEVELS == 8:  # the first seven by halves
+        has_four = top[3] >= bound
+        has_two = tl.where(has_four, top[5], top[1]) >= bound
+        last = tl.where(has_four, tl.where(has_two, top[6], top[4]), tl.where(has_two, top[2], top[0]))
+        count = tl.where(has_four, 4, 0) + tl.where(has_two, 2, 0) + (last >= bound).to(tl.int32)
+        count += (top[7] >= bound).to(tl.int32)
+    else:
+        count = (top[0] >= bound).to(tl.int32)
+        for level in tl.static_range(1, LEVELS):
+            count += (top[level] >= bound).to(tl.int32)
+    return count
 
 
 @triton.jit
@@ -43,36 +47,59 @@ def _lowest(top, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def bracket(kept, rank, LEVELS: tl.constexpr):
+def bracket(kept, rank, error, LEVELS: tl.constexpr):
     """For each row of kept scores, LEVELS matrices (n, m) of which the first has the best: bounds floor <= ceiling,
     between which the one at `rank` lies and few others; floor is -infinity where there are not so many scores of codes.
 
-    Bisection between the lowest and the best until one score is left between the bounds, or no number.
+    Bisection between the lowest and the best until one score is left between the bounds, or no number, or they are
+    closer than the error of a score.
     """
     floor, ceiling = _lowest(kept, LEVELS), tl.max(kept[0], 1)
-    from_floor, from_ceiling = _count_from(kept, floor, LEVELS), _count_from(kept, ceiling, LEVELS)
+    from_floor, from_ceiling = (
+        tl.sum(lane_counts(kept, floor, LEVELS), 1),
+        tl.sum(lane_counts(kept, ceiling, LEVELS), 1),
+    )
     floor = tl.where(from_floor > rank, floor, float("-inf"))
     middle = floor + (ceiling - floor) * 0.5
-    while tl.max(((floor < middle) & (middle < ceiling)).to(tl.int32), 0) > 0:
-        is_open, from_middle = (floor < middle) & (middle < ceiling), _count_from(kept, middle, LEVELS)
+    is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > error)
+    while tl.max(is_open.to(tl.int32), 0) > 0:
+        from_middle = tl.sum(lane_counts(kept, middle, LEVELS), 1)
         rises, falls = is_open & (from_middle > rank), is_open & (from_middle <= rank)
         floor, from_floor = tl.where(rises, middle, floor), tl.where(rises, from_middle, from_floor)
         ceiling, from_ceiling = tl.where(falls, middle, ceiling), tl.where(falls, from_middle, from_ceiling)
         middle = tl.where(from_floor - from_ceiling == 1, ceiling, floor + (ceiling - floor) * 0.5)
+        is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > error)
     return floor, ceiling
+
+
+@triton.jit
+def _merged(top, a, b, c, d):
+    """The best eight of eight matrices, which fall from one to the next, and four more, element by element; they fall,
+    too. Thirty-eight minima and maxima, where inserting one matrix after the other takes sixty-four."""
+    a, b, c, d = tl.maximum(a, b), tl.minimum(a, b), tl.maximum(c, d), tl.minimum(c, d)
+    a, b, c, d = tl.maximum(a, c), tl.maximum(b, d), tl.minimum(a, c), tl.minimum(b, d)
+    b, c = tl.maximum(b, c), tl.minimum(b, c)
+    kept = (top[0], top[1], top[2], top[3])  # the best eight, which fall, then rise: sorted by three rounds of halves
+    kept = kept + (tl.maximum(top[4], d), tl.maximum(top[5], c), tl.maximum(top[6], b), tl.maximum(top[7], a))
+    for log in tl.static_range(3):
+        before, kept = kept, ()
+        for level in tl.static_range(8):
+            if level & (4 >> log):
+                kept = kept + (tl.minimum(before[level - (4 >> log)], before[level]),)
+            else:
+                kept = kept + (tl.maximum(before[level], before[level + (4 >> log)]),)
+    return kept
 
 
 @triton.jit
 def _select_top_kernel(
     u,  # *f32 (R, D)
     high,  # *f16 (Kp, Dp); *f32 without SPLIT
-    low,  # *f16 (Kp, Dp); None without SPLIT
     bias,  # *f32 (Kp)
     limits,  # *f32 (2)
+    tile_numbers,  # *i32 (Kp / BLOCK_K)
     ranks,  # *i32 (R)
-    out,  # *i64 (R): rows of rank 0 keep what it has
-    tied,  # *i32 (R, 2 + CANDIDATES): near ties, of a row, the rank among its candidates, and these in ascending order
-    tied_count,  # *i32 (1), zero
+    entries,  # *i32 (R, 2 + CANDIDATES): rows with the codes between which their code is, as `settle` takes them
     listed,  # *i32 (R): rows left
     listed_count,  # *i32 (1), zero
     R,
@@ -83,7 +110,6 @@ def _select_top_kernel(
     SPLIT: tl.constexpr,
     PRODUCT: tl.constexpr,
     WIDE: tl.constexpr,
-    LEVELS: tl.constexpr,
     CANDIDATES: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -93,97 +119,44 @@ def _select_top_kernel(
     product takes."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < R
+    entry = entries + (2 + CANDIDATES) * n.to(tl.int64)
     rank = tl.load(ranks + n, mask=inside, other=0)
     if tl.max(rank, 0) > 0:
-        squares = tl.zeros((BLOCK_N,), tl.float32)
-        for d0 in range(0, Dp, BLOCK_D):
-            x = row_block(u, n, d0 + tl.arange(0, BLOCK_D), inside, D)
-            squares += tl.sum(x * x, 1)
-        error = split_error(length_of(squares, D), limits, TILES * 1.1920929e-07, D, SPLIT, PRODUCT)
-        d = tl.arange(0, BLOCK_D)
-        if SPLIT and not WIDE:
-            x_high, x_low = split_half(row_block(u, n, d, inside, D))
-        top = ()
-        for _ in tl.static_range(LEVELS):
-            top = top + (tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32),)
-        for start in range(0, K, BLOCK_K):
-            k = start + tl.arange(0, BLOCK_K)
-            if SPLIT and not WIDE:
-                place = k.to(tl.int64)[None, :] * Dp + d[:, None]
-                scores = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-                scores = add_split_products(scores, x_high, x_low, tl.load(high + place), tl.load(low + place))
-                scores += tl.load(bias + k)[None, :]
-            else:
-                scores = split_scores(u, high, low, bias, n, k, inside, D, Dp, SPLIT, BLOCK_D)
-            scores = tl.maximum(scores, WORST_SCORE)  # NaN, of a code that is not finite, counts as the worst
-            packed = (scores.to(tl.int32, bitcast=True) & -TILES) + start // BLOCK_K
-            entering, kept = packed.to(tl.float32, bitcast=True), ()
-            for level in tl.static_range(LEVELS):
-                kept = kept + (tl.maximum(top[level], entering),)
-                entering = tl.minimum(top[level], entering)
-            top = kept
+        x_high, x_low = split_half(row_block(u, n, tl.arange(0, BLOCK_D), inside, D))
+        worst, lane = tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32), tl.arange(0, BLOCK_K)
+        top = (worst, worst, worst, worst, worst, worst, worst, worst)
+        for start in range(0, K, 4 * BLOCK_K):
+            new = ()
+            for i in tl.static_range(4):
+                bias_i = bias + start + i * BLOCK_K
+                scores = tile_scores(u, x_high, x_low, high, bias_i, n, lane, inside, D, Dp, SPLIT, WIDE, True, BLOCK_D)
+                high += BLOCK_K * Dp
+                packed = (scores.to(tl.int32, bitcast=True) & -TILES) + tl.load(tile_numbers + start // BLOCK_K + i)
+                new = new + (packed.to(tl.float32, bitcast=True),)
+            top = _merged(top, new[0], new[1], new[2], new[3])
 
-        floor, ceiling = bracket(top, rank, LEVELS)
-        is_fine = (error < float("inf")) & (floor > float("-inf"))
+        packing = TILES * 1.1920929e-07  # the number of a tile replaces the last bits of a score
+        error = tile_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, True, BLOCK_D)
+        floor, ceiling = bracket(top, rank, error, LEVELS)
+        is_fine = inside & (rank > 0) & (error < float("inf")) & (floor > float("-inf"))
         floor, ceiling = floor - 2 * error, ceiling + 2 * error
-        above, count = tl.zeros((BLOCK_N,), tl.int32), tl.zeros((BLOCK_N,), tl.int32)
+        above, near = lane_counts(top, ceiling, LEVELS), lane_counts(top, floor, LEVELS)
+        is_hidden = tl.max(near, 1) == LEVELS  # the worst that a lane keeps is near: it may have dropped another
+        near -= above
+        count = tl.sum(near, 1)
+        is_fine = is_fine & (is_hidden == 0) & (count <= CANDIDATES)
+        tl.store(entry, tl.where(is_fine, n, -1), mask=inside)
+        tl.store(entry + 1, rank - tl.sum(above, 1), mask=is_fine)
+        place = entry[:, None] + 2 + (tl.cumsum(near, 1) - near - above)
         for level in tl.static_range(LEVELS):
-            is_above = top[level] > ceiling[:, None]
-            above += tl.sum(is_above.to(tl.int32), 1)
-            count += tl.sum(((top[level] >= floor[:, None]) & (is_above == 0)).to(tl.int32), 1)
-        is_fine = is_fine & (rank > 0) & (tl.max(top[LEVELS - 1], 1) < floor)
-        is_tied = is_fine & (count > 1) & (count <= CANDIDATES)
-        entry = tied + (2 + CANDIDATES) * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
-        tl.store(entry, n, mask=is_tied)
-        tl.store(entry + 1, rank - above, mask=is_tied)
-        lane, last = tl.arange(0, BLOCK_K)[None, :], tl.full((BLOCK_N,), -1, tl.int32)
-        for candidate in tl.static_range(CANDIDATES):
-            code = tl.full((BLOCK_N,), NONE, tl.int32)
-            for level in tl.static_range(LEVELS):
-                codes = (top[level].to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane
-                is_next = (top[level] >= floor[:, None]) & (top[level] <= ceiling[:, None]) & (codes > last[:, None])
-                code = tl.minimum(code, tl.min(tl.where(is_next, codes, NONE), 1))
-            if candidate == 0:
-                tl.store(out + n, code.to(tl.int64), mask=is_fine & (count == 1))
-            tl.store(entry + 2 + candidate, code, mask=is_tied)
-            last = code
-        is_left = inside & (rank > 0) & ((is_fine & (count >= 1) & (count <= CANDIDATES)) == 0)
+            code = (top[level].to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane[None, :]
+            tl.store(place + level, code, mask=is_fine[:, None] & (level >= above) & (level < above + near))
+        slot = tl.arange(0, CANDIDATES)[None, :]
+        tl.store(entry[:, None] + 2 + slot, NONE, mask=is_fine[:, None] & (slot >= count[:, None]))
+        is_left = inside & (rank > 0) & (is_fine == 0)
         tl.store(listed + tl.atomic_add(listed_count + tl.zeros_like(n), 1, mask=is_left), n, mask=is_left)
-
-
-@triton.jit
-def _settle_kernel(
-    u,  # *f32 (R, D)
-    transposed,  # *f32 (D, K)
-    out,  # *i64 (R)
-    tied,  # *i32 (R, 2 + CANDIDATES), as above
-    tied_count,  # *i32 (1)
-    D,
-    K,
-    PRODUCT: tl.constexpr,
-    CANDIDATES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Any grid. Programs share the near ties, BLOCK_N at a time: the definition orders the candidates of each."""
-    count = tl.load(tied_count)
-    for begin in range(tl.program_id(0) * BLOCK_N, count, tl.num_programs(0) * BLOCK_N):
-        place = begin + tl.arange(0, BLOCK_N)
-        inside = place < count
-        entry = tied + (2 + CANDIDATES) * place
-        n = tl.load(entry, mask=inside, other=0)
-        wanted = tl.load(entry + 1, mask=inside, other=0)
-        codes = tl.load(entry[:, None] + 2 + tl.arange(0, CANDIDATES)[None, :], mask=inside[:, None], other=NONE)
-        is_code = codes < NONE
-        rows = u + n.to(tl.int64)[:, None] * D
-        bits = distance_bits(rows, transposed, D, K, tl.where(is_code, codes, 0), is_code, PRODUCT)
-        bits = tl.where(is_code, bits, INFINITE + 1)
-        for candidate in tl.static_range(CANDIDATES):
-            here = tl.arange(0, CANDIDATES)[None, :] == candidate
-            own = tl.sum(tl.where(here, bits, 0), 1)
-            code = tl.sum(tl.where(here, codes, 0), 1)
-            before = (bits < own[:, None]) | ((bits == own[:, None]) & (codes < code[:, None]))
-            found = inside & (code < NONE) & (tl.sum(before.to(tl.int32), 1) == wanted)
-            tl.store(out + n, code.to(tl.int64), mask=found)
+    else:
+        tl.store(entry, -1, mask=inside)
 
 
 def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,30 +164,31 @@ def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -
     of rank 0 keep what it has. Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are.
     """
     (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
-    listed, listed_count = torch.empty_like(ranks), ranks.new_zeros(1)
-    ties = {"tied": ranks.new_empty(R, 2 + CANDIDATES), "tied_count": ranks.new_zeros(1), "CANDIDATES": CANDIDATES}
-    both = {"u": u, "out": out, "D": D, "K": K, "PRODUCT": codes.product, **ties}
+    listed, listed_count = ranks.new_empty(R), ranks.new_zeros(1)
+    entries = ranks.new_empty(R, 2 + CANDIDATES)
     _select_top_kernel[(triton.cdiv(R, BLOCK_N),)](
-        **both,
+        u=u,
         high=codes.high,
-        low=codes.low,
         bias=codes.bias,
         limits=codes.limits,
+        tile_numbers=codes.tile_numbers,
         ranks=ranks,
+        entries=entries,
         listed=listed,
         listed_count=listed_count,
         R=R,
+        D=D,
+        K=K,
         Dp=Dp,
         TILES=triton.next_power_of_2(Kp // BLOCK_K),
         SPLIT=codes.split,
+        PRODUCT=codes.product,
         WIDE=Dp > block_d(D),
-        LEVELS=LEVELS,
+        CANDIDATES=CANDIDATES,
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,
         BLOCK_D=block_d(D),
         num_warps=8,
     )
-    _settle_kernel[(min(triton.cdiv(R, SETTLED), SETTLE_PROGRAMS),)](
-        **both, transposed=codes.transposed, BLOCK_N=SETTLED, num_warps=1, **DEFINITION
-    )
+    settle(u, codes, entries, 1, out)
     return listed, listed_count

@@ -119,6 +119,7 @@ def call(folder: str, argv: list[str], memory: int, seconds: int, said: str, fau
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in its background
     signal.alarm(max(HANGING, seconds))
     code = BUG
     try:

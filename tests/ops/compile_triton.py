@@ -21,8 +21,7 @@ RESOLVE = {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P
 FEW = {"u": F32, "rows": F32, "transposed": F32, "out": P64, "entries": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 SELECT |= {"listed": P32, "listed_count": P32}
-TOP = SCORED | {"ranks": P32, "out": P64, "listed": P32, "listed_count": P32, "tied": P32, "tied_count": P32}
-SETTLE = {"u": F32, "transposed": F32, "out": P64, "tied": P32, "tied_count": P32}
+TOP = SCORED | {"tile_numbers": P32, "ranks": P32, "entries": P32, "listed": P32, "listed_count": P32}
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
 PRODUCTS = {"SPLIT": False, "PRODUCT": True}
@@ -35,7 +34,7 @@ BACKWARD = {"z": BF16, "first": BF16, "second": BF16, "codes": F32, "nearest": P
 BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "GROUP": 2, "BLOCK_N": 128}
-TOP_SELECTION = TILE | {"BLOCK_N": 32, "LEVELS": 8, "CANDIDATES": 4, "TILES": 64, "WIDE": False}
+TOP_SELECTION = TILE | {"BLOCK_N": 32, "CANDIDATES": 8, "TILES": 64, "WIDE": False}
 CANDIDATE_SEARCH = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 16, "LEVELS": 12, "ROOM": 128}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
 ATTENTION = {"query": BF16, "keys": BF16, "values": BF16, "places": P64, "out": BF16, "scale": "fp32"}
@@ -96,9 +95,13 @@ KERNELS = {
     "select top, products": (
         "select_top._select_top_kernel",
         TOP | PLAIN,
-        TOP_SELECTION | NO_LOW | PRODUCTS,
+        TOP_SELECTION | PRODUCTS,
     ),
-    "settle": ("select_top._settle_kernel", SETTLE, {"PRODUCT": False, "CANDIDATES": 4, "BLOCK_N": 8}),
+    "settle": (
+        "settle._settle_kernel",
+        FEW,
+        {"PRODUCT": False, "BASES": 8, "GROUP": 1, "BLOCK_N": 32, "BLOCK_D": 16},
+    ),
     "select, many codes": ("select._select_kernel", SELECT, SELECTION | {"ROWS": 1, "BLOCK": 1 << 15}),
     "candidates": ("neighbors._candidates_kernel", CANDIDATES, CANDIDATE_SEARCH),
     "candidates, wide": ("neighbors._candidates_kernel", CANDIDATES, CANDIDATE_SEARCH | {"WIDE": True}),
@@ -164,7 +167,6 @@ WARPS = {"nearest": 8, "select": 8, "guided": 8, "normalize": 2, "attention": 2,
 OPTIONS = {
     "nearest": {"maxnreg": 128},
     "select, many codes": {"num_warps": 16},
-    "settle": {"num_warps": 1},
     "attention, few queries": {"num_warps": 4},
 }
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count", "stride_b", "stride_l"}  # multiples of 16 at every published shape
