@@ -38,7 +38,7 @@ PIPE_OF = {operation: (pipe, clocks) for pipe, (clocks, names) in PIPES.items() 
 NO_PIPE = "U R2UR BRA BAR DEPBAR NOP EXIT WARPSYNC BSSY BSYNC S2R LDC WARPGROUP"  # beginnings of names
 # Shares of the rows that a list holds, and turns of loops that depend on the data, as random unit rows gave them.
 LISTED = {"resolve_ties": 0.003, "select": 0.004, "rest": 0.0}
-TURNS = 10  # of a bisection
+TURNS = 10  # of a bisection of 32 rows, until the last of them ends
 AT_ONCE = {"select_top": 4}  # tiles of codes that a turn of the main loop scores
 ONE_ROW = ("normalize_rows", "prepare", "order")  # where a thread sums over one row, a product for each coordinate
 

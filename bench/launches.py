@@ -43,9 +43,13 @@ class Launch(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all tensors, each read or written once."""
+        """Of all tensors, each read or written once; of rows that are normalised block by block, a block's."""
         tensors = {id(x): x for x in self.arguments.values() if isinstance(x, torch.Tensor)}
-        return sum(x.nbytes for x in tensors.values())
+        found = sum(x.nbytes for x in tensors.values())
+        if self.name == "normalize_rows":
+            z = self.arguments["z"]
+            found -= z.nbytes - self.arguments["out"].numel() * z.element_size()
+        return found
 
 
 class Operation(NamedTuple):
@@ -66,7 +70,8 @@ class Recorded(TorchDispatchMode):
         found = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         if name not in VIEWS and not name.startswith(("empty", "new_empty")):
-            tensors = [x for x in torch.utils._pytree.tree_leaves((args, found)) if isinstance(x, torch.Tensor)]
+            read = () if name.startswith("new_") else args  # a new tensor has the device of another, and reads nothing
+            tensors = [x for x in torch.utils._pytree.tree_leaves((read, found)) if isinstance(x, torch.Tensor)]
             self.calls.append(Operation(name, sum(x.nbytes for x in {id(x): x for x in tensors}.values())))
         return found
 

@@ -55,21 +55,30 @@ def bracket(kept, rank, error, LEVELS: tl.constexpr):
     closer than the error of a score.
     """
     floor, ceiling = _lowest(kept, LEVELS), tl.max(kept[0], 1)
-    from_floor, from_ceiling = (
-        tl.sum(lane_counts(kept, floor, LEVELS), 1),
-        tl.sum(lane_counts(kept, ceiling, LEVELS), 1),
-    )
+    from_floor = tl.sum(lane_counts(kept, floor, LEVELS), 1)
+    from_ceiling = tl.full(rank.shape, 1, tl.int32)  # or more, where codes are the same: these are near
     floor = tl.where(from_floor > rank, floor, float("-inf"))
     middle = floor + (ceiling - floor) * 0.5
-    is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > error)
+    is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > 4 * error)
     while tl.max(is_open.to(tl.int32), 0) > 0:
         from_middle = tl.sum(lane_counts(kept, middle, LEVELS), 1)
         rises, falls = is_open & (from_middle > rank), is_open & (from_middle <= rank)
         floor, from_floor = tl.where(rises, middle, floor), tl.where(rises, from_middle, from_floor)
         ceiling, from_ceiling = tl.where(falls, middle, ceiling), tl.where(falls, from_middle, from_ceiling)
         middle = tl.where(from_floor - from_ceiling == 1, ceiling, floor + (ceiling - floor) * 0.5)
-        is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > error)
+        is_open = (floor < middle) & (middle < ceiling) & (ceiling - floor > 4 * error)
     return floor, ceiling
+
+
+@triton.jit
+def _level(top, which):
+    """Element by element the matrix of `which` (n, m) of eight matrices; the last where there is none."""
+    upper = which >= 4
+    a, b = tl.where(upper, top[4], top[0]), tl.where(upper, top[5], top[1])
+    c, d = tl.where(upper, top[6], top[2]), tl.where(upper, top[7], top[3])
+    third = (which & 2) > 0
+    a, b = tl.where(third, c, a), tl.where(third, d, b)
+    return tl.where((which & 1) > 0, b, a)
 
 
 @triton.jit
@@ -144,13 +153,14 @@ def _select_top_kernel(
         is_hidden = tl.max(near, 1) == LEVELS  # the worst that a lane keeps is near: it may have dropped another
         near -= above
         count = tl.sum(near, 1)
-        is_fine = is_fine & (is_hidden == 0) & (count <= CANDIDATES)
+        is_fine = is_fine & (is_hidden == 0) & (count <= CANDIDATES) & (tl.max(near, 1) <= 2)
         tl.store(entry, tl.where(is_fine, n, -1), mask=inside)
         tl.store(entry + 1, rank - tl.sum(above, 1), mask=is_fine)
-        place = entry[:, None] + 2 + (tl.cumsum(near, 1) - near - above)
-        for level in tl.static_range(LEVELS):
-            code = (top[level].to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane[None, :]
-            tl.store(place + level, code, mask=is_fine[:, None] & (level >= above) & (level < above + near))
+        place = entry[:, None] + 2 + (tl.cumsum(near, 1) - near)
+        for i in tl.static_range(2):
+            score = _level(top, above + i)
+            code = (score.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane[None, :]
+            tl.store(place + i, code, mask=is_fine[:, None] & (near > i))
         slot = tl.arange(0, CANDIDATES)[None, :]
         tl.store(entry[:, None] + 2 + slot, NONE, mask=is_fine[:, None] & (slot >= count[:, None]))
         is_left = inside & (rank > 0) & (is_fine == 0)
