@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.cycles import COPY, LAUNCH, PRODUCTS, seconds
-from bench.launches import Launch, Operation, recorded
+from bench.launches import Launch, recorded
 from robustok.model_configs import RARConfig
 from robustok.models.generators.rar import RAR
 from robustok.ops.vq.backends.triton_backend import TritonBackend
@@ -43,10 +43,9 @@ def call(run) -> tuple[float, list[tuple[str, dict]]]:
         run()
     found = []
     for x in record.calls:
-        small = isinstance(x, Operation) and x.bytes < 1 << 10  # numbers of the host
         if isinstance(x, Launch):
             found.append((x.name, seconds(x)))
-        elif not small:
+        else:
             found.append((x.name, {"bytes": x.bytes / COPY, "all": x.bytes / COPY + LAUNCH}))
     return sum(each["all"] for _, each in found), found
 

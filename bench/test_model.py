@@ -25,9 +25,9 @@ def test_a_lookup_is_made_in_time(estimates):
 
 
 def test_codes_of_a_rank_are_selected_in_time(estimates):
-    """A tenth of the images perturbed, and all of them, where 2 ms are wanted and are not reached."""
+    """A tenth of the images perturbed, and all of them, whose nearest codes one pass finds with the others."""
     assert estimates["P2"] <= 0.7
-    assert estimates["P3"] <= 2.2
+    assert estimates["P3"] <= 1.9
 
 
 def test_a_table_of_neighbors_is_made_in_time(estimates):

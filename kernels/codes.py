@@ -31,6 +31,11 @@ class PreparedCodebook(NamedTuple):
     split: bool  # in two float16 halves: the rows are of unit length
     product: bool  # whether distances are minus inner products
 
+    @property
+    def tiles(self) -> int:
+        """A power of two, more than the number of the last tile."""
+        return triton.next_power_of_2(len(self.tile_numbers))
+
 
 def block_d(D: int) -> int:
     """Coordinates a product takes at once: at least 16, which the tensor cores need."""

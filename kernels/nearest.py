@@ -7,7 +7,8 @@ or two, settle.py decides between their codes. Where they are more, or a lane ma
 device, and a kernel tries all codes of the lanes that are near.
 """
 
-import torch
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,7 +21,59 @@ from .settle import NONE, settle
 BLOCK_N = 128  # rows that share what is read of the codebook
 PLAIN_BLOCK_N = 32  # of float32 rows, whose tiles take more shared memory
 GROUP = 2  # neighbouring codes of a tile that a lane meets: a thread has their scores
+TIE_LANES = tl.constexpr(BLOCK_K // GROUP)  # of a near tie: a bit each
 TIE_PROGRAMS = 4096  # of a warp, which share the list of near ties: its length is known only on the device
+
+
+class Found(NamedTuple):
+    """What one pass over the codebook tells of the nearest code of each of R rows."""
+
+    entries: Tensor  # (R, 4) int32: the groups in which a row's code is, as `settle` takes them
+    tied: Tensor  # (R, 2) int32: the list of rows that have none, each with a bit for every lane with a near code
+    tied_count: Tensor  # (1,) int32, zero: length of the list
+
+    @classmethod
+    def empty(cls, R: int, codes: PreparedCodebook) -> "Found":
+        new = codes.tile_numbers.new_empty
+        return cls(new(R, 4), new(R, 2), codes.tile_numbers.new_zeros(1))
+
+
+@triton.jit
+def write_nearest(
+    best,
+    second,
+    error,
+    n,
+    inside,
+    entries,  # *i32 (R, 4)
+    tied,  # *i32 (R, 2)
+    tied_count,  # *i32 (1)
+    TILES: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """What the two best groups of each lane, (len(n), lanes) with the numbers of their tiles in the last bits, tell of
+    rows n: see `Found`. error: the largest of a score (len(n))."""
+    LANES: tl.constexpr = BLOCK_K // GROUP
+    reach = tl.max(best, 1) - 2 * error
+    is_near = ((best < reach[:, None]) == 0).to(tl.int32)  # negated, so that NaN counts as near
+    hidden = tl.sum(((second < reach[:, None]) == 0).to(tl.int32), 1)
+    lane = tl.arange(0, LANES)[None, :]
+    base = (best.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane * GROUP
+    first, last = tl.min(tl.where(is_near > 0, base, NONE), 1), tl.max(tl.where(is_near > 0, base, -1), 1)
+    is_told = (tl.sum(is_near, 1) <= 2) & (hidden == 0)
+    entry = entries + 4 * n.to(tl.int64)
+    tl.store(entry, tl.where(is_told, n, -1), mask=inside)
+    tl.store(entry + 1, 0, mask=inside)
+    tl.store(entry + 2, first, mask=inside)
+    tl.store(entry + 3, tl.where(last > first, last, NONE), mask=inside)
+    is_tied = inside & (is_told == 0)
+    if LANES > TIE_LANES:
+        is_near = tl.max(tl.reshape(is_near, (n.shape[0], TIE_LANES, LANES // TIE_LANES)), 2)
+    lanes = tl.sum(is_near << tl.arange(0, TIE_LANES)[None, :], 1)
+    place = tied + 2 * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
+    tl.store(place, n, mask=is_tied)
+    tl.store(place + 1, lanes, mask=is_tied)
 
 
 @triton.jit
@@ -30,9 +83,9 @@ def _nearest_kernel(
     bias,  # *f32 (Kp)
     limits,  # *f32 (2)
     tile_numbers,  # *i32 (Kp / BLOCK_K)
-    entries,  # *i32 (R, 4): the groups in which a row's code is, as `settle` takes them
-    tied,  # *i32 (R, 2): the list of rows that have none, each with the lanes in which a code is near, a bit each
-    tied_count,  # *i32 (1), zero: length of the list
+    entries,  # *i32 (R, 4): see `Found`
+    tied,  # *i32 (R, 2)
+    tied_count,  # *i32 (1)
     R,
     D,
     K,
@@ -70,23 +123,7 @@ def _nearest_kernel(
         second = tl.maximum(second, tl.minimum(packed, best))
         best = tl.maximum(best, packed)
 
-    reach = tl.max(best, 1) - 2 * error
-    is_near = (best < reach[:, None]) == 0  # negated, so that NaN counts as near
-    hidden = tl.sum(((second < reach[:, None]) == 0).to(tl.int32), 1)
-    count = tl.sum(is_near.to(tl.int32), 1) + hidden
-    lane = tl.arange(0, LANES)[None, :]
-    base = (best.to(tl.int32, bitcast=True) & (TILES - 1)) * BLOCK_K + lane * GROUP
-    first, last = tl.min(tl.where(is_near, base, NONE), 1), tl.max(tl.where(is_near, base, -1), 1)
-    is_told = (count <= 2) & (hidden == 0)
-    entry = entries + 4 * n.to(tl.int64)
-    tl.store(entry, tl.where(is_told, n, -1), mask=inside)
-    tl.store(entry + 1, 0, mask=inside)
-    tl.store(entry + 2, first, mask=inside)
-    tl.store(entry + 3, tl.where(last > first, last, NONE), mask=inside)
-    is_tied = inside & (is_told == 0)
-    place = tied + 2 * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
-    tl.store(place, n, mask=is_tied)
-    tl.store(place + 1, tl.sum(tl.where(is_near, 1 << lane, 0), 1), mask=is_tied)
+    write_nearest(best, second, error, n, inside, entries, tied, tied_count, TILES, GROUP, BLOCK_K)
 
 
 @triton.jit
@@ -125,10 +162,8 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     (R, D), (K, Dp) = u.shape, (len(codes.rows), codes.high.shape[1])
     if R == 0:
         return
-    entries, tied = (torch.empty(R, columns, dtype=torch.int32, device=u.device) for columns in (4, 2))
-    tied_count = torch.zeros(1, dtype=torch.int32, device=u.device)
+    found = Found.empty(R, codes)
     is_wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
-    tiles = {"TILES": triton.next_power_of_2(triton.cdiv(K, BLOCK_K)), "BLOCK_K": BLOCK_K, "GROUP": GROUP}
     # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares.
     registers = {"maxnreg": 128} if codes.split and not is_wide else {}
     _nearest_kernel[(triton.cdiv(R, rows),)](
@@ -137,9 +172,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         bias=codes.bias,
         limits=codes.limits,
         tile_numbers=codes.tile_numbers,
-        entries=entries,
-        tied=tied,
-        tied_count=tied_count,
+        **found._asdict(),
         R=R,
         D=D,
         K=K,
@@ -147,23 +180,32 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
         SPLIT=codes.split,
         PRODUCT=codes.product,
         WIDE=is_wide,
+        TILES=codes.tiles,
+        GROUP=GROUP,
         BLOCK_N=rows,
+        BLOCK_K=BLOCK_K,
         BLOCK_D=block_d(D),
         num_warps=8,
-        **tiles,
         **registers,
     )
-    settle(u, codes, entries, GROUP, out)
-    _resolve_ties_kernel[(min(R, TIE_PROGRAMS),)](
+    decide(u, codes, found, GROUP, out)
+
+
+def decide(u: Tensor, codes: PreparedCodebook, found: Found, group: int, out: Tensor) -> None:
+    """Write the nearest codes of float32 rows (R, D) to out (R,) int64 from what was found in groups of `group` codes."""
+    settle(u, codes, found.entries, group, out)
+    _resolve_ties_kernel[(min(len(u), TIE_PROGRAMS),)](
         u=u,
         transposed=codes.transposed,
         out=out,
-        tied=tied,
-        tied_count=tied_count,
-        D=D,
-        K=K,
+        tied=found.tied,
+        tied_count=found.tied_count,
+        D=u.shape[1],
+        K=len(codes.rows),
         PRODUCT=codes.product,
+        TILES=codes.tiles,
+        GROUP=GROUP,
+        BLOCK_K=BLOCK_K,
         num_warps=1,
-        **tiles,
         **DEFINITION,
     )

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
+from .nearest import Found, decide, write_nearest
 from .scores import WORST_SCORE, row_block, split_half, tile_error, tile_scores
 from .settle import NONE, settle
 
@@ -108,6 +109,9 @@ def _select_top_kernel(
     limits,  # *f32 (2)
     tile_numbers,  # *i32 (Kp / BLOCK_K)
     ranks,  # *i32 (R)
+    found_entries,  # *i32 (R, 4): of the nearest codes, see nearest.py; None where they are not wanted
+    tied,  # *i32 (R, 2): the same
+    tied_count,  # *i32 (1): the same
     entries,  # *i32 (R, 2 + CANDIDATES): rows with the codes between which their code is, as `settle` takes them
     listed,  # *i32 (R): rows left
     listed_count,  # *i32 (1), zero
@@ -130,7 +134,7 @@ def _select_top_kernel(
     inside = n < R
     entry = entries + (2 + CANDIDATES) * n.to(tl.int64)
     rank = tl.load(ranks + n, mask=inside, other=0)
-    if tl.max(rank, 0) > 0:
+    if (tl.max(rank, 0) > 0) | (found_entries is not None):
         x_high, x_low = split_half(row_block(u, n, tl.arange(0, BLOCK_D), inside, D))
         worst, lane = tl.full((BLOCK_N, BLOCK_K), WORST_SCORE, tl.float32), tl.arange(0, BLOCK_K)
         top = (worst, worst, worst, worst, worst, worst, worst, worst)
@@ -146,6 +150,8 @@ def _select_top_kernel(
 
         packing = TILES * 1.1920929e-07  # the number of a tile replaces the last bits of a score
         error = tile_error(u, n, inside, limits, packing, D, Dp, SPLIT, PRODUCT, True, BLOCK_D)
+        if found_entries is not None:
+            write_nearest(top[0], top[1], error, n, inside, found_entries, tied, tied_count, TILES, 1, BLOCK_K)
         floor, ceiling = bracket(top, rank, error, LEVELS)
         is_fine = inside & (rank > 0) & (error < float("inf")) & (floor > float("-inf"))
         floor, ceiling = floor - 2 * error, ceiling + 2 * error
@@ -169,13 +175,17 @@ def _select_top_kernel(
         tl.store(entry, -1, mask=inside)
 
 
-def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+def select_top(
+    u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor, nearest: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64 where this pass decides them; rows
-    of rank 0 keep what it has. Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are.
+    of rank 0 keep what it has. With nearest (R,) int64 the nearest codes are written there, and to out at rank 0.
+    Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are.
     """
-    (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
+    (R, D), Dp, K = u.shape, codes.high.shape[1], len(codes.rows)
     listed, listed_count = ranks.new_empty(R), ranks.new_zeros(1)
     entries = ranks.new_empty(R, 2 + CANDIDATES)
+    found = Found(None, None, None) if nearest is None else Found.empty(R, codes)
     _select_top_kernel[(triton.cdiv(R, BLOCK_N),)](
         u=u,
         high=codes.high,
@@ -183,6 +193,9 @@ def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -
         limits=codes.limits,
         tile_numbers=codes.tile_numbers,
         ranks=ranks,
+        found_entries=found.entries,
+        tied=found.tied,
+        tied_count=found.tied_count,
         entries=entries,
         listed=listed,
         listed_count=listed_count,
@@ -190,7 +203,7 @@ def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -
         D=D,
         K=K,
         Dp=Dp,
-        TILES=triton.next_power_of_2(Kp // BLOCK_K),
+        TILES=codes.tiles,
         SPLIT=codes.split,
         PRODUCT=codes.product,
         WIDE=Dp > block_d(D),
@@ -200,5 +213,8 @@ def select_top(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor) -
         BLOCK_D=block_d(D),
         num_warps=8,
     )
+    if nearest is not None:
+        decide(u, codes, found, 1, nearest)
+        out.copy_(nearest)
     settle(u, codes, entries, 1, out)
     return listed, listed_count

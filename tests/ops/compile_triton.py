@@ -22,6 +22,8 @@ FEW = {"u": F32, "rows": F32, "transposed": F32, "out": P64, "entries": P32}
 SELECT = SCORED | {"transposed": F32, "ranks": P32, "out": P64, "scratch": F32, "errors": F32}
 SELECT |= {"listed": P32, "listed_count": P32}
 TOP = SCORED | {"tile_numbers": P32, "ranks": P32, "entries": P32, "listed": P32, "listed_count": P32}
+TOP |= {"found_entries": P32, "tied": P32, "tied_count": P32}
+NOT_NEAREST = dict.fromkeys(("found_entries", "tied", "tied_count"))
 PLAIN = {"high": F32}  # rows that are not of unit length
 NO_LOW = {"low": None}
 PRODUCTS = {"SPLIT": False, "PRODUCT": True}
@@ -92,6 +94,7 @@ KERNELS = {
     "select, products": ("select._select_kernel", SELECT | PLAIN, SELECTION | NO_LOW | PRODUCTS),
     "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | ONE_COORDINATE),
     "select top": ("select_top._select_top_kernel", TOP, TOP_SELECTION),
+    "select top, of codes": ("select_top._select_top_kernel", TOP, TOP_SELECTION | NOT_NEAREST),
     "select top, products": (
         "select_top._select_top_kernel",
         TOP | PLAIN,

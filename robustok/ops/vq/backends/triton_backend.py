@@ -102,19 +102,11 @@ class TritonBackend:
         """The codebook (K, D) in the form that the searches read."""
         return kernel_codes.prepare(codebook, similarity == "cosine", similarity == "dot")
 
-    def search_nearest(self, u: Tensor, codes, out: Tensor) -> None:
-        """Write the nearest codes of float32 rows (R, D) to out (R,) int64."""
-        kernel_nearest.nearest(u, codes, out)
-
-    def search_ranks(self, u: Tensor, codes, ranks: Tensor, out: Tensor) -> None:
-        """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0."""
-        kernel_select.select(u, codes, ranks, out)
-
     def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
         codes = self.prepare(codebook, similarity)
         out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
         for tokens, u in row_blocks(z, similarity):
-            self.search_nearest(u, codes, out.view(-1)[tokens])
+            kernel_nearest.nearest(u, codes, out.view(-1)[tokens])
         return out
 
     def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
@@ -149,9 +141,13 @@ class TritonBackend:
         table = None if neighbors == "latent" else self._table(codes, draw, z.shape[1])
         for tokens, u in row_blocks(z, similarity):
             nearest, indices = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
-            self.search_nearest(u, codes, nearest)
-            indices.copy_(nearest)
-            self._perturb_codes(u, codes, ranks(tokens), neighbors, table, indices)
+            ranked = ranks(tokens)
+            M = len(ranked) if neighbors == "latent" else 0  # rows whose nearest code the selection finds by the way
+            kernel_select.select(u[:M], codes, ranked[:M], indices[:M], nearest[:M])
+            kernel_nearest.nearest(u[M:], codes, nearest[M:])
+            indices[M:] = nearest[M:]
+            if neighbors == "code":
+                self._perturb_codes(codes, ranked, table, indices[: len(ranked)])
             yield tokens, u
 
     def _table(self, codes, draw: Draw, L: int) -> Tensor | None:
@@ -164,19 +160,12 @@ class TritonBackend:
         kernel_neighbors.neighbors(codes.rows, codes, table)
         return table
 
-    def _perturb_codes(
-        self, u: Tensor, codes, ranks: Tensor, neighbors: str, table: Tensor | None, indices: Tensor
-    ) -> None:
-        """Replace the nearest codes in indices (R,) of float32 rows (R, D): the first len(ranks) may be perturbed."""
-        M = len(ranks)
-        if M == 0:
-            return
-        if neighbors == "latent":
-            self.search_ranks(u[:M], codes, ranks, indices[:M])
-        elif table is not None:
-            indices[:M] = torch.where(ranks > 0, table[indices[:M], ranks.long()], indices[:M])
+    def _perturb_codes(self, codes, ranks: Tensor, table: Tensor | None, indices: Tensor) -> None:
+        """Replace codes in indices (M,) by their neighbours at ranks (M,)."""
+        if table is not None:
+            indices.copy_(torch.where(ranks > 0, table[indices, ranks.long()], indices))
         else:
-            self.search_ranks(codes.rows[indices[:M]], codes, ranks, indices[:M])
+            kernel_select.select(codes.rows[indices], codes, ranks, indices)
 
     def perturb_backward(self, z: Tensor, grad: Tensor, similarity: Similarity) -> Tensor:
         return kernel_quantize.backward_of_latents(z, grad, similarity == "cosine")
