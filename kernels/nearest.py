@@ -192,7 +192,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
 
 
 def decide(u: Tensor, codes: PreparedCodebook, found: Found, group: int, out: Tensor) -> None:
-    """Write the nearest codes of float32 rows (R, D) to out (R,) int64 from what was found in groups of `group` codes."""
+    """Write the nearest codes of float32 rows (R, D) to out (R,) int64, found in groups of `group` codes."""
     settle(u, codes, found.entries, group, out)
     _resolve_ties_kernel[(min(len(u), TIE_PROGRAMS),)](
         u=u,
