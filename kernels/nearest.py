@@ -25,7 +25,7 @@ TIE_LANES = tl.constexpr(BLOCK_K // GROUP)  # of a near tie: a bit each
 TIE_PROGRAMS = 4096  # of a warp, which share the list of near ties: its length is known only on the device
 
 
-class Found(NamedTuple):
+class NearestLists(NamedTuple):
     """What one pass over the codebook tells of the nearest code of each of R rows."""
 
     entries: Tensor  # (R, 4) int32: the groups in which a row's code is, as `settle` takes them
@@ -33,7 +33,7 @@ class Found(NamedTuple):
     tied_count: Tensor  # (1,) int32, zero: length of the list
 
     @classmethod
-    def empty(cls, R: int, codes: PreparedCodebook) -> "Found":
+    def empty(cls, R: int, codes: PreparedCodebook) -> "NearestLists":
         new = codes.tile_numbers.new_empty
         return cls(new(R, 4), new(R, 2), codes.tile_numbers.new_zeros(1))
 
@@ -53,7 +53,7 @@ def write_nearest(
     BLOCK_K: tl.constexpr,
 ):
     """What the two best groups of each lane, (len(n), lanes) with the numbers of their tiles in the last bits, tell of
-    rows n: see `Found`. error: the largest of a score (len(n))."""
+    rows n: see `NearestLists`. error: the largest of a score (len(n))."""
     LANES: tl.constexpr = BLOCK_K // GROUP
     reach = tl.max(best, 1) - 2 * error
     is_near = ((best < reach[:, None]) == 0).to(tl.int32)  # negated, so that NaN counts as near
@@ -83,7 +83,7 @@ def _nearest_kernel(
     bias,  # *f32 (Kp)
     limits,  # *f32 (2)
     tile_numbers,  # *i32 (Kp / BLOCK_K)
-    entries,  # *i32 (R, 4): see `Found`
+    entries,  # *i32 (R, 4): see `NearestLists`
     tied,  # *i32 (R, 2)
     tied_count,  # *i32 (1)
     R,
@@ -162,7 +162,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     (R, D), (K, Dp) = u.shape, (len(codes.rows), codes.high.shape[1])
     if R == 0:
         return
-    found = Found.empty(R, codes)
+    found = NearestLists.empty(R, codes)
     is_wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
     # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares.
     registers = {"maxnreg": 128} if codes.split and not is_wide else {}
@@ -191,7 +191,7 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     decide(u, codes, found, GROUP, out)
 
 
-def decide(u: Tensor, codes: PreparedCodebook, found: Found, group: int, out: Tensor) -> None:
+def decide(u: Tensor, codes: PreparedCodebook, found: NearestLists, group: int, out: Tensor) -> None:
     """Write the nearest codes of float32 rows (R, D) to out (R,) int64, found in groups of `group` codes."""
     settle(u, codes, found.entries, group, out)
     _resolve_ties_kernel[(min(len(u), TIE_PROGRAMS),)](

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
-from .nearest import Found, decide, write_nearest
+from .nearest import NearestLists, decide, write_nearest
 from .scores import WORST_SCORE, row_block, split_half, tile_error, tile_scores
 from .settle import NONE, settle
 
@@ -185,7 +185,7 @@ def select_top(
     (R, D), Dp, K = u.shape, codes.high.shape[1], len(codes.rows)
     listed, listed_count = ranks.new_empty(R), ranks.new_zeros(1)
     entries = ranks.new_empty(R, 2 + CANDIDATES)
-    found = Found(None, None, None) if nearest is None else Found.empty(R, codes)
+    found = NearestLists(None, None, None) if nearest is None else NearestLists.empty(R, codes)
     _select_top_kernel[(triton.cdiv(R, BLOCK_N),)](
         u=u,
         high=codes.high,
