@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.graphs import capture, fused
 from ..ops import Indices
 from ..ops.decoding import guide, guided_sample
 from ..ops.indices import as_indices
-from .graphs import capture, fused
 from .interfaces import TokenNetwork, take
 from .known_tokens import LONGEST, Round, keep_mask, rounds, rows_a_round
 from .settings import SamplingSettings, check, check_seed, class_numbers, guidance_ramp, warn_of_null_class

@@ -21,13 +21,13 @@ from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
+from robustok.core.graphs import fused
 from robustok.model_configs import LlamaGenConfig, RARConfig
 from robustok.models.generators import llamagen_decoding, rar_decoding
 from robustok.models.generators.llamagen import LlamaGen
 from robustok.models.generators.rar import RAR
 from robustok.ops.decoding.appending import append_triton
 from robustok.samplers.autoregressive import AutoregressiveSampler
-from robustok.samplers.graphs import fused
 from robustok.samplers.known_tokens import LONGEST, Round, rows_a_round
 from robustok.samplers.settings import SamplingSettings
 

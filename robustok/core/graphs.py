@@ -1,4 +1,4 @@
-"""Units of a sampler's work as a GPU replays them: fused by torch.compile, and captured as a graph."""
+"""Units of work as a GPU replays them: fused by torch.compile, and captured as a graph."""
 
 from collections.abc import Callable
 from types import FunctionType

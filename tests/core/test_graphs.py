@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from robustok.samplers.graphs import fused
+from robustok.core.graphs import fused
 
 
 def test_one_process_compiles_any_number_of_batch_sizes(monkeypatch):
