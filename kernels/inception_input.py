@@ -9,7 +9,7 @@ from torch import Tensor
 @triton.jit
 def _inception_input_kernel(
     images,  # *u8 (B, 3, H, W), strides stride_b, stride_c, stride_y, 1
-    out,  # *f16 (B, side, side, 3) contiguous
+    out,  # *f16 (B, side, side, channels) contiguous
     H,
     W,
     stride_b,
@@ -18,6 +18,7 @@ def _inception_input_kernel(
     ratio_y,  # f32 H / side
     ratio_x,  # f32 W / side
     side: tl.constexpr,
+    channels: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Grid (values of an image / BLOCK, B). A program owns BLOCK consecutive values of one output image.
@@ -26,8 +27,8 @@ def _inception_input_kernel(
     """
     image = tl.program_id(1).to(tl.int64)
     value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = value < side * side * 3
-    channel, pixel = value % 3, value // 3
+    channel, pixel = value % channels, value // channels
+    inside = (pixel < side * side) & (channel < 3)
     source_y, source_x = (pixel // side).to(tl.float32) * ratio_y, (pixel % side).to(tl.float32) * ratio_x
     top, left = source_y.to(tl.int32), source_x.to(tl.int32)  # truncation is floor: both are at least zero
     bottom, right = tl.minimum(top + 1, H - 1), tl.minimum(left + 1, W - 1)
@@ -40,17 +41,20 @@ def _inception_input_kernel(
     upper = top_left + (top_right - top_left) * weight_x
     lower = bottom_left + (bottom_right - bottom_left) * weight_x
     resized = upper + (lower - upper) * weight_y
-    tl.store(out + image * side * side * 3 + value, ((resized - 128) / 128).to(tl.float16), mask=inside)
+    normalized = tl.where(inside, (resized - 128) / 128, 0)
+    tl.store(out + image * side * side * channels + value, normalized.to(tl.float16), mask=pixel < side * side)
 
 
-def inception_input(images: Tensor, side: int) -> Tensor:
-    """images uint8 (B, 3, H, W) -> float16 (B, 3, side, side) in channels-last memory."""
+def inception_input(images: Tensor, out: Tensor) -> None:
+    """images uint8 (B, 3, H, W) -> out, float16 (B, C, side, side) in channels-last memory; zero from channel 3 on."""
+    if not out.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"out: found strides {out.stride()}, expected channels-last memory")
     images = images.contiguous()
-    B, C, H, W = images.shape
-    out = torch.empty(B, side, side, C, dtype=torch.float16, device=images.device)
+    B, _, H, W = images.shape
+    side, channels = out.shape[2], out.shape[1]
     ratio_y, ratio_x = (float(torch.tensor(size, dtype=torch.float32) / side) for size in (H, W))
     BLOCK = 1024
-    grid = (triton.cdiv(side * side * C, BLOCK), B)
+    grid = (triton.cdiv(side * side * channels, BLOCK), B)
     _inception_input_kernel[grid](
         images=images,
         out=out,
@@ -62,6 +66,6 @@ def inception_input(images: Tensor, side: int) -> Tensor:
         ratio_y=ratio_y,
         ratio_x=ratio_x,
         side=side,
+        channels=channels,
         BLOCK=BLOCK,
     )
-    return out.permute(0, 3, 1, 2)

@@ -1,15 +1,22 @@
 """Inception features, stage by stage: resize, taps, logits, spatial, against recorded outputs of public code."""
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch._C import _DisableTorchDispatch
+from torch.nn import functional as F
 
 from robustok.core.errors import UserError
 from robustok.evaluation import InceptionFeatures
+from robustok.evaluation.features import inception as inception_features
 from robustok.evaluation.features.inception import normalize, tf1_resize
 from robustok.models.frozen.inception import Mixed, load_inception
+from robustok.ops import convolution
+from tests.operations import Operations
 
 SIZES = ("64x64", "256x256", "299x299", "310x352")
 
@@ -53,9 +60,11 @@ def test_the_kernel_gives_the_networks_input_in_one_pass(shape, kernel_device):
 
     images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images = images.to(kernel_device)
-    found, expected = inception_input(images, 299), normalize(tf1_resize(images.float()))
-    assert found.dtype == torch.float16 and found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(found.float(), expected, rtol=0, atol=2**-11)  # half a unit of float16 below 1
+    found = torch.full((len(images), 299, 299, 8), torch.nan, dtype=torch.float16, device=kernel_device)
+    inception_input(images, found.permute(0, 3, 1, 2))
+    expected = normalize(tf1_resize(images.float())).permute(0, 2, 3, 1)
+    assert torch.allclose(found[..., :3].float(), expected, rtol=0, atol=2**-11)  # half a unit of float16 below 1
+    assert not found[..., 3:].any()
 
 
 def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_path, device):
@@ -69,17 +78,16 @@ def test_fast_mode_moves_features_by_rounding_only(peers, inception, inception_p
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def blocks_and_convolutions(network, images) -> tuple[dict, int]:
     """What each block of a network gives, and how many convolutions the network takes."""
-    found, calls = {}, []
+    found = {}
     for name, module in network.named_modules():
         if isinstance(module, Mixed):
             module.register_forward_hook(lambda *call, name=name: found.update({name: call[-1]}))
-        if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(lambda *_: calls.append(None))
-    network(images)
-    return found, len(calls)
+    with Operations() as done:
+        network(images)
+    return found, done.count["convolution"]
 
 
 def test_merged_convolutions_are_fewer_and_the_same_function(peers, inception_path):
@@ -91,6 +99,119 @@ def test_merged_convolutions_are_fewer_and_the_same_function(peers, inception_pa
     for name, block in found.items():
         assert block.dtype == torch.float64 and block.std() > 0
         assert_close(block, expected[name].numpy(), 1e-12)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Networks in float16 compute as on a GPU, with the definitions of its kernels; counts their calls."""
+    pytest.importorskip("triton")
+    from robustok.kernels import inception_input, pooling
+
+    calls = Counter()
+
+    def kernel(place, name, definition):
+        def call(*args):
+            calls[name] += 1
+            assert args[0].dtype == torch.uint8 or args[0].is_contiguous(memory_format=torch.channels_last)
+            with _DisableTorchDispatch():
+                return definition(*args)
+
+        monkeypatch.setattr(place, name, call)
+
+    def convolve_relu(x, weight, bias, stride, padding, dilation, groups):
+        assert x.shape[1] % 8 == 0  # as tensor cores take them
+        return rounded(F.conv2d(x.float(), weight.float(), bias.float(), stride, padding, dilation, groups).relu())
+
+    def split_relu(x, bias, widths, average_last):
+        parts = [*(x.float() + (0 if average_last else bias[:, None, None])).split(widths, 1)]
+        if average_last:
+            parts[-1] = convolution.average(parts[-1])
+            parts = [part + b[:, None, None] for part, b in zip(parts, bias.split(widths), strict=True)]
+        return [rounded(part.relu()) for part in parts]
+
+    def prepare(images, out):
+        out[:, :3] = normalize(tf1_resize(images.float()))
+
+    kernel(torch, "cudnn_convolution_relu", convolve_relu)
+    kernel(pooling, "split_relu", split_relu)
+    kernel(pooling, "max_pool", lambda x, stride, padding: rounded(F.max_pool2d(x.float(), 3, stride, padding)))
+    kernel(inception_input, "inception_input", prepare)
+    monkeypatch.setattr(convolution, "_in_half_on_a_gpu", lambda x: x.dtype == torch.float16)
+    monkeypatch.setattr(inception_features, "capture", lambda unit: SimpleNamespace(replay=unit))
+    return calls
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.half().contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gpu_runs_convolutions_pools_and_concatenations_alone(peers, inception, inception_path, as_on_a_gpu):
+    """And what it gives is what exact mode gives, but for float16; of a smaller batch after a full one as well."""
+    images = recording(peers, "64x64")[1][:3]
+    fast = InceptionFeatures(inception_path, "fast", device="cpu", batch_size=2)
+    fast._store_half()
+    for found, exact in zip(fast(images), inception(images), strict=True):
+        assert_close(found, exact.numpy(), 1e-2)
+    assert as_on_a_gpu.pop("inception_input") == 2
+    as_on_a_gpu.clear()
+    with Operations() as done:
+        fast._run()
+    # Ten convolutions of 1 x 1 wait for what is split, averaged and rectified after them. All eleven blocks
+    # concatenate, two of them twice inside, too. Means of four places, logits of one, and the copy of `spatial`.
+    assert as_on_a_gpu == {"cudnn_convolution_relu": 57, "split_relu": 10, "max_pool": 5}
+    assert done.count == {"convolution": 10, "cat": 15, "mean": 4, "mm": 1, "_to_copy": 1}
+
+
+POOLS = [((2, 64, 9, 7), 2, 0), ((1, 48, 5, 5), 1, 1), ((1, 80, 8, 11), 2, 0)]
+
+
+@pytest.mark.parametrize(("shape", "stride", "padding"), POOLS)
+def test_the_pooling_kernel_is_torchs(shape, stride, padding, kernel_device):
+    pytest.importorskip("triton")
+    from robustok.kernels.pooling import max_pool
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).half()
+    x[0, 0, 1, 1] = torch.nan
+    found = max_pool(x.to(kernel_device, memory_format=torch.channels_last), stride, padding)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    expected = F.max_pool2d(x.float(), 3, stride, padding)
+    assert expected.isnan().any() and torch.equal(found.cpu().float().nan_to_num(7), expected.nan_to_num(7))
+
+
+@pytest.mark.parametrize(
+    ("widths", "average_last"), [((64, 48, 64, 32), True), ((192, 192), False), ((5, 3, 9), True), ((7,), False)]
+)
+def test_the_splitting_kernel_is_bias_average_and_relu(widths, average_last, kernel_device):
+    pytest.importorskip("triton")
+    from robustok.kernels.pooling import split_relu
+
+    draw = torch.Generator().manual_seed(0)
+    x, bias = torch.randn(2, sum(widths), 6, 5, generator=draw).half(), torch.randn(sum(widths), generator=draw).half()
+    given = x.to(kernel_device, memory_format=torch.channels_last)
+    parts = split_relu(given, bias.to(kernel_device), widths, average_last)
+    expected = [*x.double().split(widths, 1)]
+    if average_last:
+        expected[-1] = convolution.average(expected[-1])
+    for part, value, b in zip(parts, expected, bias.double().split(widths), strict=True):
+        assert part.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(part.cpu().double(), (value + b[:, None, None]).relu(), rtol=2**-11, atol=1e-6)
+    with pytest.raises(ValueError, match="at most 4 that sum to"):
+        split_relu(given, bias, (*widths, 1), average_last)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_of_any_size_replay_one_graph(peers, inception, inception_path):
+    images = recording(peers, "64x64")[1]
+    fast = InceptionFeatures(inception_path, "fast", batch_size=4)
+    torch.full((1 << 28,), torch.nan, device="cuda")  # what memory held before must not matter
+    first = fast(images[:4].cuda()), fast.graph
+    for count in (1, 3, 4):
+        found = fast(images[:count])
+        assert fast.graph is first[1]
+        for field, whole, exact in zip(found, first[0], inception(images[:count]), strict=True):
+            assert torch.equal(field, whole[:count])  # and it was not overwritten
+            assert_close(field.cpu(), exact.numpy(), 1e-2)
 
 
 def test_exact_mode_is_the_same_on_every_device(peers, inception, inception_path, device):

@@ -50,6 +50,7 @@ APPEND = (
 )
 NOTHING_NEW = dict.fromkeys(("key", "value", *NORMS, *ROTATION)) | {"epsilon": 0.0, "ahead": 0}
 ROWS = {"BLOCK_N": 64, "BLOCK_D": 64}
+POOL = {"BLOCK_P": 32, "BLOCK_C": 64}
 # By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant,
 # and so is a pointer that is None.
 KERNELS = {
@@ -164,6 +165,13 @@ KERNELS = {
         | {"temperature": "fp32", "top_p": "fp32"},
         {"STREAM": 1, "GUIDED": True, "TOP_K": True, "TOP_P": True, "GROUPS": 1024},
     ),
+    "inception input": (
+        "inception_input._inception_input_kernel",
+        {"images": "*u8", "out": F16, "ratio_y": "fp32", "ratio_x": "fp32"},
+        {"side": 299, "channels": 8, "BLOCK": 1024},
+    ),
+    "max pool": ("pooling._max_pool_kernel", {"x": F16, "out": F16}, POOL),
+    "split, ReLU": ("pooling._split_relu_kernel", {"x": F16, "bias": F16, "out": F16}, POOL),
 }
 # As launched: warps, by the first word of a kernel's name, where they are not Triton's four; and what else is given.
 WARPS = {"nearest": 8, "select": 8, "guided": 8, "normalize": 2, "attention": 2, "resolve": 1}
@@ -173,6 +181,7 @@ OPTIONS = {
     "attention, few queries": {"num_warps": 4},
 }
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count", "stride_b", "stride_l"}  # multiples of 16 at every published shape
+SIZES |= {"C", "second", "third", "fourth", "averaged"}
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
 # Kernels whose machine code is bounded, with more of their arguments as they are at the published shapes.
 LAUNCHED: dict[str, dict[str, int]] = {
@@ -187,6 +196,9 @@ LAUNCHED: dict[str, dict[str, int]] = {
     "attention, new place": {},
     "attention, new place of 48": {},
     "guided sample": {},
+    "inception input": {},
+    "max pool": {},
+    "split, ReLU": {},
 }
 EXACT = ("normalize rows", "settle few", "settle", "order")  # which are launched without fused multiply-add
 VARIANTS = ((80, 1), (90, 1), (90, 16))  # GPU generation, and of what pointers and sizes are multiples

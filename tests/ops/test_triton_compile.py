@@ -56,6 +56,9 @@ BOUNDS = {
     "attention, new place": Bounds(registers=128, shared=1024, barriers=0, length=262, taken=32, each=520),
     "attention, new place of 48": Bounds(registers=96, shared=1024, barriers=0, length=206, taken=32, each=410),
     "guided sample": Bounds(registers=128, shared=8192, barriers=0, length=0),
+    "inception input": Bounds(registers=64, shared=0, barriers=0, length=0),
+    "max pool": Bounds(registers=64, shared=0, barriers=0, length=0),  # 255 where values are not read eight at a time
+    "split, ReLU": Bounds(registers=96, shared=0, barriers=0, length=0),
 }
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ...core.errors import UserError
 from ...formats.opening import read_state
 from ...formats.tensors import check_state
+from ...ops.convolution import average, convolve_parts, convolve_relu, max_pool
 
 # Modules of pytorch-fid's wrapper, `blocks.i.j`, by place; the pools between them have no weights.
 WRAPPER = {
@@ -49,6 +50,8 @@ class Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(out, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.bn, nn.Identity):
+            return convolve_relu(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.padding)
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
     def fold(self) -> None:
@@ -71,7 +74,7 @@ class Mixed(nn.Module):
     def __init__(self, width: int, branches: dict[str, list], pool: str, pool_width: int = 0):
         super().__init__()
         self.branches = [self._add_branch(width, name, steps) for name, steps in branches.items()]
-        self.pool = pool
+        self.pool, self.max_pool = pool, F.max_pool2d
         self.merged: dict[str, int] = {}  # channels of each convolution that `heads` stands for
         if pool != "reduce":
             self.branch_pool = Convolution(width, pool_width)
@@ -111,10 +114,9 @@ class Mixed(nn.Module):
         """What the convolutions give that `merge` made one of."""
         if not self.merged:
             return {}
-        found = dict(zip(self.merged, self.heads(x).split(list(self.merged.values()), dim=1), strict=True))
-        if "branch_pool" in found:
-            found["branch_pool"] = _average(found["branch_pool"])
-        return {name: F.relu(y) for name, y in found.items()}
+        widths, averaged = list(self.merged.values()), "branch_pool" in self.merged
+        parts = convolve_parts(x, self.heads.weight, self.heads.bias, widths, averaged)
+        return dict(zip(self.merged, parts, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         heads, outputs = self._heads(x), []
@@ -128,14 +130,10 @@ class Mixed(nn.Module):
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == "reduce":
-            return F.max_pool2d(x, 3, stride=2)
+            return self.max_pool(x, 3, stride=2)
         if self.pool == "maximum":
-            return self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))
-        return self.branch_pool(_average(x))
-
-
-def _average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+            return self.branch_pool(self.max_pool(x, 3, stride=1, padding=1))
+        return self.branch_pool(average(x))
 
 
 ONE, THREE, FIVE, WIDE, TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
@@ -177,6 +175,7 @@ class Inception(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.max_pool = F.max_pool2d
         self.Conv2d_1a_3x3 = Convolution(3, 32, THREE, 2)
         self.Conv2d_2a_3x3 = Convolution(32, 32, THREE)
         self.Conv2d_2b_3x3 = Convolution(32, 64, THREE, padding=1)
@@ -202,17 +201,18 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> InceptionOutput:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = x64 = F.max_pool2d(x, 3, stride=2)
+        x = x64 = self.max_pool(x, 3, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-        x = x192 = F.max_pool2d(x, 3, stride=2)
+        x = x192 = self.max_pool(x, 3, stride=2)
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))))
         x = self.Mixed_6d(x)
-        spatial = x[:, :7].permute(0, 2, 3, 1).flatten(1)  # the 1x1 branch comes first in the concatenation
+        first = x[:, :7].permute(0, 2, 3, 1)  # the 1x1 branch comes first in the concatenation
+        spatial = first.to(torch.float32, memory_format=torch.contiguous_format).flatten(1)
         x = x768 = self.Mixed_6e(x)
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         features, *means = (y.mean(dim=(2, 3), dtype=torch.float32) for y in (x, x64, x192, x768))
         logits = None if self.fc is None else F.linear(features, self.fc.weight.float())
-        return InceptionOutput(features, logits, spatial.float(), *means)
+        return InceptionOutput(features, logits, spatial, *means)
 
     def fold(self) -> Inception:
         """Folds every batch norm into its convolution, in place."""
@@ -223,9 +223,21 @@ class Inception(nn.Module):
 
     def merge(self) -> Inception:
         """Merges convolutions of each block, in place, after `fold`: 67 are left of 94."""
+        self.max_pool = max_pool
         for module in list(self.modules()):
             if isinstance(module, Mixed):
+                module.max_pool = max_pool
                 module.merge()
+        return self
+
+    def halve(self, channels: int) -> Inception:
+        """Convolutions in float16, in place, after `merge`; the first of them for images with `channels` channels, of
+        which those after the third are not looked at."""
+        first = self.Conv2d_1a_3x3.conv
+        first.weight = nn.Parameter(F.pad(first.weight, (0, 0, 0, 0, 0, channels - 3)), requires_grad=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.half()
         return self
 
 
