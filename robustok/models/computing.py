@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.graphs import capture
 from .compiling import compile_blocks
 from .interfaces import LoadedTokenizer
 
@@ -27,7 +28,8 @@ def compute_in(tokenizer: LoadedTokenizer, precision: Precision, compiled: bool 
         precision: "float32": exact, also in convolutions on a GPU, which would take TF32. "bfloat16": under autocast;
             latents are still projected and compared with codes in float32, but some get another code.
         compiled: blocks are compiled at their first call. Batches are then filled up to the largest one so far, as
-            another size would compile again; what was filled in is computed and dropped.
+            another size would compile again; what was filled in is computed and dropped. Without gradients a GPU
+            replays the whole as one captured graph, which keeps the memory of a batch's activations.
 
     What is not both float32 and eager decodes CHECKED images of its first batch exactly, too: UserError there where the
     images are less than LEAST_PSNR apart. Outputs are float32. Gradients pass.
@@ -51,6 +53,7 @@ class _Computed:
         self.modules, self.dtype, self.compiled = tuple(modules), dtype, compiled
         self.unchecked = name == "decode" and (compiled or dtype != torch.float32)
         self.batch = 0  # rows of the largest batch so far
+        self.captured: object = None  # what the graph depends on
 
     def __call__(self, rows: Tensor) -> Tensor:
         exact = self._exactly(rows[:CHECKED]) if self.unchecked else None  # before anything is compiled
@@ -60,11 +63,28 @@ class _Computed:
         self.batch = max(self.batch, len(rows))
         missing = self.batch - len(rows) if self.compiled else 0
         full = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
-        found = self._in(self.dtype, full)[: len(rows)].float()
+        replayed = self.compiled and _on_a_gpu(rows) and not torch.is_grad_enabled()
+        found = (self._replay(full) if replayed else self._in(self.dtype, full))[: len(rows)].float()
         if exact is not None:
             _check(found[:CHECKED].detach(), exact, self.dtype)
             self.unchecked = False
         return found
+
+    def _replay(self, rows: Tensor) -> Tensor:
+        """The same from a graph, which is captured anew where rows have another shape, or weights another place."""
+        weights = [next(module.parameters()).data_ptr() for module in self.modules]
+        depends_on = (rows.shape, rows.dtype, rows.device, weights)
+        if self.captured != depends_on:
+            with torch.inference_mode(False):  # so that any mode may write it
+                self.given = torch.zeros_like(rows)
+            self.graph, self.captured = capture(self._run), depends_on
+        self.given.copy_(rows)
+        self.graph.replay()
+        return self.found.clone()
+
+    def _run(self) -> None:
+        """What a graph is captured of: it reads and writes the same places every time."""
+        self.found = self._in(self.dtype, self.given)
 
     @torch.no_grad()
     def _exactly(self, rows: Tensor) -> Tensor:
@@ -76,6 +96,10 @@ class _Computed:
             torch.autocast(rows.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
             return self.call(self.tokenizer(), rows)
+
+
+def _on_a_gpu(rows: Tensor) -> bool:
+    return rows.is_cuda
 
 
 def _check(found: Tensor, exact: Tensor, dtype: torch.dtype) -> None:

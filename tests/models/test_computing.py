@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from robustok.core.errors import UserError
 from robustok.generation.batches import decode_batches
+from robustok.models import computing
 from robustok.models.computing import compute_in, precision_of
 from robustok.models.interfaces import is_discrete
 from tests.host_reads import reads_of
@@ -101,6 +103,49 @@ def test_one_graph_for_batches_of_every_size(name, graphs):
     assert (found.int() - exact.int()).abs().max() <= 1
     again = torch.cat([*decode_batches(model, tokens, 4)])
     assert torch.equal(again, found)
+
+
+@pytest.mark.parametrize("name", ["vit", "convolutional", "titok"])
+def test_a_gpu_replays_what_is_compiled(name, graphs, monkeypatch):
+    """One graph for batches of every size, in every mode but where gradients are wanted; nothing is overwritten."""
+    captured = []
+    monkeypatch.setattr(computing, "_on_a_gpu", lambda rows: True)
+    monkeypatch.setattr(computing, "capture", lambda unit: captured.append(unit()) or SimpleNamespace(replay=unit))
+    model = small_tokenizer(name)
+    z = latents(model, 7).detach()
+    with torch.no_grad():
+        exact = model.decode(z)
+    compute_in(model, "float32", compiled=True)
+    with torch.inference_mode():
+        first = model.decode(z[:4])
+    with torch.no_grad():
+        second = model.decode(z[4:])
+    assert len(captured) == 1 and graphs() >= 1
+    assert torch.allclose(torch.cat([first, second]), exact, rtol=1e-4, atol=1e-4)
+    model.decode(z[:4].requires_grad_()).sum().backward()
+    assert len(captured) == 1
+    with torch.no_grad():
+        assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 2  # a larger one
+        next(model.decoder_side()[0].parameters()).data = next(model.decoder_side()[0].parameters()).data.clone()
+        assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 3  # at another place
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["vit", "convolutional", "titok"])
+def test_replayed_images_are_near_exact_ones(name):
+    model = small_tokenizer(name)
+    z = latents(model, 11).detach()
+    with torch.inference_mode():
+        exact = model.decode(z)
+    model = compute_in(model.cuda(), "bfloat16", compiled=True)
+    with torch.inference_mode():
+        found = [model.decode(part) for part in z.cuda().split(4)]
+        again = [model.decode(part) for part in z.cuda().split(4)]
+    for image, second in zip(found, again, strict=True):
+        assert torch.equal(image, second)
+    error = (torch.cat(found).cpu().clamp(-1, 1) - exact.clamp(-1, 1)).square().mean().sqrt()
+    assert error < 0.02
 
 
 def test_encoding_of_an_odd_batch_compiles_nothing_anew(graphs):
