@@ -4,8 +4,10 @@ import os
 import re
 import resource
 import sys
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .errors import UserError
 
@@ -74,3 +76,21 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def copied_to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begins a copy to the host's memory, and gives what waits for that copy alone and returns it.
+
+    A GPU copies while it computes what it is asked for next. What is on the host already is not copied.
+    """
+    if not tensor.is_cuda:
+        return tensor.cpu
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Tensor:
+        done.synchronize()
+        return copy
+
+    return wait

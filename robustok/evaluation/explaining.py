@@ -31,7 +31,7 @@ class Usage(NamedTuple):
 @torch.inference_mode()
 def codebook_usage(tokenizer, batches: Iterable[Tensor]) -> Usage:
     """Usage over all tokens of uint8 batches (B, 3, H, W). Means over small batches would underestimate it."""
-    batches = (batch.to(device_of(tokenizer)) for batch in batches)
+    batches = (batch.to(device_of(tokenizer), non_blocking=True) for batch in batches)
     return usage_of(sum(code_counts(tokenizer, tokenizer.tokenize(from_uint8(batch))) for batch in batches))
 
 
@@ -107,17 +107,18 @@ def lipschitz(tokenizer, batches: Iterable[Tensor], setting: Setting, seed: int 
     (B, 3, H, W), pixels are measured in [-1, 1]. Images in which the perturbation changed nothing are left out;
     raises UserError where none is left.
     """
-    ratios, done = [], 0
+    ratios, moved_by, done = [], [], 0  # the first two stay on the device, which nothing waits for
     for batch in batches:
-        batch = batch.to(device_of(tokenizer))
+        batch = batch.to(device_of(tokenizer), non_blocking=True)
         ids = torch.arange(done, done + len(batch), device=batch.device)
         both = dict(perturbed_indices(tokenizer, batch, [CLEAN, setting], seed, ids))
         clean, moved = (codes_of(tokenizer, both[s]) for s in (CLEAN, setting))
         latent = (moved - clean).double().flatten(1).norm(dim=1)
         pixels = (tokenizer.decode(moved) - tokenizer.decode(clean)).double().flatten(1).norm(dim=1)
-        ratios.append((pixels / latent)[latent > 0].cpu())
+        ratios.append(pixels / latent)
+        moved_by.append(latent)
         done += len(batch)
-    ratios = torch.cat(ratios)
+    ratios = torch.cat(ratios)[torch.cat(moved_by) > 0].cpu()
     if len(ratios) == 0:
         raise UserError(f"the perturbation {setting} changed no token; take a larger alpha or delta")
     return Lipschitz(float(ratios.mean()), float(ratios.max()), ratios)

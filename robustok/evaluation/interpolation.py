@@ -79,7 +79,7 @@ def interpolation_fid(
     nearest = nearest_others(latents if rows is None else rows, device)
     moments = FeatureMoments(features, FeatureStatistics)
     for part in slices(len(latents), batch_size):
-        z, other = latents.read(part).to(device), latents.read(nearest[part]).to(device)
+        z, other = (latents.read(rows).to(device, non_blocking=True) for rows in (part, nearest[part]))
         moments.add(to_uint8(tokenizer.decode((1 - weight) * z + weight * other)))
         if progress:
             progress(part.stop)
@@ -93,11 +93,11 @@ def nearest_others(rows: RowFile, device: torch.device) -> Tensor:
     """
     width = rows.read(slice(0, 1)).numel()
     parts = list(slices(len(rows), max(1, BLOCK_BYTES // (8 * width))))
-    return torch.cat([_nearest_of(part, rows, parts, device) for part in parts])
+    return torch.cat([_nearest_of(part, rows, parts, device) for part in parts]).cpu()
 
 
 def _nearest_of(part: slice, rows: RowFile, parts: list[slice], device: torch.device) -> Tensor:
-    """`nearest_others` of the rows of one part."""
+    """`nearest_others` of the rows of one part, on the device."""
     own = _wide(rows, part, device)
     best = torch.full((len(own),), torch.inf, dtype=torch.float64, device=device)
     index = torch.zeros(len(own), dtype=torch.int64, device=device)
@@ -109,8 +109,8 @@ def _nearest_of(part: slice, rows: RowFile, parts: list[slice], device: torch.de
         least, place = far.min(1)
         index = torch.where(least < best, place + other.start, index)
         best = torch.minimum(best, least)
-    return index.cpu()
+    return index
 
 
 def _wide(rows: RowFile, part: slice, device: torch.device) -> Tensor:
-    return rows.read(part).to(device).flatten(1).double()
+    return rows.read(part).to(device, non_blocking=True).flatten(1).double()

@@ -90,7 +90,7 @@ def noise_fid(
     mean, std = (torch.from_numpy(values).float().to(device) for values in (moments.mean, moments.std))
     moments_at = {t: FeatureMoments(features, statistics_of) for t in (CLEAN_STRENGTH, *strengths)}
     for part in slices(len(latents), batch_size):
-        z = latents.read(part).to(device)
+        z = latents.read(part).to(device, non_blocking=True)
         ids = torch.arange(part.start, part.stop, device=device)
         for t, moving in moments_at.items():
             noisy = z if t == 0 else mean + std * _noisy((z - mean) / std, kind, t, seed, ids)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from robustok.core.errors import UserError
 from robustok.evaluation import frechet_distance, inception_score, kernel_distance, precision_recall, statistics
 from robustok.evaluation.compare import compare, notes
 from robustok.evaluation.reference import load_reference, open_reference
-from robustok.evaluation.statistics import ImageStatistics, collect, evenly
+from robustok.evaluation.statistics import ImageStatistics, StatisticsCollector, collect, evenly
 from robustok.evaluation.streams import NpzImages, open_stream
 
 
@@ -58,6 +59,45 @@ def test_metrics_are_those_of_all_images_at_once(sets, pair):
     few = [name for name in found if name.startswith(("fd_inf", "kd", "mind"))]  # tests/evaluation/test_judging.py
     names = ["fd", *few, "sfid", "inception_score", "inception_score_std", "kid", "kid_std", "precision", "recall"]
     assert list(found) == names  # the order of metrics.json
+
+
+class Late:
+    """Images of which a copy is on its way, as a GPU's are."""
+
+    is_cuda = True
+
+    def __init__(self, images, name, log):
+        self.images, self.name, self.log, self.shape = images, name, log, images.shape
+
+    def arrived(self):
+        self.log.append(self.name)
+        return self.images
+
+
+def test_copies_to_the_host_are_not_waited_for(sets, monkeypatch):
+    """The digests of a batch are taken while the next is computed, and all of them before they are counted."""
+    monkeypatch.setattr(statistics, "copied_to_host", lambda late: late.arrived)
+    log = []
+    collector = StatisticsCollector(160)
+    batches = [torch.cat(list(NpzImages(sets[0])))[rows] for rows in (slice(0, 60), slice(60, 100), slice(50, 110))]
+    for i, images in enumerate(batches):
+        collector.add(Network()(images), Late(images, i, log))
+        assert log == list(range(i))
+    assert collector.of_stream(SimpleNamespace(name="", labels=None, transform=""), Network()).duplicates == 50
+    assert log == [0, 1, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_duplicates_among_images_on_a_gpu(sets):
+    images = torch.cat(list(NpzImages(sets[0])))
+    images[150:] = images[:10]
+    stream = [part.cuda() for part in images.split(35)]
+    collector = StatisticsCollector(160)
+    for part in stream:
+        collector.add(Network()(part), part)
+        part.zero_()  # in the order of the stream: after the copy
+    assert collector.of_stream(SimpleNamespace(name="", labels=None, transform=""), Network()).duplicates == 10
 
 
 def test_kept_rows_are_evenly_spaced(sets, monkeypatch):

@@ -38,7 +38,10 @@ class ClassifierFeatures:
 
     @measuring
     def __call__(self, images: Tensor) -> ClassifierOutput:
-        parts = [self.classifier.features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
+        parts = [
+            self.classifier.features(from_uint8(part.to(self.device, non_blocking=True)))
+            for part in images.split(self.batch_size)
+        ]
         features = torch.cat(parts)
         return ClassifierOutput(features, self.classifier.head(features))
 

@@ -46,7 +46,7 @@ class DinoFeatures:
     def __call__(self, images: Tensor) -> DinoOutput:
         parts = []
         for part in images.split(self.batch_size):
-            pixels = from_uint8(part.to(self.device))
+            pixels = from_uint8(part.to(self.device, non_blocking=True))
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
             parts.append(self.network(pixels))
         return DinoOutput(torch.cat(parts))

@@ -67,7 +67,7 @@ class InceptionFeatures:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
         with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
-            parts = [self._forward(part.to(self.device)) for part in images.split(self.batch_size)]
+            parts = [self._forward(part.to(self.device, non_blocking=True)) for part in images.split(self.batch_size)]
         if len(parts) == 1:
             return parts[0]
         return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
@@ -109,7 +109,9 @@ def _taps(size: int, side: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     source = torch.arange(side, dtype=torch.float32) * ratio
     low = source.floor().long()
     high = (low + 1).clamp(max=size - 1)
-    return low.to(like.device), high.to(like.device), (source - low).to(like)
+    device = like.device
+    weight = (source - low).to(device, like.dtype, non_blocking=True)
+    return low.to(device, non_blocking=True), high.to(device, non_blocking=True), weight
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def measuring(call: Callable) -> Callable:
-    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models."""
+    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models.
+
+    Images may be on any device, not in page-locked memory that is about to change: nothing waits for the copy.
+    """
 
     @functools.wraps(call)
     def wrapped(self, images: Tensor):

@@ -53,7 +53,10 @@ class RandomFilters:
     @measuring
     def __call__(self, images: Tensor) -> RandomFiltersOutput:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            parts = [self._features(from_uint8(part.to(self.device))) for part in images.split(self.batch_size)]
+            parts = [
+                self._features(from_uint8(part.to(self.device, non_blocking=True)))
+                for part in images.split(self.batch_size)
+            ]
         return RandomFiltersOutput(torch.cat(parts))
 
     def _features(self, maps: Tensor) -> Tensor:
