@@ -69,7 +69,7 @@ class Recorded(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        of_host = isinstance(found, torch.Tensor) and found.dim() == 0 and not found.is_meta  # a number
+        of_host = not isinstance(found, torch.Tensor) or (found.dim() == 0 and not found.is_meta)  # a number
         if not of_host and name not in VIEWS and not name.startswith(("empty", "new_empty")):
             read = () if name.startswith("new_") else args  # a new tensor has the device of another, and reads nothing
             tensors = [x for x in torch.utils._pytree.tree_leaves((read, found)) if isinstance(x, torch.Tensor)]

@@ -19,26 +19,25 @@ BLOCK_D = 16  # coordinates that are read at a time: four threads have a row
 
 @triton.jit
 def _distances(
-    u,  # *f32 (1, n): where each row begins
-    rows,  # *f32 (m, n): where each candidate begins
+    u,  # *f32 (n): where the row of each pair begins
+    rows,  # *f32 (n): where its code begins
     is_code,
     D,
     PRODUCT: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Float64 (m, n): distances, and what bounds the error of their sums; both FAR where there is no code."""
-    total = tl.zeros((rows.shape[0], rows.shape[1], BLOCK_D), tl.float64)
+    """Float64 (n): distances of pairs, FAR where there is no code, and what bounds the error of their sums."""
+    total = tl.zeros((rows.shape[0], BLOCK_D // 4), tl.float64)  # a thread adds up the four coordinates that it reads
     magnitude = total
     for d0 in range(0, D, BLOCK_D):
-        d = d0 + tl.arange(0, BLOCK_D)[None, None, :]
-        x = tl.load(u[:, :, None] + d, mask=d < D, other=0.0).to(tl.float64)
-        e = tl.load(rows[:, :, None] + d, mask=is_code[:, :, None] & (d < D), other=0.0).to(tl.float64)
+        d = d0 + tl.arange(0, BLOCK_D)[None, :]
+        x = tl.load(u[:, None] + d, mask=d < D, other=0.0).to(tl.float64)
+        e = tl.load(rows[:, None] + d, mask=is_code[:, None] & (d < D), other=0.0).to(tl.float64)
+        terms = tl.reshape(-x * e if PRODUCT else (x - e) * (x - e), (rows.shape[0], BLOCK_D // 4, 4))
+        total += tl.sum(terms, 2)
         if PRODUCT:
-            total -= x * e
-            magnitude += tl.abs(x * e)
-        else:
-            total += (x - e) * (x - e)
-    total, magnitude = tl.sum(total, 2), tl.sum(magnitude if PRODUCT else total, 2)
+            magnitude += tl.sum(tl.abs(terms), 2)
+    total, magnitude = tl.sum(total, 1), tl.sum(magnitude if PRODUCT else total, 1)
     return tl.where(is_code, total, FAR), tl.where(is_code, magnitude, 0.0)
 
 
@@ -84,25 +83,30 @@ def _settle_kernel(
 ):
     """Grid (count / BLOCK_N). One program owns BLOCK_N entries."""
     CANDIDATES: tl.constexpr = BASES * GROUP
-    place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Pairs of a row and a candidate lie in one dimension, rows side by side, so that a thread has all those of a row.
+    PAIRS: tl.constexpr = CANDIDATES * BLOCK_N
+    own = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n = tl.load(entries + (2 + BASES) * own.to(tl.int64), mask=own < count, other=-1)
+    wanted = tl.load(entries + (2 + BASES) * own.to(tl.int64) + 1, mask=n >= 0, other=0)
+    i, place = tl.arange(0, PAIRS) // BLOCK_N, tl.program_id(0) * BLOCK_N + tl.arange(0, PAIRS) % BLOCK_N
     entry = entries + (2 + BASES) * place.to(tl.int64)
-    n = tl.load(entry, mask=place < count, other=-1)
-    wanted = tl.load(entry + 1, mask=n >= 0, other=0)
-    i = tl.arange(0, CANDIDATES)[:, None]
-    base = tl.load(entry[None, :] + 2 + i // GROUP, mask=(n >= 0)[None, :], other=NONE)
+    pair_n = tl.load(entry, mask=place < count, other=-1)
+    base = tl.load(entry + 2 + i // GROUP, mask=pair_n >= 0, other=NONE)
     codes = tl.where(base < NONE, base + i % GROUP, K)
     is_code = codes < K
-    row = u + tl.maximum(n, 0).to(tl.int64)[None, :] * D
+    row = u + tl.maximum(pair_n, 0).to(tl.int64) * D
     total, magnitude = _distances(row, rows + codes.to(tl.int64) * D, is_code, D, PRODUCT, BLOCK_D)
+    total, magnitude = tl.reshape(total, (CANDIDATES, BLOCK_N)), tl.reshape(magnitude, (CANDIDATES, BLOCK_N))
+    codes_of_row = tl.reshape(codes, (CANDIDATES, BLOCK_N))
     # The definition's sum and this one are each within (D + 3) * 2**-53 of the magnitude.
     margin = 4.4501e-16 * (D + 4) * tl.max(magnitude, 0)[None, :]
     is_finite = tl.max(((tl.abs(total) <= FAR) == 0).to(tl.int32), 0) == 0
-    winner = tl.where(is_finite, _at_rank(total, margin, codes, wanted, CANDIDATES), -1)
+    winner = tl.where(is_finite, _at_rank(total, margin, codes_of_row, wanted, CANDIDATES), -1)
     is_open = (n >= 0) & (winner < 0)
     if tl.max(is_open.to(tl.int32), 0) > 0:
         bits = distance_bits(row, transposed, D, K, tl.where(is_code, codes, 0), is_code, PRODUCT)
-        bits = tl.where(is_code, bits, INFINITE + 1)
-        winner = tl.where(is_open, _at_exact_rank(bits, codes, wanted, CANDIDATES), winner)
+        bits = tl.reshape(tl.where(is_code, bits, INFINITE + 1), (CANDIDATES, BLOCK_N))
+        winner = tl.where(is_open, _at_exact_rank(bits, codes_of_row, wanted, CANDIDATES), winner)
     tl.store(out + n, winner.to(tl.int64), mask=n >= 0)
 
 
