@@ -74,6 +74,8 @@ def turns(loops: list[Code], i: int, launch: Launch) -> float:
         before, after = (loops[j] for j in ((i - 1) % len(loops), (i + 1) % len(loops)))
         sums = [x.operations["DADD"] if is_definition(x) else operations["DADD"] for x in (before, loops[i], after)]
         return 0 if sums[0] > sums[1] else given["D"] / (sums[1] / sums[2])
+    if launch.name == "prepare":
+        return math.ceil(given["D"] / given["BLOCK_D"])
     if launch.name == "order":  # over the candidates, unrolled by four, with a loop after it for what is left
         return given["delta"] / 4 if operations["LDG"] > 2 else 0
     return TURNS if "BAR" in operations else 1

@@ -47,9 +47,9 @@ class Bounds(NamedTuple):
 BOUNDS = {
     "normalize rows": Bounds(registers=160, shared=2048, barriers=8, length=980),
     "nearest": Bounds(registers=128, shared=40960, barriers=2, length=360, taken=128 * 64, each=5.8),
-    "settle few": Bounds(registers=104, shared=2048, barriers=4, length=118),
+    "settle few": Bounds(registers=104, shared=2048, barriers=0, length=140),
     "select top": Bounds(registers=240, shared=73728, barriers=7, length=600, taken=32 * 256, each=19),
-    "settle": Bounds(registers=255, shared=2048, barriers=4, length=215),  # registers: 143 by Triton 3.8
+    "settle": Bounds(registers=168, shared=2048, barriers=0, length=260),
     "candidates": Bounds(registers=224, shared=18432, barriers=7, length=395, taken=16 * 64, each=48),
     "order": Bounds(registers=40, shared=0, barriers=0, length=125),
     "finish": Bounds(registers=128, shared=1024, barriers=0, length=440),
