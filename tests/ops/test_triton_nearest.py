@@ -14,6 +14,7 @@ if reason := TritonBackend().missing(torch.device("cpu")):
 from robustok.kernels import codes as kernel_codes
 from robustok.kernels import nearest as kernel_nearest
 from robustok.kernels import rows as kernel_rows
+from robustok.kernels import select as kernel_select
 
 
 class KeepsList:
@@ -75,3 +76,17 @@ def test_codes_behind_others_in_their_lane_are_decided_by_the_definition():
     kernel_nearest.nearest(u, kernel_codes.prepare(codebook, True, False), out)
     assert out[0] == 40
     assert np.array_equal(out.numpy(), order(z, codebook)[:, 0])
+
+
+def test_a_selection_finds_the_nearest_codes_by_the_way():
+    """Also where three or more are the same, in one lane or in neighbouring ones, and at rank 0."""
+    z, codebook = make((1, 7, 8, 200, 1))
+    codebook[[5, 20, 69]] = z[0, 0]
+    codebook[[43, 44, 45]] = z[0, 1]
+    codebook[[190, 126, 62]] = z[0, 2]
+    ranks = torch.tensor([0, 1, 2, 0, 3, 50, 199], dtype=torch.int32)
+    found, nearest = (torch.full((7,), -1) for _ in range(2))
+    kernel_select.select(normalized(z), kernel_codes.prepare(codebook, True, False), ranks, found, nearest)
+    expected = order(z, codebook)
+    np.testing.assert_array_equal(nearest, expected[:, 0])
+    np.testing.assert_array_equal(found, expected[np.arange(7), ranks])
