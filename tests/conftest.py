@@ -8,6 +8,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from robustok.ops.vq.backends import registry
 
 HAS_GPU = torch.cuda.is_available()
 GPU = (pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device"))
@@ -23,8 +24,8 @@ def device(request) -> str:
 @pytest.fixture(params=DEVICES)
 def kernel_device(request) -> str:
     """The same for Triton's kernels, which run on the CPU in the interpreter alone, which is off where a GPU is."""
-    if request.param == "cpu" and HAS_GPU:
-        pytest.skip("Triton's interpreter is off where there is a GPU")
+    if request.param == "cpu" and (reason := registry.reasons(torch.device("cpu"))["triton"]):
+        pytest.skip(reason)
     return request.param
 
 

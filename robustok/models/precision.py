@@ -3,14 +3,13 @@
 from contextlib import nullcontext
 
 from torch import Tensor, autocast, float32, nn
-from torch.amp import is_autocast_available
 from torch.func import functional_call
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x) in float32, under autocast and with weights of another dtype, too: codes are chosen from the result."""
-    kind = x.device.type  # meta tensors, which have no values, have no autocast
-    with autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
+    # meta tensors, which have no values, have no autocast
+    with nullcontext() if x.is_meta else autocast(x.device.type, enabled=False):
         weights = dict(layer.named_parameters())
         if all(weight.dtype == float32 for weight in weights.values()):
             return layer(x.float())

@@ -43,7 +43,12 @@ class PatchTokenizer(nn.Module):
         self.config, self.image_size = config, config.image_size
         self.num_latents = self.num_tokens = (config.image_size // config.patch) ** 2
         self.latent_shape = (self.num_latents, 3)
-        self.codebook = nn.Parameter(torch.rand(config.codebook_size, 3) * 2 - 1)
+        self.codes = nn.Parameter(torch.rand(config.codebook_size, 3) * 2 - 1)
+
+    @property
+    def codebook(self) -> Tensor:
+        """A property, because isinstance does not see the parameters of a module on Python 3.12 and newer."""
+        return self.codes
 
     @property
     def device(self) -> torch.device:
@@ -129,13 +134,13 @@ class PatchFile:
 
     def read(self, file, given) -> Checkpoint:
         config = PatchConfig(codebook_size=len(file.state["palette"]), patch=given.num_heads or 4)
-        return Checkpoint(file.path, described(self), config, {"ema": {"codebook": file.state["palette"] / 255}})
+        return Checkpoint(file.path, described(self), config, {"ema": {"codes": file.state["palette"] / 255}})
 
     def holds(self, config):
         return True
 
     def write(self, checkpoint) -> dict:
-        return {"palette": checkpoint.choose("ema")["codebook"] * 255}
+        return {"palette": checkpoint.choose("ema")["codes"] * 255}
 
 
 @pytest.fixture(autouse=True)

@@ -127,7 +127,7 @@ def test_rows_that_are_not_finite(name, value, similarity):
 
 @pytest.mark.parametrize("value", NOT_FINITE.values(), ids=NOT_FINITE)
 def test_codes_that_are_not_finite_never_win(name, value):
-    z, codebook = make((2, 6, 5, 40, 20))
+    z, codebook = make((2, 2, 5, 40, 20))
     codebook[7, 1] = codebook[0, 0] = value
     orders = order(z, codebook)
     assert np.array_equal(ops.vq_nearest(z, codebook, backend=name).flatten(), orders[:, 0])

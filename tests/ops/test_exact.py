@@ -92,7 +92,8 @@ def test_gaps_below_float32(name, similarity):
 @pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e-13, 1e-12, 1e18, 1e20, 1e30])
 @pytest.mark.parametrize("similarity", ["l2", "dot"])
 def test_scales_where_float32_underflows_or_overflows(name, scale, similarity):
-    z, codebook = make((1, 20, 5, 40, 4))
+    # where scores decide nothing, every code of a row is tried: Triton's interpreter takes a second for each row
+    z, codebook = make((1, 5 if name == "triton" else 20, 5, 40, 4))
     check_order(name, z * scale, codebook * scale, similarity)
 
 

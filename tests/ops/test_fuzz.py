@@ -47,8 +47,9 @@ def test_backends_return_what_the_reference_returns(name, case):
 
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=cases(most_tokens=5))  # the interpreter takes milliseconds a token
-def test_triton_returns_what_the_reference_returns(case):
-    compare("triton", *case)
+@pytest.mark.parametrize("name", ["triton"], indirect=True)
+def test_triton_returns_what_the_reference_returns(name, case):
+    compare(name, *case)
 
 
 def compare(name, z, codebook, arguments):

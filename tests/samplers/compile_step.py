@@ -18,6 +18,7 @@ import torch
 import triton
 from torch._inductor.fx_passes import joint_graph
 from torch._inductor.graph import GraphLowering
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
@@ -70,6 +71,7 @@ def a_gpu(code: list[str]):
         for name, value in NOTHING.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *a, v=value, **k: v, create=True))
         stack.enter_context(mock.patch.object(torch.cuda, "get_rng_state", lambda *a: torch.zeros(16, device="cpu")))
+        stack.enter_context(mock.patch.object(fake_tensor, "init_gpu_context", lambda device: None))
         stack.enter_context(torch._inductor.config.patch(joint_graph_constant_folding=False))  # it makes real tensors
         stack.enter_context(mock.patch.object(GraphLowering, "compile_to_module", take))
         for module in (rar_decoding, llamagen_decoding):

@@ -87,6 +87,8 @@ class TritonBackend:
     def missing(self, device: torch.device, shape: CodebookShape | None = None) -> str | None:
         if IMPORT_ERROR is not None:
             return f"Triton cannot be imported ({IMPORT_ERROR})"
+        if shape is not None and shape.K > MAX_CODES:
+            return f"a program holds the scores of all codes: found K = {shape.K}, at most {MAX_CODES}"
         if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             interpreter = "(TRITON_INTERPRET=1 runs it there, slowly)"
             return f"it needs a CUDA device, the tensors are on {device.type} {interpreter}"
@@ -94,8 +96,6 @@ class TritonBackend:
             return "the interpreter of Triton 3.6 fails with NumPy 2.4 and newer; numpy<2.4 or a newer Triton runs it"
         if device.type == "cuda" and launcher_lacks():
             return f"Triton compiles its launchers at the first call: found {launcher_lacks()}"
-        if shape is not None and shape.K > MAX_CODES:
-            return f"a program holds the scores of all codes: found K = {shape.K}, at most {MAX_CODES}"
         return None
 
     def prepare(self, codebook: Tensor, similarity: Similarity):
