@@ -92,7 +92,8 @@ def test_fid_from_features(device, timed, record, gpu, few_rounds):
 
     variants = {"ours": ours, "numpy + scipy sqrtm": lambda: sqrtm_distance(features, moments)}
     if version_of("torch-fidelity"):
-        variants["torch-fidelity"] = lambda: eigenvalue_distance(features, moments)
+        theirs = {"torch-fidelity": lambda: eigenvalue_distance(features, moments)}
+        variants |= record.able("Fréchet distance", theirs)
     for run in variants.values():
         assert run() == pytest.approx(ours(), rel=1e-8)
     timings = recording.measure(variants, device)
@@ -110,10 +111,10 @@ def test_features_on_gpu(tf32, weights, timed, record, gpu, few_rounds):
     compiled = compiled_half_features(weights, device) if timed else exact
     error = relative_error(fast(images).features, exact(images).features)
     assert error < 0.05  # of random weights, which amplify rounding; the gate on real ones is 3e-3
-    variants = {"torch.compile, float16": lambda: compiled(images), "ours, fast": lambda: fast(images)}
-    if version_of("torch-fidelity"):
-        theirs = torch_fidelity_features(weights, device)
-        variants["torch-fidelity"] = lambda: theirs(images)
+    peers = {"torch.compile, float16": lambda: compiled(images)}
+    if theirs := torch_fidelity_features(weights, device):
+        peers["torch-fidelity"] = lambda: theirs(images)
+    variants = record.able(goal, peers) | {"ours, fast": lambda: fast(images)}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
         timings = recording.measure(variants, device)
     what = f"{count} images of 256 px, TF32 {'on' if tf32 else 'off'}, relative error {error:.1e},"
@@ -132,8 +133,11 @@ def test_precision_recall(timed, record, gpu, few_rounds):
         "ours": lambda: precision_recall(real, fake),
     }
     if find_spec("flashlib") and device == "cuda":
-        variants["flashlib"] = lambda: flash_neighbors(real, fake)
+        variants |= record.able(goal, {"flashlib": lambda: flash_neighbors(real, fake)})
     expected = variants["ours"]()
+    if "flashlib" in variants:
+        found = variants["flashlib"]()
+        record.add(goal, "flashlib's precision and recall, and ours", "for comparison", f"{found}, {expected}", None)
     assert expected == pytest.approx(variants["blockwise cdist + topk"](), abs=1e-3)
     timings, what = recording.measure(variants, device), f"{counts[0]} real and {counts[1]} generated,"
     add_ratio(record, goal, what, timings, "blockwise cdist + topk", "ours", 3)

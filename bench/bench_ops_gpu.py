@@ -17,7 +17,7 @@ from robustok import ops
 from robustok.ops.vq.backends import registry
 
 from .bench_ops import BETA, DELTA, PEER, D, K, check_exact, inputs, variants
-from .ops_peers import anchors, authors_perturb, authors_quantize
+from .ops_peers import anchors, authors_perturb, authors_quantize, kernel_of
 from .recording import measure, median, product_rate, replayed_milliseconds
 
 N, SETS = 262_144, 3  # 201 MB of inputs in turn
@@ -84,7 +84,8 @@ def add_time(record, goal: str, what: str, run: Callable, most: float, called: l
 def test_lookup(on, record):
     ours, (most, peers) = f"ours, nearest ({on.name})", LOOKUP
     runs = [variants(z, on.codebook, on.name, 0.0) | anchors(z.flatten(0, 1), on.codebook) for z in on.sets]
-    runs = {what: run for what, run in rotating(runs).items() if what in (ours, *peers, *ANCHORS)}
+    able = record.able("lookup", {what: run for what, run in runs[0].items() if what in (*peers, *ANCHORS)})
+    runs = {what: run for what, run in rotating(runs).items() if what in (ours, *able)}
     timings, what = measure(runs, on.device), f"lookup, {on.name}"
     for peer, least in peers.items():
         record.add_ratio("lookup", f"{what}, against {peer}", least, timings, peer, ours)
@@ -95,8 +96,8 @@ def test_lookup(on, record):
     share = 2 * on.count * K * D / (replayed / 1e3) / product_rate(on.device)
     record.add_at_least("lookup", what, 0.43, share, "of the rate of a product")
     expected = ops.vq_nearest(on.sets[0], on.codebook, backend=on.name).flatten()
-    for peer, run in anchors(on.sets[0].flatten(0, 1), on.codebook).items():
-        found = f"{(run() == expected).float().mean().item():.4%} exact"
+    for peer in [name for name in (PEER, "flash-kmeans, float32", *ANCHORS) if name in able]:
+        found = f"{(able[peer]() == expected).float().mean().item():.4%} exact, in {kernel_of(peer)}"
         record.add("lookup", peer, "for comparison", found, None)
 
 
@@ -105,7 +106,8 @@ def test_quantize_and_perturb(beta, on, record):
     most, peers = BOTH[beta]
     ours, what = f"ours, quantise + perturb ({on.name})", f"quantise + perturb, beta {beta}, {on.name}"
     runs = rotating([variants(z, on.codebook, on.name, beta) for z in on.sets])
-    runs = {key: run for key, run in runs.items() if key in (ours, *peers)}
+    able = record.able("quantise + perturb", {key: run for key, run in runs.items() if key in peers})
+    runs = {ours: runs[ours]} | able
     timings = measure(runs, on.device)
     for peer, least in peers.items():
         record.add_ratio("quantise + perturb", f"{what}, against {peer}", least, timings, peer, ours)
@@ -120,7 +122,7 @@ def test_table_of_neighbors(on, record):
     }
     runs = rotating([{what: lambda run=run, z=z: run(z) for what, run in runs.items()} for z in on.sets])
     both = {what: replayed_milliseconds(run, on.device) for what, run in runs.items()}
-    what = f"perturbation around the code, {on.name}"
+    what = f"perturbation around the code with its table built anew, {on.name}"
     record.add_at_most("code neighbours", what, 1.1, both["code"] / both["nearest"], "of the lookup", milliseconds=both)
     if on.name != "cuda":  # it takes its table from Triton
         table = {"table": lambda: ops.vq_neighbors(on.codebook[None], on.codebook, DELTA, backend=on.name)}
@@ -130,12 +132,12 @@ def test_table_of_neighbors(on, record):
 
 def peak_beyond_outputs(run: Callable[[], tuple], device: str) -> float:
     """MiB at the peak of a call that are not its results; 1 on a CPU, which does not count them."""
-    if device == "cpu":
-        run()
-        return 1.0
-    torch.cuda.reset_peak_memory_stats()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     outputs = sum(tensor.nbytes for tensor in run())
+    if device == "cpu":
+        return 1.0
     return (torch.cuda.max_memory_allocated() - before - outputs) / 2**20
 
 

@@ -117,7 +117,7 @@ def test_tokenizer_step(timed, record, gpu, few_rounds, open_run):
 def test_rar_step(name, timed, record, gpu, few_rounds, open_run, tmp_path):
     """In random orders; ours compiled by blocks, against eager and against a network compiled as a whole."""
     goal = "training step of RAR"
-    device, size = gpu(goal), 128 if timed else 4
+    device, size = gpu(goal), 64 if timed else 4  # four models with optimisers, of 9 GB each, and a step's activations
     config = RARS[name] if timed else RAR_TINY
     settings = {"order": OrderConfig(anneal_start=200.0, anneal_end=200.0), "generator_training": training(size)}
     fit, batch = rar_training(open_run(device=device, compile=True, **settings), config, size, tmp_path / "tokens")

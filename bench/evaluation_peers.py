@@ -23,10 +23,12 @@ def random_inception(path: Path) -> Path:
     return path
 
 
-def torch_fidelity_features(weights: Path, device: str) -> Callable[[Tensor], Tensor]:
-    """torch-fidelity's extractor: uint8 (B, 3, H, W) -> (B, 2048)."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
+def torch_fidelity_features(weights: Path, device: str) -> Callable[[Tensor], Tensor] | None:
+    """torch-fidelity's extractor: uint8 (B, 3, H, W) -> (B, 2048). None: not installed, or without what it needs."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        return None
     extractor = FeatureExtractorInceptionV3("peer", ["2048"], feature_extractor_weights_path=str(weights)).to(device)
 
     @torch.no_grad()
@@ -88,7 +90,7 @@ def flash_neighbors(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, floa
     from flashlib.primitives.knn import flash_knn
 
     def radii(x: Tensor) -> Tensor:
-        return flash_knn(x[None], x[None], k + 1)[0][0, :, k].clamp(min=0).sqrt()
+        return flash_knn(x[None], x[None], k + 1)[0][0].amax(1).clamp(min=0).sqrt()  # in no order
 
     return covered(fake, real, radii(real)), covered(real, fake, radii(fake))
 

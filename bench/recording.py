@@ -30,15 +30,16 @@ def measure(variants: dict[str, Callable[[], object]], device: str = "cpu") -> d
     """Milliseconds of every call, one variant after the other in each round so that drift of the clock hits all."""
     if not timed:
         return {name: [_on_cpu(run)] for name, run in variants.items()}
+    take = _on_cuda if device == "cuda" else _on_cpu  # it waits for a call, so that none queues up for the next one
     for run in variants.values():
         begin, calls = time.perf_counter(), 0
         while calls < WARM_UP_CALLS or time.perf_counter() - begin < WARM_UP_SECONDS:
-            run()
+            take(run)
             calls += 1
     timings = {name: [] for name in variants}
     for _ in range(ROUNDS[device]):
         for name, run in variants.items():
-            timings[name].append(_on_cuda(run) if device == "cuda" else _on_cpu(run))
+            timings[name].append(take(run))
     return timings
 
 
@@ -58,11 +59,12 @@ def _on_cuda(run: Callable[[], object]) -> float:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call with the device's work done."""
+    """Wall time of one call with the device's work done, from when all that was asked of it before is done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     begin = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - begin
 
 
@@ -134,7 +136,7 @@ class Record:
     ) -> None:
         """That `faster` takes at most 1 / least of the time of `slower`, with the timings of all."""
         if slower not in timings:
-            self.add(goal, what, f">= {least}x", f"{slower}: not installed", None)
+            self.add(goal, what, f">= {least}x", f"{slower}: not there, or it cannot run", None)
             return
         found = ratio(timings, slower, faster)
         text = f"{found['median']:.2f}x ({found['low']:.2f} to {found['high']:.2f})"
@@ -151,6 +153,18 @@ class Record:
 
     def add_not_measured(self, goal: str, what: str, why: str) -> None:
         self.add(goal, what, "set in the benchmark", why, None)
+
+    def able(self, goal: str, peers: dict[str, Callable]) -> dict[str, Callable]:
+        """Those of the peers that can run here: of each other one a row says why it cannot, and ours is measured."""
+        found = {}
+        for name, run in peers.items():
+            try:
+                run()
+                found[name] = run
+            except Exception as error:  # whatever a package that is not ours raises
+                why = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
+                self.add_not_measured(goal, name, f"cannot run: {why[:300]}")
+        return found
 
     def _write(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

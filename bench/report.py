@@ -1,19 +1,20 @@
 """`make gpu-report`: every goal of a GPU and the tests that need one, in slices of at most eight minutes.
 
-    python bench/report.py --output FOLDER [--wheels FOLDER] [SLICE ...]
+    python bench/report.py --output FOLDER [--wheels FOLDER] [--seconds LIMIT] [SLICE ...]
 
 For a machine with a GPU, torch, Triton and pytest, and nothing else: the package is not installed, its extensions are
 built in place where they are missing and a compiler is there, and peers come from a folder of wheels, which are
 unpacked for the time of the report. What is missing is skipped, and its rows say so.
 
 A slice is a process of its own that is stopped when its time is up; the rows that it measured stay. Started again with
-the same output folder at the same commit, the report goes on with the slices that did not come to their end. The folder
-then holds results.json and results.md (rows), report.md (how each slice ended), slices.json and log.txt.
+the same output folder at the same commit, the report goes on with the slices that were not begun, then with those that
+were stopped. The folder then holds results.json and results.md (rows), report.md (how each slice ended), slices.json
+and log.txt.
 """
 
 import argparse
-import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,23 +31,34 @@ sys.path.insert(0, str(ROOT))
 from robustok.core.machine import commit  # noqa: E402
 
 SLICE_SECONDS = 450
+LEAST_SECONDS = 60  # that a slice is begun for
 WHOLE_RUNS = "bench/bench_whole_runs.py"
 SAMPLING = "bench/bench_sampling_gpu.py"
+TRAINING = "bench/bench_training_gpu.py"
+EVALUATION = "bench/bench_evaluation.py"
+TOKENIZERS = "bench/bench_tokenizers.py"
 # Arguments of pytest by the name of the slice, the most important first. Rows take --benchmark and where to write.
 ROWS = {
     "operations": ["bench/bench_ops_gpu.py"],
-    "attention": [SAMPLING, "-k", "attention or latency"],
+    "attention": [SAMPLING, "-k", "attention"],
     "sampling-rar-l": [SAMPLING, "-k", "test_sampling and rar-l"],
+    "latency": [SAMPLING, "-k", "latency"],
     "sampling-rar-b": [SAMPLING, "-k", "test_sampling and rar-b"],
     "pairs": [SAMPLING, "-k", "pairs"],
-    "features": ["bench/bench_evaluation.py", "-k", "gpu or cuda or recall"],
-    "decoding": ["bench/bench_tokenizers.py", "-k", "gpu"],
-    "training-tokenizer": ["bench/bench_training_gpu.py", "-k", "tokenizer"],
-    "training-rar": ["bench/bench_training_gpu.py", "-k", "rar"],
-    "pfid": [WHOLE_RUNS, "-k", "pfid"],
+    "features": [EVALUATION, "-k", "features_on_gpu"],
+    "recall": [EVALUATION, "-k", "recall"],
+    "decoding": [TOKENIZERS, "-k", "token_decode"],
+    "training-networks": [TRAINING, "-k", "networks"],
+    "training-tokenizer": [TRAINING, "-k", "tokenizer_step"],
+    "training-rar-l": [TRAINING, "-k", "rar-l"],
+    "training-rar-b": [TRAINING, "-k", "rar-b"],
+    "pfid": [WHOLE_RUNS, "-k", "test_pfid"],
     "gfid-rar-l": [WHOLE_RUNS, "-k", "gfid and rar-l"],
     "gfid-rar-b": [WHOLE_RUNS, "-k", "gfid and rar-b"],
+    "frechet": [EVALUATION, "-k", "test_fid and cuda"],
+    "pfid-all-images": [WHOLE_RUNS, "-k", "test_all_images"],
     "other-generators": ["bench/bench_sampling.py", "bench/bench_flow.py", "-k", "gpu"],
+    "other-tokenizers": [TOKENIZERS, "-k", "compiled_decoder"],
 }
 TESTS = {
     "tests-operations": ["-m", "gpu", "tests/ops"],
@@ -60,17 +73,19 @@ def command_of(name: str, output: Path) -> list[str]:
     return command + (["--benchmark", "--output", str(output), "--slice", name] if name in ROWS else [])
 
 
-def run(command: list[str], log: Path, environment: dict[str, str]) -> str:
-    """How a process ended, in words; it and all that it started end when its time is up."""
+def run(command: list[str], log: Path, environment: dict[str, str], limit: float) -> str:
+    """How a process ended, in words; it and all that it started end after `limit` seconds, or with this process."""
     with log.open("a") as out:
         print(f"\n$ {' '.join(command)}", file=out, flush=True)
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
         try:
-            code = process.wait(SLICE_SECONDS)
+            code = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return f"stopped after {SLICE_SECONDS} s"
+            return f"stopped after {limit:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     return {0: "passed", 5: "nothing to run"}.get(code, f"failed ({code})")
 
 
@@ -84,6 +99,10 @@ class State:
 
     def is_finished(self, name: str) -> bool:
         return name in self.slices and not self.slices[name]["result"].startswith("stopped")
+
+    def least_seconds(self, name: str) -> float:
+        """For which it is worth beginning: a slice that was stopped would else lose rows that it has."""
+        return max(LEAST_SECONDS, self.slices.get(name, {"seconds": 0})["seconds"])
 
     def add(self, name: str, result: str, seconds: float) -> None:
         """Writes it down, with the page that a person reads."""
@@ -99,11 +118,12 @@ def main() -> int:
     parser = argparse.ArgumentParser("bench/report.py", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--wheels", type=Path, help="folder of wheels of peers, and of what else is missing")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after how many it ends (default: never)")
     parser.add_argument("slices", nargs="*", metavar="SLICE", help=f"which (default all): {', '.join(SLICES)}")
     options = parser.parse_args()
     if unknown := [name for name in options.slices if name not in SLICES]:
         parser.error(f"found {', '.join(unknown)}, expected slices out of {', '.join(SLICES)}")
-    output = options.output.resolve()
+    end, output = time.monotonic() + options.seconds, options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     state, log = State(output), output / "log.txt"
     with tempfile.TemporaryDirectory() as unpacked:
@@ -112,17 +132,18 @@ def main() -> int:
         given = [path for path in (os.environ.get("PYTHONPATH"),) if path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), unpacked, *given])}
         environment |= {"PYTHONUNBUFFERED": "1"}
-        if importlib.util.find_spec("robustok._C") is None:
+        if find_spec("robustok._C") is None:
             begin = time.monotonic()
-            done = run([sys.executable, "setup.py", "build_ext", "--inplace"], log, environment)
+            done = run([sys.executable, "setup.py", "build_ext", "--inplace"], log, environment, SLICE_SECONDS)
             state.add("build", done, time.monotonic() - begin)
-        for name in options.slices or SLICES:
-            if not state.is_finished(name):
-                begin = time.monotonic()
-                done = run(command_of(name, output), log, environment)
+        for name in sorted(options.slices or SLICES, key=lambda name: name in state.slices):
+            begin = time.monotonic()
+            if not state.is_finished(name) and end - begin >= state.least_seconds(name):
+                done = run(command_of(name, output), log, environment, min(SLICE_SECONDS, end - begin))
                 state.add(name, done, time.monotonic() - begin)
     return int(any(found["result"] not in ("passed", "nothing to run") for found in state.slices.values()))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and what runs with it
     sys.exit(main())

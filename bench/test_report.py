@@ -1,6 +1,7 @@
 """The report: slices that are stopped and gone on with, and a machine that lacks packages."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from . import report
+from . import recording, report
 
 ROOT = Path(__file__).parents[1]
 QUICK = """
@@ -128,3 +129,52 @@ def test_no_row_of_a_gpu_is_left_out(collected):
     rows = {test for test in collected["every row"][1] if "on_cpu" not in test and "[cpu]" not in test}
     in_slices = {test for name in report.ROWS for test in collected[name][1]}
     assert rows - in_slices == {"bench/bench_sampling.py::test_compiled_peer_draws_the_same_tokens"}
+
+
+def test_time_that_is_left_goes_to_what_was_not_begun(output, monkeypatch):
+    """A slice that was stopped is gone on with where there is as much time as it had: it begins anew."""
+    output.mkdir()
+    begun = {}
+    monkeypatch.setattr(report, "run", lambda command, log, environment, limit: begun.update({command[6]: limit}))
+    monkeypatch.setattr(report, "find_spec", lambda name: True)
+    paths = {name: arguments[0] for name, arguments in report.ROWS.items()}
+    stopped = {"quick": {"result": "stopped after 300 s", "seconds": 300}}
+    (output / "slices.json").write_text(json.dumps({"commit": report.commit(), "slices": stopped}))
+    for seconds, expected in ((30, []), (200, ["slow"]), (400, ["slow", "quick"])):
+        begun.clear()
+        monkeypatch.setattr(report.State, "add", lambda *a: None)
+        monkeypatch.setattr(sys, "argv", ["report.py", "--output", str(output), "--seconds", str(seconds)])
+        report.main()
+        assert list(begun) == [paths[name] for name in expected]
+        assert all(seconds - 10 < limit <= seconds for limit in begun.values())
+
+
+def test_a_slice_ends_with_the_report(tmp_path, monkeypatch):
+    """Where the report is interrupted, what it started does not go on computing beside the next one."""
+
+    class Interrupted(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is not None:
+                raise KeyboardInterrupt
+            return super().wait()
+
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **settings)
+            started.append(self)
+
+    started = []
+    monkeypatch.setattr(report.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report.run([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", {}, 400)
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_a_peer_that_fails_costs_no_row(tmp_path):
+    found = recording.Record()
+
+    def broken():
+        raise AssertionError("a | b\nc")
+
+    assert list(found.able("lookup", {"works": int, "broken": broken})) == ["works"]
+    row = found.rows[0]
+    assert row["what"] == "broken" and row["found"] == "cannot run: AssertionError: a / b c" and row["reached"] is None
