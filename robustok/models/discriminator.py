@@ -4,6 +4,7 @@ METHOD.md section 2; the parameter names of the heads are those of the released 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ VIRTUAL_BATCH = 8  # samples that share the statistics of a normalisation
 class SpectralConv1d(nn.Module):
     """1-D convolution, circularly padded to keep the length, whose weight is divided by its largest singular value.
 
-    The singular value comes from power iteration: one step a training forward, none in evaluation.
+    The singular value comes from `vectors`, which `find_vectors` sets before each forward by power iteration: one step
+    in training, none in evaluation.
     """
 
     matrices = ("weight_orig",)  # see `decayed_parameters`
@@ -30,6 +32,7 @@ class SpectralConv1d(nn.Module):
         self.bias = nn.Parameter(convolution.bias.detach())
         self.register_buffer("weight_u", F.normalize(torch.randn(channels_out), dim=0))
         self.register_buffer("weight_v", F.normalize(torch.randn(channels_in * kernel_size), dim=0))
+        self.vectors: Sequence[Tensor] = ()  # left and right
 
     def forward(self, x: Tensor) -> Tensor:
         if self.padding:
@@ -38,17 +41,40 @@ class SpectralConv1d(nn.Module):
 
     def _weight(self) -> Tensor:
         with torch.autocast(self.weight_orig.device.type, enabled=False):
-            matrix = self.weight_orig.flatten(1)
-            # new tensors: a second forward before the backward would change the buffers in place
-            with torch.no_grad():
-                if self.training:
-                    v = F.normalize(matrix.T @ self.weight_u, dim=0, eps=1e-12)
-                    u = F.normalize(matrix @ v, dim=0, eps=1e-12)
-                    self.weight_u.copy_(u)
-                    self.weight_v.copy_(v)
-                else:
-                    u, v = self.weight_u.clone(), self.weight_v.clone()
-            return self.weight_orig / (u @ (matrix @ v))
+            u, v = self.vectors
+            return self.weight_orig / (u @ (self.weight_orig.flatten(1) @ v))
+
+
+@torch.no_grad()
+def find_vectors(layers: Sequence[SpectralConv1d], iterate: bool) -> None:
+    """Sets the singular vectors for a forward of all layers: those kept, or what a step of power iteration makes of
+    them, which is kept then. Set are new tensors: a second forward before the backward changes the kept in place.
+
+    Layers go together where a GPU needs fewer kernels for it: not their products, whose sums would have another order.
+    """
+    kept = [[layer.weight_u for layer in layers], [layer.weight_v for layer in layers]]
+    if iterate:
+        with torch.autocast(layers[0].weight_orig.device.type, enabled=False):
+            matrices = [layer.weight_orig.flatten(1) for layer in layers]
+            v = _unit([matrix.T @ u for matrix, u in zip(matrices, kept[0], strict=True)])
+            found = [_unit([matrix @ x for matrix, x in zip(matrices, v, strict=True)]), v]
+            torch._foreach_copy_([*kept[0], *kept[1]], [*found[0], *found[1]])
+    else:
+        found = [[x.clone() for x in vectors] for vectors in kept]
+    for layer, *vectors in zip(layers, *found, strict=True):
+        layer.vectors = vectors
+
+
+def _unit(vectors: list[Tensor]) -> list[Tensor]:
+    """Each divided by its length; those of one size are one operation."""
+    places: dict[int, list[int]] = {}
+    for i, vector in enumerate(vectors):
+        places.setdefault(len(vector), []).append(i)
+    found = {}
+    for same in places.values():
+        rows = F.normalize(torch.stack([vectors[i] for i in same]), dim=1, eps=1e-12)
+        found |= dict(zip(same, rows.unbind(), strict=True))
+    return [found[i] for i in range(len(vectors))]
 
 
 class VirtualBatchNorm(nn.Module):
@@ -114,6 +140,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> logits (B, sum of the taps' T), large where they look real."""
+        find_vectors([part for part in self.heads.modules() if isinstance(part, SpectralConv1d)], self.training)
         taps = self._backbone[0](images)
         return torch.cat([head(tap).flatten(1) for head, tap in zip(self.heads, taps, strict=True)], dim=1)
 

@@ -6,8 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
-from robustok.models.discriminator import Discriminator, VirtualBatchNorm, diff_augment, warmup_blur
+from robustok.models.discriminator import (
+    Discriminator,
+    SpectralConv1d,
+    VirtualBatchNorm,
+    diff_augment,
+    find_vectors,
+    warmup_blur,
+)
 from robustok.models.frozen.dino import ViTSize, crop_or_resize, load_backbone, resize
 from robustok.training.losses import LeCAM, hinge_discriminator_loss, hinge_generator_loss
 from tests.operations import Operations
@@ -171,6 +179,25 @@ def test_spectral_norm_is_the_largest_singular_value():
     convolution = network.heads[1][1].fn[0]
     weight = convolution._weight().detach().flatten(1)
     assert torch.linalg.matrix_norm(weight.double(), 2).item() == pytest.approx(1, rel=1e-3)
+
+
+def test_power_iteration_of_all_layers_is_that_of_each():
+    """To the bit, in two products a layer, four operations for each size of vectors, and one copy."""
+    layers = [SpectralConv1d(width, 24, size) for width in (24, 40) for size in (1, 9) for _ in range(3)]
+    expected = []
+    for layer in layers:
+        matrix = layer.weight_orig.detach().flatten(1)
+        v = F.normalize(matrix.T @ layer.weight_u, dim=0, eps=1e-12)
+        expected.append((F.normalize(matrix @ v, dim=0, eps=1e-12), v))
+    with Operations() as done:
+        find_vectors(layers, iterate=True)
+    assert done.count["mv"] == 2 * len(layers) and done.count.total() == 2 * len(layers) + 4 * (1 + 4) + 1
+    for layer, (u, v) in zip(layers, expected, strict=True):
+        for found in (layer.vectors, (layer.weight_u, layer.weight_v)):
+            assert torch.equal(found[0], u) and torch.equal(found[1], v)
+    find_vectors(layers, iterate=False)
+    assert all(torch.equal(layer.vectors[0], u) for layer, (u, _) in zip(layers, expected, strict=True))
+    assert layers[0].vectors[0].data_ptr() != layers[0].weight_u.data_ptr()
 
 
 def test_wrong_arguments():
