@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +11,7 @@ from robustok.data.transforms import from_uint8
 from robustok.evaluation.perturbing import how_perturbable
 from robustok.evaluation.pfid import perturbed_moments
 from robustok.evaluation.reconstruction import evaluate_reconstruction
+from robustok.evaluation.stored_latents import RowFile
 from robustok.generation.batches import decode_batches
 from robustok.models.interfaces import is_discrete
 from tests.host_reads import reads_of
@@ -71,6 +73,16 @@ def test_the_host_does_not_wait_for_copies_of_what_is_decoded():
     with Copies() as copies:
         images = [*decode_batches(model, torch.randn(6, *model.latent_shape), 4)]
     assert [len(batch) for batch in images] == [4, 2] and copies.found == [True, True]
+
+
+def test_rows_in_a_file_are_those_appended(device):
+    """A GPU's come back while it goes on; what it writes to them afterwards changes nothing."""
+    rows, file = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0)), RowFile()
+    for part in rows.clone().to(device).split(3):
+        file.append(part)
+        part.zero_()
+    assert len(file) == 7 and np.array_equal(file.array(), rows)
+    assert torch.equal(file.read(slice(2, 5)), rows[2:5]) and torch.equal(file.read(torch.tensor([6, 0])), rows[[6, 0]])
 
 
 def of_passes(model, images):
