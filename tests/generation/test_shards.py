@@ -101,9 +101,8 @@ def test_images(one_process, expected):
         assert np.array_equal(np.asarray(Image.open(one_process / f"png/{classes[i]}/{i:08d}.png")), images[i])
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_any_number_of_processes_writes_the_same_bytes(argv, one_process, count, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+def test_several_processes_write_the_same_bytes(argv, one_process, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
     argv = ["--images" if part == "--n" else part for part in argv]  # the launcher takes --n for its own
     process = start([*argv, "--save", "tar", "npz", "png"], tmp_path, launch)
     assert process.wait(900) == 0  # it takes seconds; many where the cores are busy

@@ -90,7 +90,7 @@ def test_guided_sample(top_k, top_p, guided, kernel_device):
     from robustok.kernels.sampling import guided_sample as kernel
 
     torch.manual_seed(0)
-    count, size = 64, 37  # a vocabulary that fills neither a power of two nor the last Philox block
+    count, size = 24, 37  # a vocabulary that fills neither a power of two nor the last Philox block
     logits = 2 * torch.randn(count * (1 + guided), size)
     scale, steps = 1 + 3 * torch.rand(count), torch.randint(0, 256, (count,))
     ids, seed = torch.randint(-(2**62), 2**62, (count,)), torch.tensor(-(2**40) + 7)
