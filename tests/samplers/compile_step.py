@@ -46,7 +46,9 @@ LONG = {"num_tokens": 256, "mlp_width": 256}
 CASES = {
     "rar": (RAR, RARConfig(width=768, **SHAPE, **LONG), 4),
     "rar, wider, more images": (RAR, RARConfig(width=1024, **SHAPE, **LONG), 6),
+    "rar, many images": (RAR, RARConfig(width=768, **SHAPE, **LONG), 12),
     "llamagen": (LlamaGen, LlamaGenConfig(width=1024, **SHAPE, **LONG), 4),
+    "llamagen, many images": (LlamaGen, LlamaGenConfig(width=1024, **SHAPE, **LONG), 12),
 }
 ROUND = "rar, round"  # of known tokens
 

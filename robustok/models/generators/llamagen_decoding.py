@@ -7,13 +7,12 @@ image.
 from pathlib import Path
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from ...ops.decoding import fastest_attention
-from ...ops.linear import ready_linear
+from ...ops.decoding import StepLinear, fastest_attention
 from ...samplers.interfaces import take
 from ...samplers.known_tokens import KnownRuns
 from .decoding import Attend, Float32Head, KeyValueCache
+from .llamagen_layers import NORM_EPS, LlamaGenBlock
 from .llamagen_network import PREFIX, LlamaGenNetwork
 
 
@@ -57,13 +56,7 @@ class LlamaGenDecoder:
 
     def _ready_layers(self) -> None:
         """Brings the linear layers, which many steps will call, into their fastest form."""
-        self.linears = [
-            [
-                ready_linear(x.weight, None, self.streams)
-                for x in (y.attention.wqkv, y.attention.wo, y.feed_forward.w1, y.feed_forward.w3, y.feed_forward.w2)
-            ]
-            for y in self.network.layers
-        ]
+        self.linears = [_step_linears(layer, self.streams) for layer in self.network.layers]
         self.head.ready(self.streams)
 
     def prepare(self, step: int) -> None:
@@ -84,11 +77,22 @@ class LlamaGenDecoder:
     def _layers(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """New places (R, width) through all layers; `attend` stores their keys and values and gives (R, width)."""
         for number, layer in enumerate(self.network.layers):
-            wqkv, wo, w1, w3, w2 = self.linears[number]
-            x = x + wo(attend(number, layer.attention.new_places(wqkv(layer.attention_norm(x)), cos, sin)))
-            h = layer.ffn_norm(x)
-            x = x + w2(F.silu(w1(h)) * w3(h))
+            wqkv, wo, w13, w2 = self.linears[number]
+            h = wqkv(x, factor=layer.attention_norm.weight)
+            h = attend(number, layer.attention.new_places(h, cos, sin))
+            x = wo(h, residual=x)
+            x = w2(w13(x, factor=layer.ffn_norm.weight), residual=x)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.network.norm(x))
+
+
+def _step_linears(layer: LlamaGenBlock, rows: int) -> list[StepLinear]:
+    attention, mlp = layer.attention, layer.feed_forward
+    return [
+        StepLinear(attention.wqkv.weight, None, rows, norm="rms", epsilon=NORM_EPS),
+        StepLinear(attention.wo.weight, None, rows),
+        StepLinear(mlp.w1.weight, None, rows, second=mlp.w3.weight, norm="rms", epsilon=NORM_EPS),
+        StepLinear(mlp.w2.weight, None, rows),
+    ]

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...ops.decoding import fastest_attention
-from ...ops.linear import ready_linear
+from ...ops.decoding import StepLinear, fastest_attention, fuses
 from ...samplers.interfaces import take
 from ...samplers.known_tokens import KnownRuns
 from .decoding import Attend, Float32Head, KeyValueCache
-from .rar_layers import NORM_EPS
-from .rar_modulation import ModulationTable
+from .rar_layers import NORM_EPS, RARBlock
+from .rar_modulation import Modulation, ModulationTable
 from .rar_network import PREFIX, RARNetwork
 
 
@@ -66,10 +65,7 @@ class RARDecoder:
     def _ready_layers(self) -> None:
         """Brings the linear layers, which many steps will call, into their fastest form."""
         rows = len(self.rows)
-        self.layers = [
-            [ready_linear(x.weight, x.bias, rows) for x in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
-            for b in self.network.blocks
-        ]
+        self.layers = [_step_linears(block, rows) for block in self.network.blocks]
         self.head.ready(rows)
 
     def _prefix(self, classes: Tensor) -> Tensor:
@@ -80,17 +76,16 @@ class RARDecoder:
         rows = torch.arange(len(classes), device=classes.device)
         cache = self._new_cache(len(rows), PREFIX)
         for place, x in enumerate((self.network.cls_token[0].expand(len(rows), -1), self.network.condition(classes))):
-            last = self._blocks(
-                x + self.positions[place], self.modulation.at(place, rows), cache.one_place(place - PREFIX + 1)
-            )
+            modulation = self.modulation.at(place, rows, fuses(x))
+            last = self._blocks(x + self.positions[place], modulation, cache.one_place(place - PREFIX + 1))
         self.cache.begin(cache, self.rows)
-        return self._head(last, self.modulation.at(PREFIX - 1, rows))
+        return self._head(last, modulation)
 
     def step(self, tokens: Tensor, step: int | Tensor) -> Tensor:
         """Appends tokens (S,) as token step - 1: the logits of token `step`. `prepare(step)` comes first."""
         place = step + 1
-        modulation = self.modulation.at(place, self.rows)
         x = self.network.embeddings(tokens) + take(self.positions, place)
+        modulation = self.modulation.at(place, self.rows, fuses(x))
         attend = self.cache.one_place(step, self.attention)
         return self._head(self._blocks(x, modulation, attend), modulation)
 
@@ -101,24 +96,34 @@ class RARDecoder:
     def extend(self, tokens: Tensor, runs: KnownRuns) -> Tensor:
         """Appends runs of tokens (R,) in one causal step: logits (k, K) of what follows the rows runs.last."""
         places = runs.steps + 1
-        modulation = self.modulation.of(places, self.rows[runs.sequences])
         x = self.network.embeddings(tokens) + self.positions[places]
+        modulation = self.modulation.of(places, self.rows[runs.sequences], fuses(x))
         x = self._blocks(x, modulation, self.cache.runs(runs))
-        return self._head(x[runs.last], modulation[:, runs.last])
+        return self._head(x[runs.last], modulation.of(runs.last))
 
-    def _blocks(self, x: Tensor, modulation: Tensor, attend: Attend) -> Tensor:
+    def _blocks(self, x: Tensor, modulation: Modulation, attend: Attend) -> Tensor:
         """New places (R, width) through all blocks; `attend` stores their keys and values and gives (R, width)."""
-        width = x.shape[1:]
+        picked = modulation.picked
         for layer, block in enumerate(self.network.blocks):
             qkv, proj, fc1, fc2 = self.layers[layer]
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulation[6 * layer : 6 * layer + 6]
-            h = torch.addcmul(shift1, F.layer_norm(x, width, eps=NORM_EPS), scale1)
-            h = attend(layer, block.attn.new_places(qkv(h)))
-            x = torch.addcmul(x, gate1, proj(h))
-            h = torch.addcmul(shift2, F.layer_norm(x, width, eps=NORM_EPS), scale2)
-            x = torch.addcmul(x, gate2, fc2(F.gelu(fc1(h))))
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.parts[6 * layer : 6 * layer + 6]
+            h = qkv(x, factor=scale1, shift=shift1, picked=picked)
+            h = attend(layer, block.attn.new_places(h))
+            x = proj(h, residual=x, gate=gate1, picked=picked)
+            h = fc1(x, factor=scale2, shift=shift2, picked=picked)
+            x = fc2(h, residual=x, gate=gate2, picked=picked)
         return x
 
-    def _head(self, x: Tensor, modulation: Tensor) -> Tensor:
-        x = torch.addcmul(modulation[-2], F.layer_norm(x, x.shape[1:], eps=NORM_EPS), modulation[-1])
-        return self.head(x)
+    def _head(self, x: Tensor, modulation: Modulation) -> Tensor:
+        x = F.layer_norm(x, x.shape[1:], eps=NORM_EPS)
+        return self.head(torch.addcmul(modulation.part(-2), x, modulation.part(-1)))
+
+
+def _step_linears(block: RARBlock, rows: int) -> list[StepLinear]:
+    qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+    return [
+        StepLinear(qkv.weight, qkv.bias, rows, norm="layer", epsilon=NORM_EPS),
+        StepLinear(proj.weight, proj.bias, rows),
+        StepLinear(fc1.weight, fc1.bias, rows, norm="layer", epsilon=NORM_EPS, gelu=True),
+        StepLinear(fc2.weight, fc2.bias, rows),
+    ]

@@ -4,6 +4,11 @@ They depend on the class and the place alone, so they are a table: one large pro
 The affine part of the norms is folded in.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +19,22 @@ from .rar_network import PREFIX, RARNetwork
 # Largest table, on a GPU and elsewhere; a larger one is computed in blocks of places. That of the largest published
 # network has all places of 8 classes on a GPU, and 8 classes are those of a batch of images in the order of classes.
 TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}
+
+
+class Modulation(NamedTuple):
+    """What R rows are modulated with."""
+
+    parts: Sequence[Tensor] | Tensor  # (parts, R, width); with `picked` each part is the rows (U, width) of a table
+    picked: Tensor | None = None  # int64 (R): the row of the table that each has
+
+    def of(self, rows: Tensor) -> Modulation:
+        """That of some of the rows."""
+        return Modulation(self.parts[:, rows]) if self.picked is None else self._replace(picked=self.picked[rows])
+
+    def part(self, number: int) -> Tensor:
+        """(R, width)."""
+        part = self.parts[number]
+        return part if self.picked is None else part.index_select(0, self.picked)
 
 
 class ModulationTable:
@@ -39,16 +60,28 @@ class ModulationTable:
             values = self._compute(self.condition + places[:, None])
             self.table[: len(places), :, : len(self.condition)] = values.movedim(2, 1)
 
-    def at(self, place: int | Tensor, rows: Tensor) -> Tensor:
-        """(parts, S, width) of one place, for S sequences whose classes are rows (S,) of the table."""
-        return take(self.table, place % self.block).index_select(1, rows)
+    def at(self, place: int | Tensor, rows: Tensor, is_looked_up: bool) -> Modulation:
+        """That of one place, for S sequences whose classes are rows (S,) of the table.
 
-    def of(self, places: Tensor, rows: Tensor) -> Tensor:
-        """(parts, R, width) for R pairs of a place and a row; computed again where the table lacks some places."""
+        is_looked_up: whether those who use it find the rows in the table, which is then not copied.
+        """
+        if is_looked_up:
+            return self._looked_up(place % self.block, rows)
+        return Modulation(take(self.table, place % self.block).index_select(1, rows))
+
+    def of(self, places: Tensor, rows: Tensor, is_looked_up: bool) -> Modulation:
+        """That of R pairs of a place and a row; computed again where the table lacks some places."""
         if self.block > self.network.num_tokens:
-            return self.table[places, :, rows].movedim(1, 0)
+            if is_looked_up:
+                return self._looked_up(places, rows)
+            return Modulation(self.table[places, :, rows].movedim(1, 0))
         condition = self.condition[rows] + self.network.timesteps_embeddings[0, places]
-        return self._compute(condition).movedim(1, 0)
+        return Modulation(self._compute(condition).movedim(1, 0))
+
+    def _looked_up(self, place: int | Tensor, rows: Tensor) -> Modulation:
+        parts, flat = self.table.shape[1], self.table.flatten(0, 2)
+        views = [flat[part * self.capacity :] for part in range(parts)]
+        return Modulation(views, place * parts * self.capacity + rows)
 
     def _compute(self, condition: Tensor) -> Tensor:
         """(..., width) -> (..., parts, width): six parts a block (shift, scale, gate twice), then shift and scale."""

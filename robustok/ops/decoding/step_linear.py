@@ -1,0 +1,98 @@
+"""Linear layers of a decoding step, each with what stands before and behind it: one kernel where rows are few.
+
+With attention that finishes its own queries and keys, a layer of a transformer is then five kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..linear import ready_linear
+
+# More rows than these are better served by a library's product and fused operations around it: rows are normed again
+# for every tile of columns. By a cycle model (bench/model.py); not measured on a GPU.
+MOST_ROWS = 16
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether linear layers of rows x (R, width) are one kernel each: few rows, in half precision, on a GPU."""
+    return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16) and len(x) <= MOST_ROWS
+
+
+class StepLinear:
+    """residual + gate * activation(norm(x) weight^T + bias), each part where it is wanted. No gradient.
+
+    Args:
+        weight: (out, in), contiguous.   bias: (out,) or None.
+        rows: about how many go through at a time.
+        second: (out, in): SwiGLU, silu(x weight^T) * (x second^T); None: no gate of this kind.
+        norm: what x goes through first, with a factor (and for "layer" a shift) that the call gives; None: nothing.
+        gelu: whether the exact GELU follows.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: int,
+        *,
+        second: Tensor | None = None,
+        norm: Literal["layer", "rms"] | None = None,
+        epsilon: float = 0.0,
+        gelu: bool = False,
+    ):
+        parts = (weight, bias, second)
+        self.weight, self.bias, self.second = (part if part is None else part.detach() for part in parts)
+        self.norm, self.epsilon, self.gelu = norm, epsilon, gelu
+        self.linear = ready_linear(weight, bias, rows)
+        self.other = None if second is None else ready_linear(second, None, rows)
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        factor: Tensor | None = None,
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
+        gate: Tensor | None = None,
+        picked: Tensor | None = None,
+    ) -> Tensor:
+        """x (R, in), residual (R, out) -> (R, out) in x's dtype.
+
+        factor: (in,), or as shift (U, in) and gate (U, out), of which row r has row picked[r], int64 (R,), or the r-th.
+        Where `fuses(x)` it is one Triton kernel, which rounds once, at the end.
+        """
+        if not fuses(x):
+            return self._apart(x, factor, shift, residual, gate, picked)
+        from ...kernels.linear import linear  # needs Triton, which only a GPU machine has to have
+
+        return linear(
+            *(x, self.weight, self.bias, self.second, factor, shift),
+            is_centered=self.norm == "layer",
+            epsilon=self.epsilon,
+            gelu=self.gelu,
+            residual=residual,
+            gate=gate,
+            picked=picked,
+        )
+
+    def _apart(self, x, factor, shift, residual, gate, picked) -> Tensor:
+        """The same, one operation after the other."""
+        if picked is not None:
+            factor, shift, gate = (part if part is None else part[picked] for part in (factor, shift, gate))
+        if self.norm == "layer":
+            x = torch.addcmul(shift, F.layer_norm(x, x.shape[1:], eps=self.epsilon), factor)
+        elif self.norm == "rms":
+            x = F.rms_norm(x, x.shape[1:], factor, self.epsilon)
+        y = self.linear(x)
+        if self.gelu:
+            y = F.gelu(y)
+        if self.other is not None:
+            y = F.silu(y) * self.other(x)
+        if residual is None:
+            return y
+        return residual + y if gate is None else torch.addcmul(residual, gate, y)
