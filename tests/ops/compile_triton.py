@@ -49,6 +49,14 @@ APPEND = (
     | dict.fromkeys(ROTATION, F32)
 )
 NOTHING_NEW = dict.fromkeys(("key", "value", *NORMS, *ROTATION)) | {"epsilon": 0.0, "ahead": 0}
+LINEAR = dict.fromkeys(("x", "weight", "second", "bias", "factor", "shift", "residual", "gate", "out"), BF16)
+LINEAR |= {"picked": P64, "epsilon": "fp32"}
+NORMED = dict.fromkeys(("second", "residual", "gate")) | {"K": 1024, "CENTERED": True, "GELU": True}
+NORMED |= {"BLOCK_M": 8, "BLOCK_N": 32, "BLOCK_K": 512, "BLOCK_S": 512}
+TWO_WEIGHTS = dict.fromkeys(("bias", "shift", "residual", "gate", "picked")) | {"CENTERED": False, "GELU": False}
+TWO_WEIGHTS |= {"K": 1024, "BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 512, "BLOCK_S": 512}
+RESIDUAL = dict.fromkeys(("second", "factor", "shift")) | {"K": 4096, "CENTERED": False, "GELU": False}
+RESIDUAL |= {"BLOCK_M": 2, "BLOCK_N": 8, "BLOCK_K": 512, "BLOCK_S": 1024}
 ROWS = {"BLOCK_N": 64, "BLOCK_D": 64}
 POOL = {"BLOCK_P": 32, "BLOCK_C": 64}
 # By name: the kernel, types of its arguments (i32 where none is given), constants. A number that is 1 is a constant,
@@ -159,6 +167,10 @@ KERNELS = {
         ATTENTION,
         {"BLOCK_N": 16, "BLOCK_T": 64, "BLOCK_W": 64},
     ),
+    "linear, normed": ("linear._linear_kernel", LINEAR, NORMED),
+    "linear, odd width": ("linear._linear_kernel", LINEAR, NORMED | {"K": 1000}),
+    "linear, two weights": ("linear._linear_kernel", LINEAR, TWO_WEIGHTS),
+    "linear, residual": ("linear._linear_kernel", LINEAR, RESIDUAL),
     "guided sample": (
         "sampling._guided_sample_kernel",
         {"logits": F32, "scales": F32, "samples": P64, "steps": P64, "seed": P64, "out": P64}
@@ -179,10 +191,15 @@ OPTIONS = {
     "nearest": {"maxnreg": 128},
     "select, many codes": {"num_warps": 16},
     "attention, few queries": {"num_warps": 4},
+    "linear, normed": {"num_stages": 2},
+    "linear, odd width": {"num_stages": 2},
+    "linear, two weights": {"num_warps": 8, "num_stages": 1},
+    "linear, residual": {"num_warps": 2, "num_stages": 3},
 }
 SIZES = {"D", "K", "Kp", "Dp", "R", "L", "count", "stride_b", "stride_l"}  # multiples of 16 at every published shape
 SIZES |= {"C", "second", "third", "fourth", "averaged"}
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
+SIZES |= {"columns", "x_stride", "residual_stride", "factor_stride", "gate_stride"}
 # Kernels whose machine code is bounded, with more of their arguments as they are at the published shapes.
 LAUNCHED: dict[str, dict[str, int]] = {
     "normalize rows": {"stride_d": 1},
@@ -195,6 +212,9 @@ LAUNCHED: dict[str, dict[str, int]] = {
     "finish": {},
     "attention, new place": {},
     "attention, new place of 48": {},
+    "linear, normed": {},
+    "linear, two weights": {},
+    "linear, residual": {},
     "guided sample": {},
     "inception input": {},
     "max pool": {},
@@ -218,7 +238,8 @@ def source_of(kernel: str, more_types: dict[str, str] = {}, **more_constants: in
 def compiled(source, kernel: str, capability: int, multiple: int, **options):
     """Compiled where pointers and sizes are multiples of this."""
     if multiple == 16:
-        aligned = [name.startswith("*") or argument in SIZES for argument, name in source.signature.items()]
+        types = source.signature.items()
+        aligned = [kind.startswith("*") or (kind != "constexpr" and argument in SIZES) for argument, kind in types]
         source.attrs = {(i,): [["tt.divisibility", 16]] for i, is_aligned in enumerate(aligned) if is_aligned}
     warps = WARPS.get(kernel.replace(",", " ").split()[0], 4)
     options = {"num_warps": warps, **OPTIONS.get(kernel, {}), **options}

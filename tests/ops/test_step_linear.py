@@ -40,8 +40,10 @@ def test_every_part(norm, rows, width, out, dtype, kernel_device, fused):
 
     Rows lie further apart than they are wide, and are far from 0.
     """
-    if dtype == torch.bfloat16 and kernel_device == "cpu":
+    if kernel_device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter takes no products in bfloat16")
+    if kernel_device == "cuda" and dtype == torch.float32:
+        pytest.skip("launched in half precision alone; in float32 a tile is too large for shared memory")
     torch.manual_seed(rows)
     new = partial(drawn, dtype, kernel_device)
     x, residual, table = new(rows, 2 * width)[:, width:].add_(2), new(rows, 2 * out)[:, :out], new(7, 2 * width + out)
@@ -68,12 +70,12 @@ def test_every_part(norm, rows, width, out, dtype, kernel_device, fused):
 def test_one_operation_after_the_other_gives_the_same(kernel_device, monkeypatch):
     """Residual without gate, modulation a row each: what the kernel and its definition take alike."""
     torch.manual_seed(0)
-    new = partial(drawn, torch.float32, kernel_device)
-    linear = StepLinear(new(24, 48), None, 5, norm="layer", epsilon=1e-6)
+    new = partial(drawn, torch.float16, kernel_device)
+    linear = StepLinear(new(24, 48) / 7, None, 5, norm="layer", epsilon=1e-6)
     x, given = new(5, 48), {"factor": new(5, 48), "shift": new(5, 48), "residual": new(5, 24)}
     expected = linear(x, **given)
     monkeypatch.setattr(step_linear, "fuses", lambda x: True)
-    torch.testing.assert_close(linear(x, **given), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear(x, **given), expected, rtol=2**-8, atol=2**-8)
 
 
 def test_tensors_that_the_kernel_cannot_read_are_refused(kernel_device, fused):
@@ -82,30 +84,37 @@ def test_tensors_that_the_kernel_cannot_read_are_refused(kernel_device, fused):
         StepLinear(weight, None, 5)(x)
 
 
-@pytest.mark.parametrize("table_bytes", [None, 1])  # all places, and the fewest at a time
-@pytest.mark.parametrize("family", ["rar", "llamagen"])
+@pytest.mark.parametrize(("family", "table_bytes"), [("rar", None), ("rar", 1), ("llamagen", None)])
 def test_a_generator_of_fused_layers(family, table_bytes, make_model, make_llamagen, kernel_device, monkeypatch):
-    """The same logits and tokens, step by step and in runs of known tokens; and it did take the kernel."""
+    """The same logits and tokens, step by step and in runs of known tokens; and it did take the kernel.
+
+    Modulation comes from a table of all places, and of a few. On a GPU in bfloat16, as it is launched there.
+    """
     from robustok.kernels import linear as kernels
 
+    torch.manual_seed(0)
     model, classes = (make_model(num_tokens=4) if family == "rar" else make_llamagen(num_tokens=4)), torch.arange(3)
-    model.to(kernel_device)
+    model.to(kernel_device, torch.float32 if kernel_device == "cpu" else torch.bfloat16)
     if table_bytes:
         monkeypatch.setattr(rar_modulation, "TABLE_BYTES", dict.fromkeys(("cpu", "cuda"), table_bytes))
-    tokens, calls = torch.randint(0, 40, (3, 4)), []
+    tokens, whole, calls = torch.randint(0, 40, (3, 4)), kernels.linear, []
     keep = {"keep_tokens": tokens, "keep_ratio": 0.5}
-
-    def results():
-        drawn = model.generate(classes, seed=1, **GUIDED), model.generate(classes, seed=1, **keep, **GUIDED)
-        return model.guided_logits(tokens, classes, **GUIDED), drawn
-
-    expected, expected_tokens = results()
-    for module in (step_linear, rar_decoding):
-        monkeypatch.setattr(module, "fuses", lambda x: True)
-    whole = kernels.linear
     monkeypatch.setattr(kernels, "linear", lambda *a, **k: calls.append(1) or whole(*a, **k))
-    found, found_tokens = results()
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert all(map(torch.equal, found_tokens, expected_tokens))
-    prefix = 2 if family == "rar" else 1
-    assert len(calls) >= 2 * 4 * 2 * (prefix + 3)  # generations and logits, linear layers, blocks, places
+
+    def results(is_fused: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        for module in (step_linear, rar_decoding):
+            monkeypatch.setattr(module, "fuses", lambda x: is_fused)
+        logits = model.guided_logits(tokens, classes, **GUIDED)
+        return logits, [model.generate(classes, seed=1, **more, **GUIDED) for more in ({}, keep)]
+
+    expected, expected_tokens = results(is_fused=False)
+    assert not calls
+    found, found_tokens = results(is_fused=True)
+    linears, blocks, places = 4, 2, 4 + (family == "rar")
+    assert len(calls) >= 2 * linears * blocks * places  # of the logits, and of the tokens
+    if kernel_device == "cpu":
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        assert all(map(torch.equal, found_tokens, expected_tokens))
+    else:
+        apart = (expected.softmax(-1) * (expected.log_softmax(-1) - found.log_softmax(-1))).sum(-1)
+        assert apart.mean() < 5e-3

@@ -23,7 +23,7 @@ def test_kernel_compiles(compiled, kernel, sm, multiple):
     assert report["bytes"] > 0
     assert report["shared"] <= 99 << 10  # what a block may have on every GPU since sm_80
     assert not report["fused_float64"]  # the definition of distance has one rounding an operation
-    if kernel.startswith(("nearest", "select", "candidates")):
+    if kernel.startswith(("nearest", "select", "candidates", "linear")):
         assert report["tensor_cores"]
 
 
@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
     shared: int  # bytes a block
     barriers: int  # in any innermost loop
     length: int  # instructions of the longest innermost loop
-    taken: int = 0  # scores, or keys, that a block takes in a turn of its main loop, ...
+    taken: int = 0  # scores, keys, or weights that a block takes in a turn of its main loop, ...
     each: float = 0  # ... and instructions of its threads for one
 
 
@@ -55,6 +55,9 @@ BOUNDS = {
     "finish": Bounds(registers=128, shared=1024, barriers=0, length=440),
     "attention, new place": Bounds(registers=128, shared=1024, barriers=0, length=262, taken=32, each=520),
     "attention, new place of 48": Bounds(registers=96, shared=1024, barriers=0, length=206, taken=32, each=410),
+    "linear, normed": Bounds(registers=168, shared=65536, barriers=2, length=540, taken=32 * 512, each=4.3),
+    "linear, two weights": Bounds(registers=255, shared=49152, barriers=4, length=505, taken=2 * 32 * 512, each=4),
+    "linear, residual": Bounds(registers=96, shared=20480, barriers=0, length=0),
     "guided sample": Bounds(registers=128, shared=8192, barriers=0, length=0),
     "inception input": Bounds(registers=64, shared=0, barriers=0, length=0),
     "max pool": Bounds(registers=64, shared=0, barriers=0, length=0),  # 255 where values are not read eight at a time
