@@ -12,8 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from robustok.models.generators.rar import RAR
-from robustok.ops.decoding import decode_attention
+from robustok.models.generators.rar_decoding import step_linears
+from robustok.ops.decoding import StepLinear, decode_attention
 from robustok.ops.decoding.attention import flash_attention
+from robustok.ops.decoding.step_linear import MOST_ROWS
 
 from . import recording
 from .bench_sampling import GUIDANCE, PUBLISHED, SMALL, add_ratio, images_per_second, our_settings, random_model
@@ -119,6 +121,33 @@ def test_decode_attention(width, length, timed, record, gpu):
     milliseconds = recording.replayed_milliseconds(runs["ours"], device)
     share = cache[:, :, :, :length].numel() * 2 / (milliseconds / 1e3) / recording.copy_rate(device)
     record.add_at_least(goal, f"{what}, in a replayed graph", 0.88, share, "of the copy rate")
+
+
+@pytest.mark.parametrize("rows", [2, 16, 64, 512])
+def test_linear_layers(rows, timed, record, gpu):
+    """Those of one layer of RAR-L with norms, GELU and residuals: a kernel each, against torch's products and what
+    torch.compile makes of the rest. A step takes the first up to MOST_ROWS rows."""
+    goal = "linear layers of a decoding step"
+    device, width = gpu(goal), 1024 if timed else 32
+    model, _ = networks("rar-l", device, timed)
+    qkv, proj, fc1, fc2 = step_linears(model.blocks[0], rows)
+    x, table = (torch.randn(n, width, device=device, dtype=torch.bfloat16) for n in (rows, 8))
+    modulation = {"factor": table, "shift": table, "picked": torch.zeros(rows, dtype=torch.int64, device=device)}
+    out = {"gate": table, "picked": modulation["picked"]}
+
+    def layer(call) -> torch.Tensor:
+        y = call(proj, call(qkv, x, **modulation)[:, :width], residual=x, **out)
+        return call(fc2, call(fc1, y, **modulation), residual=y, **out)
+
+    ours = partial(layer, StepLinear.fused if device == "cuda" else StepLinear.apart)
+    peer = partial(torch.compile(layer, dynamic=False, fullgraph=True), StepLinear.apart)
+    torch.testing.assert_close(ours().float(), peer().float(), rtol=0.05, atol=0.05)
+    speedup = recording.replayed_milliseconds(peer, device) / recording.replayed_milliseconds(ours, device)
+    what = f"rar-l, {rows} rows, against products and torch.compile, in a replayed graph"
+    if rows <= MOST_ROWS:
+        record.add_at_least(goal, what, 1.0, speedup, "x")
+    else:
+        record.add(goal, what, "for comparison", f"{speedup:.2f}x", None)
 
 
 def test_latency(timed, record, gpu, few_rounds):

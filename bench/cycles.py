@@ -102,7 +102,8 @@ def seconds(launch: Launch) -> dict[str, float]:
     chain = 0.0
     for i, loop in enumerate(loops):
         more = turns(loops, i, launch) - 1
-        wait = LOAD if "BLOCK_T" in launch.arguments else LINE  # attention alone reads what no other block has read
+        # what no other block has read: keys, and weights
+        wait = LOAD if "BLOCK_T" in launch.arguments or launch.name == "linear" else LINE
         chain += max(0, more) * (wait if loop.operations.get("LDG") else 0)
         for name, count in loop.instructions.items():
             counted[name] += more * count

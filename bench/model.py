@@ -9,6 +9,7 @@ finding what is slow; they are never results.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +17,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.cycles import COPY, LAUNCH, PRODUCTS, seconds
+from bench.cycles import CLOCK, COPY, LAUNCH, LOAD, PRODUCTS, seconds
 from bench.launches import Launch, recorded
 from robustok.model_configs import RARConfig
 from robustok.models.generators.rar import RAR
+from robustok.ops.decoding.step_linear import MOST_ROWS
 from robustok.ops.vq.backends.triton_backend import TritonBackend
 from robustok.ops.vq.types import Draw
 
 NODE = 1.2e-6  # seconds from one kernel of a replayed graph to the next
+WAIT = 2 * LOAD / CLOCK  # seconds of a kernel that has next to nothing to do: it reads, and where it read to
 SMALL_PRODUCTS = 0.6  # share of the product rate that a decoding step's few rows reach
 
 N, L, K, D, DELTA = 262_144, 256, 4096, 64, 100
@@ -110,6 +113,51 @@ def images_per_second(width: int, batch: int, layer_kernels: float) -> float:
     return batch / (whole + L * NODE * (depth * layer_kernels + 4))
 
 
+def replayed(run) -> float:
+    """Seconds of a call's launches in a replayed graph, where each is launched while the one before it runs."""
+    with recorded() as record:
+        run()
+    return sum(seconds(x)["all"] - LAUNCH + NODE for x in record.calls if isinstance(x, Launch))
+
+
+def linear_layers(width: int, rows: int, is_fused: bool) -> float:
+    """Seconds of the linear layers of a RAR layer and of what stands around them but attention, for few rows.
+
+    Fused, or apart: then products come from the same kernel without the rest, because the machine code of a library's
+    is not at hand, and residual with norm (twice) and activation are kernels of their own.
+    """
+    from robustok.kernels.linear import linear
+
+    new = partial(torch.empty, dtype=torch.bfloat16, device="meta")
+    x, hidden, modulation = new(rows, width), new(rows, 4 * width), new(3, 8, width)
+    normed, added, active = {}, {}, {}
+    if is_fused:
+        picked = {"picked": torch.empty(rows, dtype=torch.int64, device="meta")}
+        normed = {"factor": modulation[0], "shift": modulation[1], "epsilon": 1e-6} | picked
+        added, active = {"residual": x, "gate": modulation[2]} | picked, {"gelu": True}
+
+    def run() -> None:
+        linear(x, new(3 * width, width), new(3 * width), **normed)
+        linear(x, new(width, width), new(width), **added)
+        linear(x, new(4 * width, width), new(4 * width), **normed, **active)
+        linear(hidden, new(width, 4 * width), new(width), **added)
+
+    return replayed(run) + (0 if is_fused else 3 * (NODE + WAIT))
+
+
+def latency(width: int) -> float:
+    """P9: seconds for one image of RAR of 24 layers, guided, bfloat16, 256 tokens."""
+    from robustok.kernels.attention import decode_attention
+
+    keys = torch.empty(2, 16, L // 2 + 1, width // 16, dtype=torch.bfloat16, device="meta")
+    last = torch.empty(2, 1, dtype=torch.int64, device="meta")
+    layer = linear_layers(width, 2, is_fused=True) + replayed(
+        lambda: decode_attention(keys[:, :, :1], keys, keys, last)
+    )
+    around = 7 * (NODE + WAIT) + 4 * K * width / COPY  # embedding, modulation, norm, head in float32, sampling
+    return L * (24 * layer + around)
+
+
 def main() -> None:
     found, layer = operations(), kernels_a_layer()
     goals = [Goal(name, most, "ms", 1e3 * found[name][0]) for name, most in MOST.items()]
@@ -120,13 +168,23 @@ def main() -> None:
         for width in (48, 64)
         for places in (129, 257)
     ]
+    goals += [Goal("P9", 80, "ms", 1e3 * latency(768))]
+    linears = {
+        f"linear layers, width {width}, {rows} rows, {name}": 1e6 * linear_layers(width, rows, name == "fused")
+        for width in (768, 1024)
+        for rows in (2, 8, MOST_ROWS)
+        for name in ("fused", "apart")
+    }
     if "--json" in sys.argv:
-        print(json.dumps({goal.name: goal.found for goal in goals}))
+        print(json.dumps({goal.name: goal.found for goal in goals} | linears))
         return
     print("Estimate by a cycle model of one H200, +-30 %: not measured.\n")
     for goal in goals:
         print(f"{goal.name:24} goal {goal.wanted:7.2f}   estimate {goal.found:8.3f}  {goal.unit}")
-    print(f"\nkernels a layer of a compiled decoding step: {layer:.0f}\n\nlaunches, microseconds, and their two limits")
+    print(f"\nkernels a layer of a compiled decoding step of many images: {layer:.0f}; of few, fused, microseconds:")
+    for name, microseconds in linears.items():
+        print(f"{name:50} {microseconds:8.1f}")
+    print("\nlaunches, microseconds, and their two limits")
     for name, (_, launches) in found.items():
         for kernel, limits in launches:
             two = sorted(((v, k) for k, v in limits.items() if k != "all"), reverse=True)[:2]

@@ -43,6 +43,7 @@ ROWS = {
     "attention": [SAMPLING, "-k", "attention"],
     "sampling-rar-l": [SAMPLING, "-k", "test_sampling and rar-l"],
     "latency": [SAMPLING, "-k", "latency"],
+    "linear-layers": [SAMPLING, "-k", "linear_layers"],
     "sampling-rar-b": [SAMPLING, "-k", "test_sampling and rar-b"],
     "pairs": [SAMPLING, "-k", "pairs"],
     "features": [EVALUATION, "-k", "features_on_gpu"],

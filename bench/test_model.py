@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from robustok.ops.decoding.step_linear import MOST_ROWS
 from tests.scripts import printed_json
 
 pytest.importorskip("triton")
@@ -18,6 +19,13 @@ def estimates(tmp_path_factory) -> dict[str, float]:
 def test_sampling_reaches_its_rate(estimates):
     assert estimates["P6"] >= 310
     assert estimates["P7"] >= 430
+
+
+@pytest.mark.parametrize("rows", [2, 8, MOST_ROWS])
+@pytest.mark.parametrize("width", [768, 1024])
+def test_linear_layers_are_fused_where_that_is_faster(estimates, width, rows):
+    fused, apart = (estimates[f"linear layers, width {width}, {rows} rows, {name}"] for name in ("fused", "apart"))
+    assert 0 < fused < 0.9 * apart
 
 
 def test_a_lookup_is_made_in_time(estimates):

@@ -65,7 +65,7 @@ class RARDecoder:
     def _ready_layers(self) -> None:
         """Brings the linear layers, which many steps will call, into their fastest form."""
         rows = len(self.rows)
-        self.layers = [_step_linears(block, rows) for block in self.network.blocks]
+        self.layers = [step_linears(block, rows) for block in self.network.blocks]
         self.head.ready(rows)
 
     def _prefix(self, classes: Tensor) -> Tensor:
@@ -119,7 +119,8 @@ class RARDecoder:
         return self.head(torch.addcmul(modulation.part(-2), x, modulation.part(-1)))
 
 
-def _step_linears(block: RARBlock, rows: int) -> list[StepLinear]:
+def step_linears(block: RARBlock, rows: int) -> list[StepLinear]:
+    """The linear layers of a block (qkv, proj, fc1, fc2) for about `rows` rows at a time."""
     qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
     return [
         StepLinear(qkv.weight, qkv.bias, rows, norm="layer", epsilon=NORM_EPS),

@@ -51,7 +51,11 @@ class StepLinear:
         self.linear = ready_linear(weight, bias, rows)
         self.other = None if second is None else ready_linear(second, None, rows)
 
-    def __call__(
+    def __call__(self, x: Tensor, **given: Tensor | None) -> Tensor:
+        """x (R, in) -> (R, out) in x's dtype: `fused(x)` where `fuses(x)`, else `apart(x)`."""
+        return self.fused(x, **given) if fuses(x) else self.apart(x, **given)
+
+    def apart(
         self,
         x: Tensor,
         *,
@@ -61,27 +65,11 @@ class StepLinear:
         gate: Tensor | None = None,
         picked: Tensor | None = None,
     ) -> Tensor:
-        """x (R, in), residual (R, out) -> (R, out) in x's dtype.
+        """One operation after the other.
 
         factor: (in,), or as shift (U, in) and gate (U, out), of which row r has row picked[r], int64 (R,), or the r-th.
-        Where `fuses(x)` it is one Triton kernel, which rounds once, at the end.
+        residual: (R, out).
         """
-        if not fuses(x):
-            return self._apart(x, factor, shift, residual, gate, picked)
-        from ...kernels.linear import linear  # needs Triton, which only a GPU machine has to have
-
-        return linear(
-            *(x, self.weight, self.bias, self.second, factor, shift),
-            is_centered=self.norm == "layer",
-            epsilon=self.epsilon,
-            gelu=self.gelu,
-            residual=residual,
-            gate=gate,
-            picked=picked,
-        )
-
-    def _apart(self, x, factor, shift, residual, gate, picked) -> Tensor:
-        """The same, one operation after the other."""
         if picked is not None:
             factor, shift, gate = (part if part is None else part[picked] for part in (factor, shift, gate))
         if self.norm == "layer":
@@ -96,3 +84,10 @@ class StepLinear:
         if residual is None:
             return y
         return residual + y if gate is None else torch.addcmul(residual, gate, y)
+
+    def fused(self, x: Tensor, **given: Tensor | None) -> Tensor:
+        """`apart` in one Triton kernel, which rounds normed rows and the result. Raises ImportError without Triton."""
+        from ...kernels.linear import linear
+
+        options = {"is_centered": self.norm == "layer", "epsilon": self.epsilon, "gelu": self.gelu}
+        return linear(x, self.weight, self.bias, self.second, **options, **given)
