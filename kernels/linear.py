@@ -152,12 +152,14 @@ def linear(
     """x (R, K), weight (N, K), bias (N), second (N, K), residual (R, N) -> (R, N) as x; see the kernel.
 
     factor, shift (U, K), or factor (K) for all rows, and gate (U, N): row r has row picked[r], int64 (R), or the r-th.
-    is_centered: rows that are normed go through a layer norm, else through an RMS norm. Raises ValueError for a tensor
-    whose last dimension is not contiguous, and for modulation whose strides differ.
+    is_centered: rows that are normed go through a layer norm, else through an RMS norm. Raises ValueError for rows or
+    weights that are not contiguous, and for modulation whose strides differ.
     """
-    tensors = (x, weight, bias, second, factor, shift, residual, gate)
-    if any(tensor is not None and tensor.stride(-1) != 1 for tensor in tensors):
-        raise ValueError("linear: expected tensors whose last dimension is contiguous")
+    rows_of = {"x": x, "bias": bias, "factor": factor, "shift": shift, "residual": residual, "gate": gate}
+    wrong = [name for name, tensor in rows_of.items() if tensor is not None and tensor.stride(-1) != 1]
+    wrong += [name for name, w in (("weight", weight), ("second", second)) if w is not None and not w.is_contiguous()]
+    if wrong:
+        raise ValueError(f"linear: expected contiguous weights and rows, found others in {', '.join(wrong)}")
     if shift is not None and (factor is None or shift.stride() != factor.stride()):
         raise ValueError("linear: expected a factor of shift's strides")
     (rows, depth), columns = x.shape, len(weight)

@@ -78,10 +78,21 @@ def test_one_operation_after_the_other_gives_the_same(kernel_device, monkeypatch
     torch.testing.assert_close(linear(x, **given), expected, rtol=2**-8, atol=2**-8)
 
 
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_norm_without_its_factor_is_refused(is_fused):
+    x, weight = torch.zeros(5, 48), torch.zeros(24, 48)
+    linears = StepLinear(weight, None, 5, norm="rms"), StepLinear(weight, None, 5)
+    for linear, given, found in zip(linears, ({}, {"factor": x[0]}), ("none with norm rms", "one with norm None")):
+        with pytest.raises(TypeError, match=f"factor: found {found}"):
+            (linear.fused if is_fused else linear.apart)(x, **given)
+
+
 def test_tensors_that_the_kernel_cannot_read_are_refused(kernel_device, fused):
     x, weight = torch.zeros(48, 5, device=kernel_device).T, torch.zeros(24, 48, device=kernel_device)
-    with pytest.raises(ValueError, match="last dimension is contiguous"):
+    with pytest.raises(ValueError, match="found others in x"):
         StepLinear(weight, None, 5)(x)
+    with pytest.raises(ValueError, match="found others in weight"):
+        StepLinear(weight[:, ::2], None, 5)(x.T[:5, :5].contiguous())
 
 
 @pytest.mark.parametrize(("family", "table_bytes"), [("rar", None), ("rar", 1), ("llamagen", None)])

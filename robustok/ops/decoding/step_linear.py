@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from ..linear import ready_linear
 
-# More rows than these are better served by a library's product and fused operations around it: rows are normed again
-# for every tile of columns. By a cycle model (bench/model.py); not measured on a GPU.
+# More rows than these are left to a library's products and to what torch.compile fuses around them: rows are normed
+# again for every tile of columns. An estimate (bench/model.py), not measured on a GPU: up to here a layer takes 0.75 to
+# 0.85 of the time that it takes with products alone by the same kernel; were a library's bound by memory and launching
+# alone, 0.9 to 1.2.
 MOST_ROWS = 16
 
 
@@ -30,7 +32,7 @@ class StepLinear:
         weight: (out, in), contiguous.   bias: (out,) or None.
         rows: about how many go through at a time.
         second: (out, in): SwiGLU, silu(x weight^T) * (x second^T); None: no gate of this kind.
-        norm: what x goes through first, with a factor (and for "layer" a shift) that the call gives; None: nothing.
+        norm: what x goes through first, with a factor (and a shift, of "layer" alone) that the call gives; None: nothing.
         gelu: whether the exact GELU follows.
     """
 
@@ -68,14 +70,16 @@ class StepLinear:
         """One operation after the other.
 
         factor: (in,), or as shift (U, in) and gate (U, out), of which row r has row picked[r], int64 (R,), or the r-th.
-        residual: (R, out).
+        residual: (R, out). Raises TypeError for a factor without norm, or a norm without it.
         """
+        self._check(factor)
         if picked is not None:
             factor, shift, gate = (part if part is None else part[picked] for part in (factor, shift, gate))
-        if self.norm == "layer":
-            x = torch.addcmul(shift, F.layer_norm(x, x.shape[1:], eps=self.epsilon), factor)
-        elif self.norm == "rms":
+        if factor is not None and self.norm == "rms":
             x = F.rms_norm(x, x.shape[1:], factor, self.epsilon)
+        elif factor is not None:
+            x = F.layer_norm(x, x.shape[1:], eps=self.epsilon)
+            x = x * factor if shift is None else torch.addcmul(shift, x, factor)
         y = self.linear(x)
         if self.gelu:
             y = F.gelu(y)
@@ -89,5 +93,13 @@ class StepLinear:
         """`apart` in one Triton kernel, which rounds normed rows and the result. Raises ImportError without Triton."""
         from ...kernels.linear import linear
 
+        self._check(given.get("factor"))
         options = {"is_centered": self.norm == "layer", "epsilon": self.epsilon, "gelu": self.gelu}
         return linear(x, self.weight, self.bias, self.second, **options, **given)
+
+    def _check(self, factor: Tensor | None) -> None:
+        if (factor is None) != (self.norm is None):
+            found = "none" if factor is None else "one"
+            raise TypeError(
+                f"factor: found {found} with norm {self.norm}, expected one where rows are normed, only there"
+            )
