@@ -81,8 +81,9 @@ def test_one_operation_after_the_other_gives_the_same(kernel_device, monkeypatch
 @pytest.mark.parametrize("is_fused", [False, True])
 def test_a_norm_without_its_factor_is_refused(is_fused):
     x, weight = torch.zeros(5, 48), torch.zeros(24, 48)
-    linears = StepLinear(weight, None, 5, norm="rms"), StepLinear(weight, None, 5)
-    for linear, given, found in zip(linears, ({}, {"factor": x[0]}), ("none with norm rms", "one with norm None")):
+    cases = [(StepLinear(weight, None, 5, norm="rms"), {}, "none with norm rms")]
+    cases += [(StepLinear(weight, None, 5), {"factor": x[0]}, "one with norm None")]
+    for linear, given, found in cases:
         with pytest.raises(TypeError, match=f"factor: found {found}"):
             (linear.fused if is_fused else linear.apart)(x, **given)
 

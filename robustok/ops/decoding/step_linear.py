@@ -32,7 +32,7 @@ class StepLinear:
         weight: (out, in), contiguous.   bias: (out,) or None.
         rows: about how many go through at a time.
         second: (out, in): SwiGLU, silu(x weight^T) * (x second^T); None: no gate of this kind.
-        norm: what x goes through first, with a factor (and a shift, of "layer" alone) that the call gives; None: nothing.
+        norm: what x goes through first, with a factor (and with "layer" a shift) that calls give; None: nothing.
         gelu: whether the exact GELU follows.
     """
 
