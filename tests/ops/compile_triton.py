@@ -201,24 +201,14 @@ SIZES |= {"C", "second", "third", "fourth", "averaged"}
 SIZES |= {f"{tensor}_stride_{dimension}" for tensor in ("query", "key") for dimension in "sht"}
 SIZES |= {"columns", "x_stride", "residual_stride", "factor_stride", "gate_stride"}
 # Kernels whose machine code is bounded, with more of their arguments as they are at the published shapes.
-LAUNCHED: dict[str, dict[str, int]] = {
-    "normalize rows": {"stride_d": 1},
-    "nearest": {},
-    "settle few": {},
-    "select top": {},
-    "settle": {},
-    "candidates": {},
-    "order": {},
-    "finish": {},
-    "attention, new place": {},
-    "attention, new place of 48": {},
-    "linear, normed": {},
-    "linear, two weights": {},
-    "linear, residual": {},
-    "guided sample": {},
-    "inception input": {},
-    "max pool": {},
-    "split, ReLU": {},
+LAUNCHED: dict[str, dict[str, int]] = {"normalize rows": {"stride_d": 1}}
+LAUNCHED |= {
+    name: {}
+    for name in (
+        *("nearest", "settle few", "select top", "settle", "candidates", "order", "finish", "attention, new place"),
+        *("attention, new place of 48", "linear, normed", "linear, two weights", "linear, residual", "guided sample"),
+        *("inception input", "max pool", "split, ReLU"),
+    )
 }
 EXACT = ("normalize rows", "settle few", "settle", "order")  # which are launched without fused multiply-add
 VARIANTS = ((80, 1), (90, 1), (90, 16))  # GPU generation, and of what pointers and sizes are multiples
