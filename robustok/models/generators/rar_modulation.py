@@ -47,18 +47,20 @@ class ModulationTable:
         most = TABLE_BYTES["cuda" if like.is_cuda else "cpu"] // place_bytes
         self.block = min(network.num_tokens + 1, max(PREFIX, most))
         self.table = like.new_zeros(self.block, parts, capacity, like.shape[-1])
+        self.condition = like.new_zeros(capacity, like.shape[-1])  # a captured graph reads it where it is
 
     def start(self, classes: Tensor) -> None:
         """Takes up to `capacity` classes (U,); row u of the table belongs to the u-th."""
-        self.condition = self.network.condition(classes)
+        self.count = len(classes)
+        self.condition[: self.count] = self.network.condition(classes)
         self.prepare(0)
 
     def prepare(self, place: int) -> None:
         """Computes the next block of places, if `place` is its first one."""
         if place % self.block == 0:
             places = self.network.timesteps_embeddings[0, place : place + self.block]
-            values = self._compute(self.condition + places[:, None])
-            self.table[: len(places), :, : len(self.condition)] = values.movedim(2, 1)
+            values = self._compute(self.condition[: self.count] + places[:, None])
+            self.table[: len(places), :, : self.count] = values.movedim(2, 1)
 
     def at(self, place: int | Tensor, rows: Tensor, is_looked_up: bool) -> Modulation:
         """That of one place, for S sequences whose classes are rows (S,) of the table.
