@@ -7,9 +7,9 @@ built in place where they are missing and a compiler is there, and peers come fr
 unpacked for the time of the report. What is missing is skipped, and its rows say so.
 
 A slice is a process of its own that is stopped when its time is up; the rows that it measured stay. Started again with
-the same output folder at the same commit, the report goes on with the slices that were not begun, then with those that
-were stopped. The folder then holds results.json and results.md (rows), report.md (how each slice ended), slices.json
-and log.txt.
+the same output folder, at the same commit and on the same GPU, the report goes on with the slices that were not begun,
+then with those that were stopped. The folder then holds results.json and results.md (rows), report.md (how each slice
+ended), slices.json and log.txt.
 """
 
 import argparse
@@ -90,13 +90,23 @@ def run(command: list[str], log: Path, environment: dict[str, str], limit: float
     return {0: "passed", 5: "nothing to run"}.get(code, f"failed ({code})")
 
 
+def place() -> str:
+    """Commit and GPU: what was taken at another place is no part of this report."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        cards = ", ".join(subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[:-1])
+    except FileNotFoundError:
+        cards = ""
+    return f"{commit()} on {cards or 'no GPU'}"
+
+
 class State:
-    """How the slices of an output folder ended so far, at this commit."""
+    """How the slices of an output folder ended so far, at this place."""
 
     def __init__(self, folder: Path):
-        self.folder, self.path, self.commit = folder, folder / "slices.json", commit()
+        self.folder, self.path, self.place = folder, folder / "slices.json", place()
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.slices: dict[str, dict] = known["slices"] if known.get("commit") == self.commit else {}
+        self.slices: dict[str, dict] = known["slices"] if known.get("place") == self.place else {}
 
     def is_finished(self, name: str) -> bool:
         return name in self.slices and not self.slices[name]["result"].startswith("stopped")
@@ -108,8 +118,8 @@ class State:
     def add(self, name: str, result: str, seconds: float) -> None:
         """Writes it down, with the page that a person reads."""
         self.slices[name] = {"result": result, "seconds": round(seconds)}
-        self.path.write_text(json.dumps({"commit": self.commit, "slices": self.slices}, indent=1))
-        lines = [f"- commit: {self.commit}", "", "| slice | seconds | result |", "|---|---|---|"]
+        self.path.write_text(json.dumps({"place": self.place, "slices": self.slices}, indent=1))
+        lines = [f"- {self.place}", "", "| slice | seconds | result |", "|---|---|---|"]
         lines += [f"| {name} | {found['seconds']} | {found['result']} |" for name, found in self.slices.items()]
         (self.folder / "report.md").write_text("\n".join([*lines, "", "Rows: results.md; output: log.txt", ""]))
         print(f"{name}: {result}, {seconds:.0f} s", flush=True)

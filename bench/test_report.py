@@ -103,9 +103,9 @@ def test_a_report_goes_on_where_it_was_stopped(output, capsys):
 def test_a_report_of_another_commit_begins_anew(output, monkeypatch):
     output.mkdir()
     done = {name: {"result": "passed", "seconds": 1} for name in report.SLICES}
-    (output / "slices.json").write_text(json.dumps({"commit": report.commit(), "slices": done}))
+    (output / "slices.json").write_text(json.dumps({"place": report.place(), "slices": done}))
     assert all(report.State(output).is_finished(name) for name in report.SLICES)
-    monkeypatch.setattr(report, "commit", lambda: "another")
+    monkeypatch.setattr(report, "commit", lambda: "another")  # as another GPU does
     assert not any(report.State(output).is_finished(name) for name in report.SLICES)
 
 
@@ -139,7 +139,7 @@ def test_time_that_is_left_goes_to_what_was_not_begun(output, monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: True)
     paths = {name: arguments[0] for name, arguments in report.ROWS.items()}
     stopped = {"quick": {"result": "stopped after 300 s", "seconds": 300}}
-    (output / "slices.json").write_text(json.dumps({"commit": report.commit(), "slices": stopped}))
+    (output / "slices.json").write_text(json.dumps({"place": report.place(), "slices": stopped}))
     for seconds, expected in ((30, []), (200, ["slow"]), (400, ["slow", "quick"])):
         begun.clear()
         monkeypatch.setattr(report.State, "add", lambda *a: None)
