@@ -117,8 +117,11 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         "images": list(options.save),
         "features": None if network is None else network.protocol,
     }
-    if options.tokenizer_precision != "float32":  # runs that were begun before there was a choice go on
+    # what is exact is not said: runs that were begun before there was a choice go on
+    if options.tokenizer and options.tokenizer_precision != "float32":
         run_settings["tokenizer_precision"] = options.tokenizer_precision
+    if options.compile:
+        run_settings["compile"] = True
     folder = Path(options.output)
     sharded = ShardedRun(
         folder,
@@ -175,7 +178,8 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
 
     rows, columns = options.grid
     classes = class_list(rows * columns, generator.num_classes, options.classes, options.class_weights)
-    sampler, size = generator.sampler(**settings), min(options.batch_size, len(classes))
+    sampler = generator.sampler(**settings, compile=options.compile)
+    size = min(options.batch_size, len(classes))
     batches = generate_batches(sampler, classes, seed=options.seed, batch_size=size)
     images = torch.cat([decode_generated(tokenizer, batch).cpu() for batch in batches])
     path = Path(options.output)

@@ -172,8 +172,8 @@ def add_fast(parser: ArgumentParser, tokenizer: bool = True, compiles: str = "th
         parser.add_argument(
             "--tokenizer_precision",
             choices=PRECISIONS,
-            help="in which the tokenizer computes; in bfloat16 it ends with an error where images are less than 40 dB"
-            " (PSNR) from those in float32 (default float32)",
+            help="in which the tokenizer computes; in bfloat16 it ends with an error where decoded images are less than"
+            " 40 dB (PSNR) from those that float32 makes of the same latents (default float32)",
         )
         parser.add_argument(
             "--compile",

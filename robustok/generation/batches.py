@@ -100,7 +100,7 @@ class GeneratedImages:
         **sampling,
     ):
         self.sampler, self.tokenizer = generator.sampler(**sampling, compile=compiled), tokenizer
-        self.generator, self.sampling = generator, sampling
+        self.generator, self.sampling, self.compiled = generator, sampling, compiled
         self.seed, self.name = seed, name
         self.labels: np.ndarray | None = np.repeat(np.arange(generator.num_classes), per_class)
 
@@ -108,9 +108,9 @@ class GeneratedImages:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that the images depend on: weights, precision, classes, seed and settings."""
+        """SHA-256 of everything that the images depend on: weights, how is computed, classes, seed and settings."""
         said = [weights_hash(self.generator), weights_hash(self.tokenizer), self.labels.tolist(), self.seed]
-        said += [precision_of(self.tokenizer)]
+        said += [precision_of(self.tokenizer), str(next(self.generator.parameters()).dtype), self.compiled]
         return hashlib.sha256(json.dumps([*said, self.sampling], sort_keys=True, default=str).encode()).hexdigest()
 
     def generated(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:

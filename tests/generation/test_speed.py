@@ -1,5 +1,6 @@
 """Samples that are computed faster than exactly, and where their figures are computed."""
 
+import copy
 import json
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import torch
 from robustok import evaluate, sample
 from robustok.core.cli import run_verb
 from robustok.evaluation.statistics import StatisticsCollector
+from robustok.generation.batches import GeneratedImages
+from robustok.generation.classes import weights_hash
 from robustok.generation.feature_writer import FeatureWriter
 from robustok.models.computing import precision_of
 
@@ -48,6 +51,37 @@ def test_a_sample_in_bfloat16_is_another(checkpoint, monkeypatch, tmp_path, caps
     assert 0 < error.max() < 10
     assert run_verb(sample.main, argv) == 2
     assert "tokenizer_precision" in capsys.readouterr().err
+
+
+def test_a_sample_of_compiled_steps_is_another(checkpoint, tmp_path, capsys):
+    """Fused operations round differently. What is not decoded has no precision that it was decoded in."""
+    run = tmp_path / "run"
+    argv = f"--generator {checkpoint}/rar --n 3 --guidance_scale 2 --device cpu --output {run}".split()
+    assert run_verb(sample.main, [*argv, "--tokenizer_precision", "bfloat16"]) == 0
+    assert "tokenizer_precision" not in json.loads((run / "tokens/manifest.json").read_text())
+    assert run_verb(sample.main, [*argv, "--compile"]) == 2
+    assert "compile" in capsys.readouterr().err
+    assert run_verb(sample.main, argv) == 0
+
+
+def test_a_grid_is_sampled_as_asked(checkpoint, samplers, tmp_path):
+    """The step that a GPU replays is compiled; on a CPU the sampler is told so and does without."""
+    argv = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --grid 1x1 --guidance_scale 2 --device cpu"
+    for given in ([], ["--compile"]):
+        with torch.compiler.set_stance("force_eager"):
+            assert run_verb(sample.main, [*argv.split(), "--output", str(tmp_path / "grid.png"), *given]) == 0
+    assert [sampler.compile for sampler in samplers] == [False, True]
+
+
+def test_the_same_weights_in_another_precision_are_other_images(make_model):
+    """Weights that bfloat16 holds exactly have one hash in both; the parts of the one are no parts of the other."""
+    model, told = make_model(4, 16, 3).bfloat16(), {"per_class": 1, "seed": 0, "name": "rar", "guidance_scale": 1.0}
+    exact = copy.deepcopy(model).float()
+    assert weights_hash(exact) == weights_hash(model)
+    streams = [GeneratedImages(model, model, **told), GeneratedImages(exact, model, **told)]
+    streams += [GeneratedImages(exact, model, compiled=True, **told)]
+    assert len({stream.fingerprint() for stream in streams}) == 3
+    assert streams[0].fingerprint() == GeneratedImages(model, model, **told).fingerprint()
 
 
 @pytest.mark.parametrize("given", ["", "--precision bfloat16", "--tokenizer_precision bfloat16"])
