@@ -92,8 +92,11 @@ def _raise_to(
     limit,  # *f32 ()
     value,
 ):
-    """Atomic maximum with a float >= 0, whose bits are ordered as it is, and a little more for what rounding took."""
-    tl.atomic_max(limit.to(tl.pointer_type(tl.int32)), (value * 1.000001 + 1.1e-19).to(tl.int32, bitcast=True))
+    """Atomic maximum with a float >= 0, whose bits are ordered as it is.
+
+    A little more, for what rounding took, and so that it is infinite where tf32 rounds the value to infinity.
+    """
+    tl.atomic_max(limit.to(tl.pointer_type(tl.int32)), (value * 1.0005 + 1.1e-19).to(tl.int32, bitcast=True))
 
 
 @triton.jit

@@ -100,13 +100,13 @@ def _gradient(
 
     commit_weight: factor of (u - e) in that gradient, or None.
     """
-    mask = inside[:, None] & (d < D)[None, :]
-    u = (tl.load(z[:, None] + d[None, :] * stride, mask=mask, other=0.0).to(tl.float64) / norms[:, None]).to(tl.float32)
+    mask, place = inside[:, None] & (d < D)[None, :], d.to(tl.int64)[None, :]
+    u = (tl.load(z[:, None] + place * stride, mask=mask, other=0.0).to(tl.float64) / norms[:, None]).to(tl.float32)
     grad = tl.zeros(u.shape, tl.float32)
     if first is not None:
-        grad += tl.load(first[:, None] + d[None, :] * first_stride, mask=mask, other=0.0).to(tl.float32)
+        grad += tl.load(first[:, None] + place * first_stride, mask=mask, other=0.0).to(tl.float32)
     if second is not None:
-        grad += tl.load(second[:, None] + d[None, :] * second_stride, mask=mask, other=0.0).to(tl.float32)
+        grad += tl.load(second[:, None] + place * second_stride, mask=mask, other=0.0).to(tl.float32)
     if commit_weight is not None:
         grad += commit_weight * (u - tl.load(codes + clean[:, None] * D + d[None, :], mask=mask, other=0.0))
     return u, grad

@@ -23,7 +23,9 @@ def _four_coordinates(
 ):
     """Coordinates d to d + 3 of rows, each float64 (n); 0 beyond D. Read together: 16 bytes of a float32 row."""
     four = d + tl.arange(0, 4)
-    x = tl.load(rows[:, None] + four[None, :] * stride, mask=mask[:, None] & (four < D)[None, :], other=0.0)
+    x = tl.load(
+        rows[:, None] + four.to(tl.int64)[None, :] * stride, mask=mask[:, None] & (four < D)[None, :], other=0.0
+    )
     even, odd = tl.split(tl.reshape(x.to(tl.float64), (rows.shape[0], 2, 2)))
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)
@@ -58,7 +60,7 @@ def load_normalized(
     NORMALIZE: tl.constexpr,
 ):
     """Coordinates d of rows, float32 (n, len(d)): divided by the float64 norms (n) and rounded, or as they are."""
-    x = tl.load(rows[:, None] + d[None, :] * stride, mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(rows[:, None] + d.to(tl.int64)[None, :] * stride, mask=mask, other=0.0).to(tl.float32)
     return (x.to(tl.float64) / norms[:, None]).to(tl.float32) if NORMALIZE else x
 
 

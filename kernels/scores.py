@@ -1,8 +1,9 @@
 """Scores of codes for rows, on the tensor cores, and the bound on their error.
 
 The score u.e - |e|^2 / 2, or u.e where products are compared, is largest for the nearest code. Rows of unit length are
-rounded to float16 for the tensor cores: one product where a bound on its error decides nearly all rows, three products
-of a high and a low half where one would leave too many near ties. Other rows go through three tf32 products.
+rounded to float16 for the tensor cores: one product where a bound on its error decides nearly all rows; one more with
+what rounding left of the row, or two more with that of the code, too, where one would leave too many near ties. Other
+rows go through three tf32 products.
 """
 
 import triton
@@ -31,7 +32,7 @@ def score_error(length, max_norm, rounded, roundoff, D, PRODUCT: tl.constexpr):
 
     max_norm: the largest |e|; rounded: error of the products by the rounding of their operands; roundoff: error of the
     sums, relative to their magnitude. The definition rounds too: its distance is within (D + 3) * 2**-53 of
-    (|u| + |e|)^2, a product of |u| |e|. The last term covers underflow.
+    (|u| + |e|)^2, a product of |u| |e|. The last term covers the underflow of up to three products a coordinate.
     """
     magnitude = length * max_norm
     reach = magnitude
@@ -39,8 +40,18 @@ def score_error(length, max_norm, rounded, roundoff, D, PRODUCT: tl.constexpr):
         magnitude += max_norm * max_norm / 2
         reach = (length + max_norm) * (length + max_norm)
     definition = (D + 3) * 1.1102231e-16 * reach
-    error = 1.01 * (roundoff * magnitude + rounded + definition + (D + 2) * 1.1754944e-38)
+    error = 1.01 * (roundoff * magnitude + rounded + definition + (3 * D + 2) * 1.1754944e-38)
     return tl.where((magnitude > 1e37) | (error > 1e37), float("inf"), error)
+
+
+@triton.jit
+def sum_roundoff(D, PRODUCTS: tl.constexpr):
+    """Roundoff of a score with this many products a coordinate, relative to its magnitude.
+
+    Tensor cores cut off what is below 2**-23 of the largest term: of each product, and twice in every step, which adds
+    four products or more to what came before. The rest is for the bias, the thresholds and steps that are not filled.
+    """
+    return (1.5 * PRODUCTS * D + 8) * 1.1920929e-07
 
 
 @triton.jit
@@ -54,14 +65,15 @@ def split_error(
 ):
     """Largest error of scores from three products of halves, or of tf32 parts; `extra` adds to their roundoff.
 
-    Operands: 3 * 2**-22 relative, and 2**-25 an element where a half is subnormal. Sums: 3 D products, each passing at
-    most 3 D + 8 roundings of 2**-23, for tensor cores may truncate.
+    Operands: 3 * 2**-22 relative in halves, and 2**-25 an element where a half is subnormal; 5 * 2**-22 in tf32 parts,
+    of which the tensor cores cut off the low ones.
     """
     max_norm = tl.load(limits)
     rounded = tl.zeros_like(length)
     if SPLIT:
         rounded = D * (2.9802322e-08 * (length + max_norm) + 1.7763568e-15)
-    return score_error(length, max_norm, rounded, 9.5367432e-07 + (3 * D + 8) * 1.1920929e-07 + extra, D, PRODUCT)
+    operands: tl.constexpr = 7.1525574e-07 if SPLIT else 1.1920929e-06
+    return score_error(length, max_norm, rounded, operands + sum_roundoff(D, 3) + extra, D, PRODUCT)
 
 
 @triton.jit
@@ -104,11 +116,9 @@ def tile_error(
     if SPLIT:
         residual, max_norm, max_residual = length_of(rest, D), tl.load(limits), tl.load(limits + 1)
         if BOTH:
-            residual, D_summed = 2.3841858e-07 * length + 2.9802322e-08 * D, 3 * D
-        else:
-            D_summed = 2 * D
+            residual = 2.3841858e-07 * length + 2.9802322e-08 * D
         rounded = residual * max_norm + (length + residual) * max_residual
-        error = score_error(length, max_norm, rounded, (D_summed + 8) * 1.1920929e-07 + extra, D, PRODUCT)
+        error = score_error(length, max_norm, rounded, sum_roundoff(D, 2 if BOTH else 1) + extra, D, PRODUCT)
     else:
         error = split_error(length, limits, extra, D, SPLIT, PRODUCT)
     return error
