@@ -1,4 +1,4 @@
-"""Scores of the plain PyTorch and CUDA backends are within their bounds where tensor cores cut off what does not fit."""
+"""Scores of the PyTorch and CUDA backends are within their bounds where tensor cores cut off what does not fit."""
 
 from types import SimpleNamespace
 

@@ -15,11 +15,11 @@ if reason := TritonBackend().missing(torch.device("cpu")):
 
 import triton
 import triton.language as tl
+from robustok.kernels.scores import length_of, row_block, split_error, split_half, split_scores, tile_error, tile_scores
 from triton.runtime import interpreter
 
 from robustok.kernels import codes as kernel_codes
 from robustok.kernels import rows as kernel_rows
-from robustok.kernels.scores import length_of, row_block, split_error, split_half, split_scores, tile_error, tile_scores
 
 N, K = 16, 64  # of a program
 
