@@ -25,7 +25,8 @@ def test_first(record):
 def test_second(record):
     time.sleep(600)
 """
-# Collects the tests of each list of arguments in a process in which packages that a bare machine lacks are hidden.
+# Collects in a process in which packages that a bare machine lacks are hidden: all files of rows once, of which each
+# slice (its files, and what -k says) has its part, and everything that needs a GPU.
 COLLECT = """
 import json, sys
 
@@ -34,19 +35,28 @@ class Hidden:
         if name.partition(".")[0] in MISSING:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 
-class Collected:
-    def pytest_collection_finish(self, session):
-        self.found = [item.nodeid for item in session.items]
-
-MISSING, wanted = json.loads(sys.argv[1])
+MISSING, slices, files = json.loads(sys.argv[1])
 sys.meta_path.insert(0, Hidden())
 import pytest
+from _pytest.mark import deselect_by_keyword
 
 found = {}
-for name, arguments in wanted.items():
-    seen = Collected()
-    code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *arguments], plugins=[seen])
-    found[name] = [int(code), seen.found]
+
+class Rows:
+    def pytest_collection_finish(self, session):
+        for name, (its_files, keyword) in slices.items():
+            items = [item for item in session.items if item.nodeid.partition("::")[0] in its_files]
+            session.config.option.keyword = keyword
+            deselect_by_keyword(items, session.config)
+            found[name] = [item.nodeid for item in items]
+
+class Gpu:
+    def pytest_collection_finish(self, session):
+        found["gpu"] = [item.nodeid for item in session.items]
+
+for plugin, arguments in ((Rows(), files), (Gpu(), ["-m", "gpu", "tests"])):
+    code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *arguments], plugins=[plugin])
+    assert code == 0, arguments
 print(json.dumps(found))
 """
 MISSING = ("jsonargparse", "torch_fidelity", "flash_kmeans", "flashlib", "vector_quantize_pytorch", "flash_attn")
@@ -110,24 +120,26 @@ def test_a_report_of_another_commit_begins_anew(output, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def collected() -> dict[str, list]:
-    """(exit code, tests) of every slice, of all files of rows, and of everything that needs a GPU."""
-    files = {part for arguments in report.ROWS.values() for part in arguments if part.endswith(".py")}
-    wanted = {**report.ROWS, "every row": sorted(files), "gpu": ["-m", "gpu", "tests"]}
-    command = [sys.executable, "-c", COLLECT, json.dumps([MISSING, wanted])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def collected() -> dict[str, list[str]]:
+    """Tests of every slice, of all files of rows, and of everything that needs a GPU."""
+    slices = {
+        name: ([part for part in arguments if part.endswith(".py")], arguments[-1] if "-k" in arguments else "")
+        for name, arguments in report.ROWS.items()
+    }
+    files = sorted({file for its_files, _ in slices.values() for file in its_files})
+    wanted = json.dumps([MISSING, {**slices, "every row": (files, "")}, files])
+    done = subprocess.run([sys.executable, "-c", COLLECT, wanted], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_file_is_collected_on_a_bare_machine(collected):
-    assert [name for name, (code, _) in collected.items() if code] == []
+def test_every_slice_has_tests_on_a_bare_machine(collected):
+    assert [name for name in (*report.ROWS, "gpu") if not collected[name]] == []
 
 
 def test_no_row_of_a_gpu_is_left_out(collected):
-    assert [name for name, (_, tests) in collected.items() if not tests] == []
-    rows = {test for test in collected["every row"][1] if "on_cpu" not in test and "[cpu]" not in test}
-    in_slices = {test for name in report.ROWS for test in collected[name][1]}
+    rows = {test for test in collected["every row"] if "on_cpu" not in test and "[cpu]" not in test}
+    in_slices = {test for name in report.ROWS for test in collected[name]}
     assert rows - in_slices == {"bench/bench_sampling.py::test_compiled_peer_draws_the_same_tokens"}
 
 
