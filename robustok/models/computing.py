@@ -91,8 +91,13 @@ class _Computed:
         return self._in(torch.float32, rows)
 
     def _in(self, dtype: torch.dtype, rows: Tensor) -> Tensor:
+        cudnn = torch.backends.cudnn
+        kept = {
+            "enabled": cudnn.enabled,
+            "deterministic": cudnn.deterministic,
+        }  # `flags` would reset what it isn't given
         with (
-            torch.backends.cudnn.flags(enabled=True, benchmark=self.compiled, allow_tf32=False),
+            cudnn.flags(**kept, benchmark=self.compiled, allow_tf32=False),
             torch.autocast(rows.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
             return self.call(self.tokenizer(), rows)

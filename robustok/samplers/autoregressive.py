@@ -39,6 +39,7 @@ class AutoregressiveSampler:
         self.decoder = None
         warn_of_null_class(model, settings.guidance_scale)
 
+    @torch.inference_mode(False)  # where buffers are made that another call, outside that mode, could not write to
     @torch.no_grad()
     def generate(
         self,
@@ -63,6 +64,7 @@ class AutoregressiveSampler:
         self.tokens.copy_(keep_tokens.T)
         return self._draw_unknown(kept.cpu(), keep_ratio, logits)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def logits(self, tokens: Indices, classes: Indices) -> Tensor:
         """Guided logits / temperature at every step if the tokens drawn were `tokens` (B, L): float32 (B, L, K).

@@ -97,6 +97,12 @@ def test_batches_of_any_size_give_the_same(make_model, kept):
         assert torch.equal(torch.cat(found), expected), size
 
 
+def test_a_sampler_goes_on_outside_inference_mode(make_model):
+    sampler, classes = make_model(4, 16, 3).sampler(**SETTINGS), torch.tensor([0, 2])
+    (inside,) = generate_batches(sampler, classes, seed=0, batch_size=2)
+    assert torch.equal(sampler.generate(classes, seed=0), inside)
+
+
 def test_all_batches_have_one_shape(make_model, monkeypatch):
     """A decoder is made for a shape, and on a GPU a graph is captured for it: here once for three batches."""
     model = make_model(4, 16, 3)

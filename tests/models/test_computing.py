@@ -60,6 +60,15 @@ def test_a_caller_s_autocast_does_not_reach_an_exact_tokenizer():
         assert torch.equal(model.decode(z), alone)
 
 
+def test_a_caller_s_wish_for_determinism_reaches_an_exact_tokenizer(monkeypatch):
+    model, seen = small_tokenizer("vit"), []
+    z = latents(model, 2)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(type(model), "decode", lambda self, z: seen.append(torch.backends.cudnn.deterministic) or z)
+    compute_in(model, "float32").decode(z)
+    assert seen == [True]
+
+
 @pytest.mark.parametrize("scale, refused", [(0.0195, False), (0.0205, True)])
 def test_images_too_far_from_exact_ones_are_refused(scale, refused, monkeypatch):
     """An error of `scale` in images of the range -1 to 1 is -20 log10(scale / 2) dB: 40 dB for 0.02."""
