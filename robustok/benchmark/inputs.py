@@ -96,6 +96,7 @@ class Inputs:
         given = {name: getattr(entry, name) for name in ("num_heads", "image_size", "similarity")}
         tokenizer = load_tokenizer(self.folder / entry.file, **given)
         identity = _identity(tokenizer) + ("" if self.precision == "float32" else f" in {self.precision}")
+        identity += ", compiled" if self.compiled else ""
         return compute_in(tokenizer.to(self.device), self.precision, self.compiled), identity
 
     def _open_samples(self, entry: Entry) -> Samples:

@@ -56,7 +56,7 @@ class Study:
         if unknown := sorted(set(rows) - set(self.rows)):
             raise UserError(f"--rows: found {', '.join(unknown)}, expected some of {', '.join(self.rows)}")
         chosen = [row for row in self.rows.values() if not rows or row.name in rows]
-        for seed in seeds or sorted({seed for row in chosen for seed in row.seeds}):
+        for seed in dict.fromkeys(seeds) or sorted({seed for row in chosen for seed in row.seeds}):
             yield from ((row, seed) for row in chosen if seeds or seed in row.seeds)
 
     def check_spread(self) -> None:
@@ -97,8 +97,10 @@ def read_study(path: Path) -> Study:
             raise ValueError(f"expected settings, seeds and rows, found {written!r:.80}")
         seeds = {"seeds": written["seeds"]}
         rows = {name: StudyRow(name, **seeds | values) for name, values in written["rows"].items()}
-        if wrong := [seed for row in rows.values() for seed in row.seeds if type(seed) is not int]:
-            raise ValueError(f"seeds are whole numbers, found {wrong[0]!r}")
+        if wrong := [seed for row in rows.values() for seed in row.seeds if type(seed) is not int or seed < 0]:
+            raise ValueError(f"seeds are whole numbers from 0 on, found {wrong[0]!r}")
+        if twice := [row for row in rows.values() if len(set(row.seeds)) < len(row.seeds)]:
+            raise ValueError(f"rows.{twice[0].name}: each seed is run once, found {twice[0].seeds!r}")
     for row in rows.values():
         if row.part not in PARTS:
             raise UserError(f"{path}, rows.{row.name}.part: found {row.part!r}, expected one of {', '.join(PARTS)}")

@@ -14,6 +14,8 @@ from torch import nn
 
 from robustok import evaluate
 from robustok.benchmark import tasks, work
+from robustok.benchmark.entries import Entry
+from robustok.benchmark.inputs import Inputs
 from robustok.checkpoints import writing as checkpoints
 from robustok.core.cli import run_verb
 from robustok.core.locks import claim
@@ -211,6 +213,13 @@ def test_figures_depend_on_what_they_are_of(run, measured):
     assert len(measured) == UNITS + 10
     (row,) = json.loads(run(content=renamed, arguments="--seed 1 --tokenizer_precision bfloat16"))["tokenizers"]
     assert row["conditions"]["tokenizer"]["precision"] == "bfloat16"
+
+
+def test_figures_of_compiled_tokenizers_are_kept_apart(room):
+    entry = Entry("first", "vit")
+    given = {"folder": room, "images": str(room / "images"), "network": Means(), "device": torch.device("cpu")}
+    plain, compiled = (Inputs(**given, compiled=choice).facts(entry)["tokenizer"] for choice in (False, True))
+    assert compiled == f"{plain}, compiled"
 
 
 def test_a_missing_file_is_a_row_that_says_so(run, tmp_path, capsys):

@@ -15,7 +15,7 @@ def test_rows_run_seed_by_seed(study):
         *("none-0", "annealed-half-0", "sigma-0.7-0"),
         *("none-1", "annealed-half-1"),
     ]
-    assert [run_name(row, seed) for row, seed in study.runs(["none"], [5])] == ["none-5"]
+    assert [run_name(row, seed) for row, seed in study.runs(["none"], [5, 5])] == ["none-5"]
     with pytest.raises(UserError, match=r"--rows: found nothing, expected some of none, annealed-half, sigma-0\.7"):
         list(study.runs(["nothing"]))
 
@@ -50,7 +50,9 @@ def test_settings_of_a_run(study):
         ({"rows": {"a": {"part": "p", "says": "s", "colour": 1}}}, "cannot be read as a study .*colour"),
         ({"rows": {"a": {"part": "p", "says": "s"}}}, r"rows\.a\.part: found 'p', expected one of perturbation, rev"),
         ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": 3}}}, "cannot be read as a study"),
-        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": ["x"]}}}, "seeds are whole numbers, found 'x'"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": ["x"]}}}, "whole numbers from 0 on, found 'x'"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": [0, -1]}}}, "whole numbers from 0 on, found -1"),
+        ({"rows": {"a": {"part": "reviewers", "says": "s", "seeds": [2, 2]}}}, r"rows\.a: each seed is run once"),
         ({"more": 1}, "expected settings, seeds and rows"),
         ({"rows": 3}, "cannot be read as a study"),
     ],
