@@ -169,7 +169,8 @@ class Peers:
         os._exit(1)
 
     def _claim(self, store: dist.Store, who: str, code: int) -> bool:
-        words = json.dumps([self.rank, who, code])
+        """Whether this thread is the first that says who is gone: the watch and the main one may both have seen it."""
+        words = json.dumps([self.rank, who, code, threading.get_ident()])
         return store.compare_set("end", "", words) == words.encode()
 
     def _end_quietly(self) -> NoReturn:

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from robustok.core import peers
 from robustok.core.peers import GONE, how_it_ended
@@ -56,6 +58,24 @@ def test_a_bug_is_shown_with_its_traceback_and_no_other(ended):
     assert codes == [1, 1]
     assert printed.startswith("Traceback") and printed.rstrip().endswith("KeyError: 'no such key'")
     assert printed.count("Traceback") == 1
+
+
+def test_two_threads_of_a_process_that_see_the_same_say_it_once(monkeypatch, capsys):
+    """The watch, and the main thread whose connection to the other process breaks at that moment."""
+    monkeypatch.setattr(peers.Peers, "_exit", lambda self, code: sys.exit(code))  # of the thread
+    store = dist.HashStore()
+    here = peers.Peers(lambda: store, 0, 1)
+
+    def end() -> None:
+        with pytest.raises(SystemExit):
+            here._end("process 1 was killed")
+
+    other = threading.Thread(target=end)
+    other.start()
+    other.join()
+    end()
+    here._leaving.set()
+    assert capsys.readouterr().err.count("robustok: ") == 1
 
 
 def test_work_of_one_process_alone_is_waited_for(ended):
