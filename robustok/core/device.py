@@ -78,6 +78,26 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+class HostCopies:
+    """Tensors on their way to the host, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._waits: list[Callable[[], Tensor]] = []
+
+    def add(self, tensor: Tensor) -> list[Tensor]:
+        """Those that were on their way, and this one if it is on the host already. A GPU goes on with it meanwhile."""
+        self._waits.append(copied_to_host(tensor))
+        return self._arrived(len(self._waits) - int(tensor.is_cuda))
+
+    def rest(self) -> list[Tensor]:
+        """All that are still on their way."""
+        return self._arrived(len(self._waits))
+
+    def _arrived(self, count: int) -> list[Tensor]:
+        arrived, self._waits = self._waits[:count], self._waits[count:]
+        return [wait() for wait in arrived]
+
+
 def copied_to_host(tensor: Tensor) -> Callable[[], Tensor]:
     """Begins a copy to the host's memory, and gives what waits for that copy alone and returns it.
 

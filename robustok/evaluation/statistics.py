@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.device import copied_to_host
+from ..core.device import HostCopies
 from ..core.errors import UserError
 from ..core.files import sha256, written_whole
 from ..core.parsing import parsing
@@ -129,7 +128,7 @@ class StatisticsCollector:
         self.part: dict[str, FeatureStatistics] = {}  # of the images since
         self.kept: dict[str, RowBuffer] = {}
         self.digests: set[bytes] = set()
-        self.copies: deque[Callable[[], Tensor]] = deque()  # of images that have no digest yet
+        self.copies = HostCopies()  # of images that have no digest yet
         self.size: tuple[int, int] | None = None
 
     def add(self, output, images: Tensor | None = None) -> None:
@@ -149,15 +148,14 @@ class StatisticsCollector:
                 self._keep(name, values[here.to(values.device, non_blocking=True)])
         if images is not None:
             self.size = tuple(images.shape[-2:])
-            self.copies.append(copied_to_host(images))
-            self._digest(waiting=1 if images.is_cuda else 0)  # a GPU goes on with this batch meanwhile
+            self._digest(self.copies.add(images))
         self.count += count
         if self.part["features"].count >= PART:
             self._close_part()
 
     def state(self) -> dict[str, Tensor]:
         """All that was taken in, for `join`."""
-        self._digest()
+        self._digest(self.copies.rest())
         self._close_part()
         found = {f"moments.{name}": moments.state().cpu() for name, moments in self.moments.items()}
         found |= {f"kept.{name}": rows.filled().cpu().clone() for name, rows in self.kept.items()}
@@ -183,7 +181,7 @@ class StatisticsCollector:
             raise UserError(
                 f"{stream.name}: found {self.count} image, expected at least two (thousands for a figure to report)"
             )
-        self._digest()
+        self._digest(self.copies.rest())
         return self.statistics(
             network,
             name=stream.name,
@@ -210,11 +208,11 @@ class StatisticsCollector:
             self.kept[name] = RowBuffer(len(self.rows) if self.first == 0 else PART, rows)
         self.kept[name].add(rows)
 
-    def _digest(self, waiting: int = 0) -> None:
-        """Takes the digests of all images but those of the last `waiting` batches."""
-        while len(self.copies) > waiting:
-            images = self.copies.popleft()().contiguous()
-            self.digests.update(hashlib.blake2b(image.numpy(), digest_size=DIGEST).digest() for image in images)
+    def _digest(self, batches: list[Tensor]) -> None:
+        """Takes the digests of the images of batches on the host."""
+        for images in batches:
+            flat = images.contiguous()
+            self.digests.update(hashlib.blake2b(image.numpy(), digest_size=DIGEST).digest() for image in flat)
 
     def _close_part(self) -> None:
         for name, part in self.part.items():

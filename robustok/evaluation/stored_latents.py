@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.device import copied_to_host
+from ..core.device import HostCopies
 from ..core.errors import UserError
 from ..data.transforms import from_uint8
 from .intervals import FoldedStatistics
@@ -26,7 +25,7 @@ class RowFile:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as this object is used)
         self._shape: tuple[int, ...] = ()
         self._count = 0
-        self._copies: deque[Callable[[], Tensor]] = deque()  # of rows that are not in the file yet
+        self._copies = HostCopies()  # of rows that are not in the file yet
 
     def __len__(self) -> int:
         return self._count
@@ -35,17 +34,15 @@ class RowFile:
         """rows (n, ...), of the shape of those before."""
         self._shape = tuple(rows.shape[1:])
         self._count += len(rows)
-        self._copies.append(copied_to_host(rows.detach().float()))
-        self._write(waiting=1 if rows.is_cuda else 0)  # a GPU goes on meanwhile
+        self._write(self._copies.add(rows.detach().float()))
 
-    def _write(self, waiting: int = 0) -> None:
-        """Writes all rows but those of the last `waiting` batches."""
-        while len(self._copies) > waiting:
-            self._file.write(np.ascontiguousarray(self._copies.popleft()().numpy()).data)
+    def _write(self, batches: list[Tensor]) -> None:
+        for rows in batches:
+            self._file.write(np.ascontiguousarray(rows.numpy()).data)
 
     def array(self) -> np.ndarray:
         """All rows (N, ...), mapped from the file; of at least one row."""
-        self._write()
+        self._write(self._copies.rest())
         self._file.flush()
         return np.memmap(self._file, np.float32, "r", shape=(self._count, *self._shape))
 

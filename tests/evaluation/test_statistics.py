@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from robustok.core import device
 from robustok.core.errors import UserError
 from robustok.evaluation import frechet_distance, inception_score, kernel_distance, precision_recall, statistics
 from robustok.evaluation.compare import compare, notes
@@ -76,7 +77,7 @@ class Late:
 
 def test_copies_to_the_host_are_not_waited_for(sets, monkeypatch):
     """The digests of a batch are taken while the next is computed, and all of them before they are counted."""
-    monkeypatch.setattr(statistics, "copied_to_host", lambda late: late.arrived)
+    monkeypatch.setattr(device, "copied_to_host", lambda late: late.arrived)
     log = []
     collector = StatisticsCollector(160)
     batches = [torch.cat(list(NpzImages(sets[0])))[rows] for rows in (slice(0, 60), slice(60, 100), slice(50, 110))]
