@@ -14,7 +14,7 @@ from ...core.files import sha256
 from ...core.paths import readable_folder
 from ...data.transforms import from_uint8
 from ...models.frozen.classifier import Classifier, load_classifier
-from .measuring import measuring
+from .measuring import measuring, parts
 
 
 class ClassifierOutput(NamedTuple):
@@ -38,11 +38,8 @@ class ClassifierFeatures:
 
     @measuring
     def __call__(self, images: Tensor) -> ClassifierOutput:
-        parts = [
-            self.classifier.features(from_uint8(part.to(self.device, non_blocking=True)))
-            for part in images.split(self.batch_size)
-        ]
-        features = torch.cat(parts)
+        batches = parts(images, self.batch_size, self.device)
+        features = torch.cat([self.classifier.features(from_uint8(batch)) for batch in batches])
         return ClassifierOutput(features, self.classifier.head(features))
 
 

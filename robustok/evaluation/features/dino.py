@@ -15,7 +15,7 @@ from ...formats.dino import to_vit
 from ...formats.opening import read_state
 from ...model_configs import TokenizerConfig
 from ...models.frozen.dino import load_teacher
-from .measuring import measuring
+from .measuring import measuring, parts
 
 SIDE, PATCH, HEAD_WIDTH = 224, 14, 64
 
@@ -44,9 +44,8 @@ class DinoFeatures:
 
     @measuring
     def __call__(self, images: Tensor) -> DinoOutput:
-        parts = []
-        for part in images.split(self.batch_size):
-            pixels = from_uint8(part.to(self.device, non_blocking=True))
-            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
-            parts.append(self.network(pixels))
-        return DinoOutput(torch.cat(parts))
+        found = []
+        for batch in parts(images, self.batch_size, self.device):
+            pixels = F.interpolate(from_uint8(batch), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+            found.append(self.network(pixels))
+        return DinoOutput(torch.cat(found))

@@ -11,7 +11,7 @@ from ...core.errors import UserError
 from ...core.files import sha256
 from ...core.graphs import capture
 from ...models.frozen.inception import InceptionOutput, load_inception
-from .measuring import measuring
+from .measuring import measuring, parts
 
 SIDE = 299
 CHANNELS = 8  # of a float16 image on a GPU, the last five zero: tensor cores take eight at a time
@@ -67,10 +67,10 @@ class InceptionFeatures:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
         with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
-            parts = [self._forward(part.to(self.device, non_blocking=True)) for part in images.split(self.batch_size)]
-        if len(parts) == 1:
-            return parts[0]
-        return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
+            found = [self._forward(batch) for batch in parts(images, self.batch_size, self.device)]
+        if len(found) == 1:
+            return found[0]
+        return InceptionOutput(*(None if field[0] is None else torch.cat(field) for field in zip(*found, strict=True)))
 
     def _forward(self, images: Tensor) -> InceptionOutput:
         if not self.half:

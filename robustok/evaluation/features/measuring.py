@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 
 def measuring(call: Callable) -> Callable:
-    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models.
-
-    Images may be on any device, not in page-locked memory that is about to change: nothing waits for the copy.
-    """
+    """For `__call__` of features: no gradients, and not in a caller's autocast, which is meant for its own models."""
 
     @functools.wraps(call)
     def wrapped(self, images: Tensor):
@@ -21,6 +18,15 @@ def measuring(call: Callable) -> Callable:
             return call(self, images)
 
     return wrapped
+
+
+def parts(images: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Images on the device, a batch at a time.
+
+    They may come from any device, not from page-locked memory that is about to change: nothing waits for the copy.
+    """
+    for part in images.split(batch_size):
+        yield part.to(device, non_blocking=True)
 
 
 def distance_name(protocol: str) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...core.random import FILTERS, keyed_normal
 from ...data.transforms import from_uint8
-from .measuring import measuring
+from .measuring import measuring, parts
 
 SEED = 0
 MAPS = (3, 6, 8, 8, 10)  # colours, then the maps of each stage: few, so that 256 images have an extrapolated FD
@@ -53,11 +53,8 @@ class RandomFilters:
     @measuring
     def __call__(self, images: Tensor) -> RandomFiltersOutput:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            parts = [
-                self._features(from_uint8(part.to(self.device, non_blocking=True)))
-                for part in images.split(self.batch_size)
-            ]
-        return RandomFiltersOutput(torch.cat(parts))
+            batches = parts(images, self.batch_size, self.device)
+            return RandomFiltersOutput(torch.cat([self._features(from_uint8(batch)) for batch in batches]))
 
     def _features(self, maps: Tensor) -> Tensor:
         found = []
