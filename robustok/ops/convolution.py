@@ -50,10 +50,10 @@ def average(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def max_pool(x: Tensor, kernel: int, stride: int, padding: int = 0) -> Tensor:
-    """torch's max_pool2d of 3 x 3. Gradients as `convolve_relu` has them."""
+def max_pool(x: Tensor, stride: int, padding: int = 0) -> Tensor:
+    """The largest of 3 x 3, as torch's max_pool2d. Gradients as `convolve_relu` has them."""
     if _in_half_on_a_gpu(x):
         from ..kernels.pooling import max_pool as pool
 
         return pool(x, stride, padding)
-    return F.max_pool2d(x, kernel, stride, padding)
+    return F.max_pool2d(x, 3, stride, padding)

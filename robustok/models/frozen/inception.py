@@ -74,7 +74,7 @@ class Mixed(nn.Module):
     def __init__(self, width: int, branches: dict[str, list], pool: str, pool_width: int = 0):
         super().__init__()
         self.branches = [self._add_branch(width, name, steps) for name, steps in branches.items()]
-        self.pool, self.max_pool = pool, F.max_pool2d
+        self.pool = pool
         self.merged: dict[str, int] = {}  # channels of each convolution that `heads` stands for
         if pool != "reduce":
             self.branch_pool = Convolution(width, pool_width)
@@ -130,9 +130,9 @@ class Mixed(nn.Module):
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == "reduce":
-            return self.max_pool(x, 3, stride=2)
+            return max_pool(x, stride=2)
         if self.pool == "maximum":
-            return self.branch_pool(self.max_pool(x, 3, stride=1, padding=1))
+            return self.branch_pool(max_pool(x, stride=1, padding=1))
         return self.branch_pool(average(x))
 
 
@@ -175,7 +175,6 @@ class Inception(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.max_pool = F.max_pool2d
         self.Conv2d_1a_3x3 = Convolution(3, 32, THREE, 2)
         self.Conv2d_2a_3x3 = Convolution(32, 32, THREE)
         self.Conv2d_2b_3x3 = Convolution(32, 64, THREE, padding=1)
@@ -201,9 +200,9 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> InceptionOutput:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = x64 = self.max_pool(x, 3, stride=2)
+        x = x64 = max_pool(x, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-        x = x192 = self.max_pool(x, 3, stride=2)
+        x = x192 = max_pool(x, stride=2)
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))))
         x = self.Mixed_6d(x)
         first = x[:, :7].permute(0, 2, 3, 1)  # the 1x1 branch comes first in the concatenation
@@ -223,10 +222,8 @@ class Inception(nn.Module):
 
     def merge(self) -> Inception:
         """Merges convolutions of each block, in place, after `fold`: 67 are left of 94."""
-        self.max_pool = max_pool
         for module in list(self.modules()):
             if isinstance(module, Mixed):
-                module.max_pool = max_pool
                 module.merge()
         return self
 
