@@ -53,7 +53,7 @@ def bracket(kept, rank, error, LEVELS: tl.constexpr):
     between which the one at `rank` lies and few others; floor is -infinity where there are not so many scores of codes.
 
     Bisection between the lowest and the best until one score is left between the bounds, or no number, or they are
-    closer than the error of a score.
+    closer than four times the error of a score: as much is taken to be near around them.
     """
     floor, ceiling = _lowest(kept, LEVELS), tl.max(kept[0], 1)
     from_floor = tl.sum(lane_counts(kept, floor, LEVELS), 1)

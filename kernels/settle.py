@@ -85,13 +85,14 @@ def _settle_kernel(
     CANDIDATES: tl.constexpr = BASES * GROUP
     # Pairs of a row and a candidate lie in one dimension, rows side by side, so that a thread has all those of a row.
     PAIRS: tl.constexpr = CANDIDATES * BLOCK_N
-    own = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    n = tl.load(entries + (2 + BASES) * own.to(tl.int64), mask=own < count, other=-1)
-    wanted = tl.load(entries + (2 + BASES) * own.to(tl.int64) + 1, mask=n >= 0, other=0)
-    i, place = tl.arange(0, PAIRS) // BLOCK_N, tl.program_id(0) * BLOCK_N + tl.arange(0, PAIRS) % BLOCK_N
+    place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     entry = entries + (2 + BASES) * place.to(tl.int64)
-    pair_n = tl.load(entry, mask=place < count, other=-1)
-    base = tl.load(entry + 2 + i // GROUP, mask=pair_n >= 0, other=NONE)
+    n = tl.load(entry, mask=place < count, other=-1)
+    wanted = tl.load(entry + 1, mask=n >= 0, other=0)
+    i, pair_place = tl.arange(0, PAIRS) // BLOCK_N, tl.program_id(0) * BLOCK_N + tl.arange(0, PAIRS) % BLOCK_N
+    pair_entry = entries + (2 + BASES) * pair_place.to(tl.int64)
+    pair_n = tl.load(pair_entry, mask=pair_place < count, other=-1)
+    base = tl.load(pair_entry + 2 + i // GROUP, mask=pair_n >= 0, other=NONE)
     codes = tl.where(base < NONE, base + i % GROUP, K)
     is_code = codes < K
     row = u + tl.maximum(pair_n, 0).to(tl.int64) * D

@@ -123,7 +123,7 @@ class TritonBackend:
 
     @on_its_device
     def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
-        codes = kernel_codes.prepare(codebook, similarity == "cosine", similarity == "dot")
+        codes = self.prepare(codebook, similarity)
         out = torch.empty(*query.shape[:2], delta, dtype=torch.int64, device=query.device)
         for tokens, u in row_blocks(query, similarity):
             kernel_neighbors.neighbors(u, codes, out.view(-1, delta)[tokens])
