@@ -144,7 +144,6 @@ def _tokenize(options: argparse.Namespace) -> int:
         say(f"{options.target}: {_size(opened)}")
     elif distributed.is_main():
         refuse_partial(shard, work.missing(), str(options.target))
-    distributed.stop()
     return 0
 
 

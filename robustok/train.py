@@ -85,7 +85,6 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
     finally:
         if opened is not None:
             opened.close()
-    distributed.stop()
     return 0
 
 
@@ -150,7 +149,6 @@ def _dry_run(config: RunConfig, stages: tuple[str, ...]) -> int:
     ]
     if distributed.is_main():
         say("\n".join(said))
-    distributed.stop()
     return 0
 
 

@@ -22,7 +22,7 @@ _WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, er
 def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a verb: exit code 0, 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C or SIGTERM.
 
-    --debug shows tracebacks.
+    --debug shows tracebacks. One of several processes that work together ends here and does not return.
     """
     write_any_text()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -30,7 +30,12 @@ def run_verb(main: Callable[[list[str]], int | None], argv: Sequence[str] | None
     try:
         with _stopped_by_sigterm(), _threads_in_a_line(), _warnings_in_a_line(debug):
             _refuse_empty(argv)
-            return main([argument for argument in argv if argument != "--debug"]) or 0
+            code = main([argument for argument in argv if argument != "--debug"]) or 0
+        if _one_of_several():
+            from . import distributed
+
+            distributed.end(code)
+        return code
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130, error)
     except (UserError, RunError, OSError) as error:

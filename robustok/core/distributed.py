@@ -1,6 +1,9 @@
 """The processes of one run: started by torchrun, or this one alone. Every function works for both."""
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,6 +59,23 @@ def stop() -> None:
         _peers = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(code: int) -> None:
+    """Leaves the process group and ends this process, whose work is done; returns where there is no group.
+
+    Python is not taken down, as it is not for a process of `multiprocessing`, which ends by the same steps. gloo's
+    threads live as long as anything keeps the group (DistributedDataParallel, caches of DTensor), and one that gives a
+    tensor back while Python goes down aborts the process, whose work then counts as failed.
+    """
+    if not dist.is_initialized():
+        return
+    stop()
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextmanager

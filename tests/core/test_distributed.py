@@ -42,21 +42,57 @@ print("agreed")
 """
 
 
+ENDING = """
+import atexit, sys, threading, time
+import torch
+from robustok.core import distributed
+from robustok.core.cli import run_verb
+
+class Kept:  # with the group's threads, until Python is taken down
+    def __init__(self, module):
+        self.module = module
+    def __del__(self):
+        print("taken down")
+
+def main(argv):
+    global kept
+    distributed.start(torch.device("cpu"))
+    kept = Kept(torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2)))
+    kept.module(torch.ones(1, 2)).sum().backward()
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.5), print("thread"))).start()
+    print("done")
+    return 3
+
+sys.exit(run_verb(main, []))
+"""
+
+
 def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])
 
 
-def test_two_processes():
+def run_two(script: str) -> list[tuple[str, int]]:
+    """(what it printed, its exit code) of each of two processes."""
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT], env=os.environ | group | {"RANK": rank}, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", script], env=os.environ | group | {"RANK": rank}, stdout=subprocess.PIPE, text=True
         )
         for rank in ("0", "1")
     ]
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["agreed\n", "agreed\n"]
+    return [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+
+
+def test_two_processes():
+    assert run_two(SCRIPT) == [("agreed\n", 0)] * 2
+
+
+def test_a_process_of_a_group_ends_without_taking_python_down():
+    """A thread of the group that gives back a tensor meanwhile would abort it; all else that ends a process is done."""
+    assert run_two(ENDING) == [("done\nthread\nat exit\n", 3)] * 2
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -182,7 +182,8 @@ def stop_on_one_of_two(rank: int, folder: str) -> None:
 
 
 def test_what_one_process_meets_all_leave_out_and_stop_by(tmp_path):
-    code = "import sys, test_not_finite; test_not_finite.stop_on_one_of_two(int(sys.argv[1]), sys.argv[2])"
+    code = "import os, sys, test_not_finite; test_not_finite.stop_on_one_of_two(int(sys.argv[1]), sys.argv[2])"
+    code += "; os._exit(0)"  # as core.distributed.end does, and for its reason
     command = [sys.executable, "-c", code]
     options = {"stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parent}
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path)], **options) for rank in range(2)]
