@@ -4,6 +4,7 @@ A scenario is what each process does once all have met, the main one first, a me
 here, where torch is imported already. Prints {scenario: [exit codes, what was printed]} as JSON.
 """
 
+import atexit
 import json
 import os
 import re
@@ -61,6 +62,7 @@ class Part:
 
 def take_part(rank: int, world: int, part: str, port: int, output: Path) -> None:
     """In a forked process: does its part as a verb does, and ends."""
+    atexit._clear()  # what its parent does at its own end
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -70,7 +72,6 @@ def take_part(rank: int, world: int, part: str, port: int, output: Path) -> None
         distributed.start(torch.device("cpu"))
         distributed.barrier()
         getattr(Part, part)()
-        distributed.stop()
         return 0
 
     code = 70  # for what run_verb should not let through: a forked process must not go on as its parent

@@ -38,8 +38,7 @@ def compare_weights(optimizer, args, kwargs):
 
 
 register_optimizer_step_post_hook(compare_weights)
-stop, distributed.stop = distributed.stop, lambda: None  # gloo may hang where a process joins a second group
 for arguments in json.loads(sys.argv[1]):
     main(arguments)
     assert "--compile" not in arguments or counters["stats"]["unique_graphs"], "nothing was compiled"
-stop()
+distributed.end(0)

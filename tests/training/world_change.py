@@ -5,6 +5,7 @@ name of BEGUN and GONE_ON, with NAME.ids, the images of each step, and the run "
 once under torchrun. All have the same steps to take.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -82,6 +83,7 @@ def fork(folder: Path, stage: str, name: str, processes: int, parallel: str) -> 
         pids.append(os.fork())
         if pids[-1] == 0:
             code = 70
+            atexit._clear()  # what its parent does at its own end
             try:
                 os.environ |= address | {"RANK": str(rank), "WORLD_SIZE": str(processes)}
                 note_images(folder / f"{name}.ids")
