@@ -14,6 +14,7 @@ from ..core.errors import UserError
 from ..core.graphs import capture
 from .compiling import compile_blocks
 from .interfaces import LoadedTokenizer
+from .precision import without_tf32
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -91,13 +92,8 @@ class _Computed:
         return self._in(torch.float32, rows)
 
     def _in(self, dtype: torch.dtype, rows: Tensor) -> Tensor:
-        cudnn = torch.backends.cudnn
-        kept = {
-            "enabled": cudnn.enabled,
-            "deterministic": cudnn.deterministic,
-        }  # `flags` would reset what it isn't given
         with (
-            cudnn.flags(**kept, benchmark=self.compiled, allow_tf32=False),
+            without_tf32(benchmark=self.compiled),
             torch.autocast(rows.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
             return self.call(self.tokenizer(), rows)

@@ -1,8 +1,8 @@
-"""Layers that compute in float32 whatever the model and its surroundings do."""
+"""What computes in float32 whatever the model and its surroundings do."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
-from torch import Tensor, autocast, float32, nn
+from torch import Tensor, autocast, backends, float32, nn
 from torch.func import functional_call
 
 
@@ -14,3 +14,10 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
         if all(weight.dtype == float32 for weight in weights.values()):
             return layer(x.float())
         return functional_call(layer, {name: weight.float() for name, weight in weights.items()}, (x.float(),))
+
+
+def without_tf32(*, benchmark: bool = False) -> AbstractContextManager[None]:
+    """A context in which cuDNN takes no TF32; a caller's other wishes stand, but for `benchmark`."""
+    cudnn = backends.cudnn  # whose `flags` resets what it is not given
+    kept = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
+    return cudnn.flags(**kept, benchmark=benchmark, allow_tf32=False)

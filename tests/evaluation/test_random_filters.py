@@ -49,6 +49,16 @@ def test_features_are_those_of_the_definition(size):
     torch.testing.assert_close(found, alone, rtol=1e-5, atol=2e-5)
 
 
+def test_a_caller_s_wish_for_determinism_stands(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    cudnn = torch.backends.cudnn
+    note = lambda self, maps: seen.append((cudnn.deterministic, cudnn.allow_tf32)) or maps  # noqa: E731
+    monkeypatch.setattr(RandomFilters, "_features", note)
+    NETWORK(drawn(1, 8, 8))
+    assert seen == [(True, False)]
+
+
 def test_filters_are_orthonormal_and_see_changes_after_the_first_stage():
     for stage, filters in enumerate(random_filters()):
         rows = filters.flatten(1)

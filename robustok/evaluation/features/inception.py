@@ -11,6 +11,7 @@ from ...core.errors import UserError
 from ...core.files import sha256
 from ...core.graphs import capture
 from ...models.frozen.inception import InceptionOutput, load_inception
+from ...models.precision import without_tf32
 from .measuring import measuring, parts
 
 SIDE = 299
@@ -66,7 +67,7 @@ class InceptionFeatures:
     def __call__(self, images: Tensor) -> InceptionOutput:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (B, 3, H, W)")
-        with torch.backends.cudnn.flags(enabled=True, benchmark=self.half, allow_tf32=False):
+        with without_tf32(benchmark=self.half):
             found = [self._forward(batch) for batch in parts(images, self.batch_size, self.device)]
         if len(found) == 1:
             return found[0]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ...core.random import FILTERS, keyed_normal
 from ...data.transforms import from_uint8
+from ...models.precision import without_tf32
 from .measuring import measuring, parts
 
 SEED = 0
@@ -52,7 +53,7 @@ class RandomFilters:
 
     @measuring
     def __call__(self, images: Tensor) -> RandomFiltersOutput:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with without_tf32():
             batches = parts(images, self.batch_size, self.device)
             return RandomFiltersOutput(torch.cat([self._features(from_uint8(batch)) for batch in batches]))
 
