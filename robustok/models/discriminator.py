@@ -137,10 +137,11 @@ class Discriminator(nn.Module):
             raise ValueError(f'norm must be "batch" or "none", found {norm!r}')
         self._backbone = [backbone]  # in a list: a module as attribute would become part of this one
         self.heads = nn.ModuleList(_head(channels, kernel_size, norm) for channels in backbone.channels)
+        self._spectral = [part for part in self.heads.modules() if isinstance(part, SpectralConv1d)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> logits (B, sum of the taps' T), large where they look real."""
-        find_vectors([part for part in self.heads.modules() if isinstance(part, SpectralConv1d)], self.training)
+        find_vectors(self._spectral, self.training)
         taps = self._backbone[0](images)
         return torch.cat([head(tap).flatten(1) for head, tap in zip(self.heads, taps, strict=True)], dim=1)
 

@@ -1,6 +1,7 @@
 """The discriminator: golden data of the authors' implementation, virtual batches, augmentation."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -198,6 +199,16 @@ def test_power_iteration_of_all_layers_is_that_of_each():
     find_vectors(layers, iterate=False)
     assert all(torch.equal(layer.vectors[0], u) for layer, (u, _) in zip(layers, expected, strict=True))
     assert layers[0].vectors[0].data_ptr() != layers[0].weight_u.data_ptr()
+
+
+def test_a_copy_has_vectors_of_its_own():
+    """And goes on from another's: what it finds is what that one finds."""
+    network, other, images = Discriminator(Taps()), Discriminator(Taps()), torch.randn(2, 3, 8, 8)
+    network(images)
+    copied, before = deepcopy(network), deepcopy(network.state_dict())
+    other.load_state_dict(before)
+    assert torch.equal(copied(images), other(images))
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
 def test_wrong_arguments():
