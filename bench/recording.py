@@ -70,7 +70,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def replayed_milliseconds(run: Callable[[], object], device: str) -> float:
     """Milliseconds of a call on the GPU inside a replayed graph, where launching it costs the host nothing."""
-    return graph_milliseconds(run) if device == "cuda" else _on_cpu(run)
+    return graph_milliseconds(run, torch.device(device)) if device == "cuda" else _on_cpu(run)
 
 
 @contextmanager

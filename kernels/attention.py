@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 ONE_BLOCK_T = 32  # keys a tile, for a single query,
 ONE_BLOCK_W = 16  # and numbers of a vector in one part
 FEW_BLOCK_T = 64  # keys a tile, for several queries
@@ -213,13 +215,14 @@ def decode_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tens
     """query (S, H, n, width), keys and values (S, H, T, width) of equal strides, places int64 (S, n) -> as query."""
     queries, width = query.shape[2:]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    programs = out.shape[0] * out.shape[1]
     shared = _arguments(query, keys, values, places, out)
     if queries == 1:
-        _one_query_kernel[(out.shape[0] * out.shape[1],)](
-            **shared, **NOTHING_NEW, **one_query_tiles(width), num_warps=2
-        )
+        launch(_one_query_kernel, (programs,), **shared, **NOTHING_NEW, **one_query_tiles(width), num_warps=2)
         return out
-    _few_queries_kernel[(out.shape[0] * out.shape[1], triton.cdiv(queries, FEW_BLOCK_N))](
+    launch(
+        _few_queries_kernel,
+        (programs, triton.cdiv(queries, FEW_BLOCK_N)),
         **shared,
         query_stride_n=query.stride(2),
         place_stride_n=places.stride(1),
@@ -255,7 +258,9 @@ def append_and_attend(
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     waiting = dict(zip(("query_weight", "query_bias", "key_weight", "key_bias"), norms or (None,) * 4, strict=True))
     waiting |= dict(zip(("cos", "sin"), rotation or (None,) * 2, strict=True))
-    _one_query_kernel[(out.shape[0] * out.shape[1],)](
+    launch(
+        _one_query_kernel,
+        (out.shape[0] * out.shape[1],),
         **_arguments(query, keys, values, places, out),
         **waiting,
         key=key,

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
 from .rows import DEFINITION, load_normalized, row_norms
 from .scores import WORST_SCORE, length_of, split_half
 
@@ -64,7 +65,9 @@ def prepare(codebook: Tensor, normalize: bool, product: bool) -> PreparedCodeboo
         product=product,
     )
     stride_k, stride_d = codebook.stride()
-    _prepare_kernel[(Kp // BLOCK_K,)](
+    launch(
+        _prepare_kernel,
+        (Kp // BLOCK_K,),
         codebook=codebook,
         rows=codes.rows,
         transposed=codes.transposed,

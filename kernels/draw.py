@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
+
 
 @triton.jit
 def _draw_kernel(
@@ -41,7 +43,9 @@ def draw_ranks(
     block = 256
     out = torch.empty(count, dtype=torch.int32, device=sample_ids.device)
     if count:
-        _draw_kernel[(triton.cdiv(count, block),)](
+        launch(
+            _draw_kernel,
+            (triton.cdiv(count, block),),
             ids=sample_ids,
             threshold=threshold,
             delta=delta,

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
+
 
 @triton.jit
 def _inception_input_kernel(
@@ -54,8 +56,9 @@ def inception_input(images: Tensor, out: Tensor) -> None:
     side, channels = out.shape[2], out.shape[1]
     ratio_y, ratio_x = (float(torch.tensor(size, dtype=torch.float32) / side) for size in (H, W))
     BLOCK = 1024
-    grid = (triton.cdiv(side * side * channels, BLOCK), B)
-    _inception_input_kernel[grid](
+    launch(
+        _inception_input_kernel,
+        (triton.cdiv(side * side * channels, BLOCK), B),
         images=images,
         out=out,
         H=H,

@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 
 class Tile(NamedTuple):
     """What one program computes and how."""
@@ -165,7 +167,9 @@ def linear(
     (rows, depth), columns = x.shape, len(weight)
     out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     tile = tile_of(rows, depth, is_normed=factor is not None)
-    _linear_kernel[(triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns),)](
+    launch(
+        _linear_kernel,
+        (triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns),),
         x=x,
         weight=weight,
         second=second,

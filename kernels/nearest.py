@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
+from .launch import launch
 from .rows import DEFINITION, distance_bits
 from .scores import WORST_SCORE, row_block, tile_error, tile_scores
 from .settle import NONE, settle
@@ -166,7 +167,9 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
     is_wide, rows = Dp > block_d(D), BLOCK_N if codes.split else PLAIN_BLOCK_N
     # 128 registers a thread: two programs share a multiprocessor, one scores while the other compares.
     registers = {"maxnreg": 128} if codes.split and not is_wide else {}
-    _nearest_kernel[(triton.cdiv(R, rows),)](
+    launch(
+        _nearest_kernel,
+        (triton.cdiv(R, rows),),
         u=u,
         high=codes.high,
         bias=codes.bias,
@@ -194,7 +197,9 @@ def nearest(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
 def decide(u: Tensor, codes: PreparedCodebook, found: NearestLists, group: int, out: Tensor) -> None:
     """Write the nearest codes of float32 rows (R, D) to out (R,) int64, found in groups of `group` codes."""
     settle(u, codes, found.entries, group, out)
-    _resolve_ties_kernel[(min(len(u), TIE_PROGRAMS),)](
+    launch(
+        _resolve_ties_kernel,
+        (min(len(u), TIE_PROGRAMS),),
         u=u,
         transposed=codes.transposed,
         out=out,

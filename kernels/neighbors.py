@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
+from .launch import launch
 from .rows import DEFINITION, INFINITE, distance_bits, gathered_distance_bits
 from .scores import WORST_SCORE, row_block, tile_error, tile_scores
 from .select_top import bracket
@@ -163,7 +164,9 @@ def _order_candidates(u: Tensor, codes: PreparedCodebook, out: Tensor, room: int
     found = torch.empty(R, room, dtype=torch.int32, device=u.device)
     counts, listed = found.new_empty(R), found.new_empty(R)
     listed_count = found.new_zeros(1)
-    _candidates_kernel[(triton.cdiv(R, BLOCK_N),)](
+    launch(
+        _candidates_kernel,
+        (triton.cdiv(R, BLOCK_N),),
         u=u,
         high=codes.high,
         bias=codes.bias,
@@ -189,7 +192,9 @@ def _order_candidates(u: Tensor, codes: PreparedCodebook, out: Tensor, room: int
         BLOCK_D=block_d(D),
         num_warps=4,
     )
-    _order_kernel[(R,)](
+    launch(
+        _order_kernel,
+        (R,),
         u=u,
         rows=codes.rows,
         out=out,
@@ -210,7 +215,9 @@ def _order_all(u: Tensor, codes: PreparedCodebook, out: Tensor, listed: Tensor, 
     """`neighbors` of the listed rows."""
     K, D = codes.rows.shape
     block = triton.next_power_of_2(K)
-    _rest_kernel[(min(len(u), REST_PROGRAMS),)](
+    launch(
+        _rest_kernel,
+        (min(len(u), REST_PROGRAMS),),
         u=u,
         transposed=codes.transposed,
         out=out,

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
+
 BLOCK_P, BLOCK_C = 32, 64  # pixels and channels of a program
 MOST = 4  # convolutions that were made as one
 
@@ -108,7 +110,9 @@ def max_pool(x: Tensor, stride: int, padding: int) -> Tensor:
     OUT_H, OUT_W = ((size + 2 * padding - 3) // stride + 1 for size in (H, W))
     out = torch.empty((B, OUT_H, OUT_W, C), dtype=x.dtype, device=x.device)
     pixels = B * OUT_H * OUT_W
-    _max_pool_kernel[triton.cdiv(pixels, BLOCK_P), triton.cdiv(C, BLOCK_C)](
+    launch(
+        _max_pool_kernel,
+        (triton.cdiv(pixels, BLOCK_P), triton.cdiv(C, BLOCK_C)),
         x=x,
         out=out,
         H=H,
@@ -140,7 +144,9 @@ def split_relu(x: Tensor, bias: Tensor, widths: Sequence[int], average_last: boo
     out = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
     pixels = B * H * W
     tiles = sum(triton.cdiv(width, BLOCK_C) for width in widths)
-    _split_relu_kernel[triton.cdiv(pixels, BLOCK_P), tiles](
+    launch(
+        _split_relu_kernel,
+        (triton.cdiv(pixels, BLOCK_P), tiles),
         x=x,
         bias=bias,
         out=out,

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
 from .rows import DEFINITION, row_norms, row_offsets
 
 BLOCK_N = 64
@@ -67,7 +68,9 @@ def straight_through(u: Tensor, codes: Tensor, indices: Tensor, z_q: Tensor) -> 
 def _launch_finish(u: Tensor, codes: Tensor, indices: Tensor, z_q: Tensor, **clean: Tensor | None) -> None:
     R, D = u.shape
     if R:
-        _finish_kernel[(triton.cdiv(R, BLOCK_N),)](
+        launch(
+            _finish_kernel,
+            (triton.cdiv(R, BLOCK_N),),
             u=u,
             codes=codes,
             indices=indices,
@@ -206,7 +209,9 @@ def _launch_backward(z: Tensor, dz: Tensor, first: Tensor | None, second: Tensor
     B, L, D = z.shape
     (z_b, z_l, z_d), (first_b, first_l, first_d), (second_b, second_l, second_d) = map(_strides, (z, first, second))
     if z.numel():
-        _backward_kernel[(triton.cdiv(B * L, BLOCK_N),)](
+        launch(
+            _backward_kernel,
+            (triton.cdiv(B * L, BLOCK_N),),
             z=z,
             first=first,
             second=second,

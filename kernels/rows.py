@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 DEFINITION = {"enable_fp_fusion": False}
 MIN_SQUARE = tl.constexpr(1e-24)  # of a length: 1e-12 squared
 INFINITE = tl.constexpr(0x7FF0000000000000)  # the bits of an infinite float64
@@ -106,7 +108,9 @@ def normalize_rows(z: torch.Tensor, first: int, out: torch.Tensor, normalize: bo
     stride_b, stride_l, stride_d = z.stride()
     block = 64
     if count:
-        _normalize_rows_kernel[(triton.cdiv(count, block),)](
+        launch(
+            _normalize_rows_kernel,
+            (triton.cdiv(count, block),),
             z=z,
             out=out,
             first=first,

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 SIGN = tl.constexpr(0x7FFFFFFF)
 LOWEST = tl.constexpr(-0x80000000)
 
@@ -89,7 +91,9 @@ def guided_sample(logits, scales, temperature, top_k, top_p, seed, sample_ids, s
     count, size = len(sample_ids), logits.shape[1]
     out = torch.empty_like(sample_ids)
     groups = triton.next_power_of_2(triton.cdiv(size, 4))
-    _guided_sample_kernel[(count,)](
+    launch(
+        _guided_sample_kernel,
+        (count,),
         logits=logits,
         scales=scales,
         samples=sample_ids,

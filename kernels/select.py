@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
+from .launch import launch
 from .rows import DEFINITION, INFINITE, distance_bits
 from .scores import WORST_SCORE, length_of, row_block, split_error, split_scores
 from .select_top import bracket, select_top
@@ -173,7 +174,9 @@ def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor, neare
     listed, listed_count = select_top(u, codes, ranks, out, nearest)
     block = triton.next_power_of_2(Kp)
     programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
-    _select_kernel[(programs,)](
+    launch(
+        _select_kernel,
+        (programs,),
         u=u,
         high=codes.high,
         low=codes.low,

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import BLOCK_K, PreparedCodebook, block_d
+from .launch import launch
 from .nearest import NearestLists, decide, write_nearest
 from .scores import WORST_SCORE, row_block, split_half, tile_error, tile_scores
 from .settle import NONE, settle
@@ -186,7 +187,9 @@ def select_top(
     listed, listed_count = ranks.new_empty(R), ranks.new_zeros(1)
     entries = ranks.new_empty(R, 2 + CANDIDATES)
     found = NearestLists(None, None, None) if nearest is None else NearestLists.empty(R, codes)
-    _select_top_kernel[(triton.cdiv(R, BLOCK_N),)](
+    launch(
+        _select_top_kernel,
+        (triton.cdiv(R, BLOCK_N),),
         u=u,
         high=codes.high,
         bias=codes.bias,

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codes import PreparedCodebook
+from .launch import launch
 from .rows import DEFINITION, INFINITE, distance_bits
 
 NONE = tl.constexpr(0x7FFFFFFF)  # no code
@@ -120,7 +121,9 @@ def settle(u: Tensor, codes: PreparedCodebook, entries: Tensor, group: int, out:
     """
     (count, columns), (K, D) = entries.shape, codes.rows.shape
     if count:
-        _settle_kernel[(triton.cdiv(count, BLOCK_N),)](
+        launch(
+            _settle_kernel,
+            (triton.cdiv(count, BLOCK_N),),
             u=u,
             rows=codes.rows,
             transposed=codes.transposed,

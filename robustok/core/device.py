@@ -65,7 +65,7 @@ def resolve_device(name: str = "auto") -> torch.device:
             " use --device cpu or auto (python -m robustok.doctor says what this machine can do)"
         )
     device = torch.device("cuda", index)
-    # Triton launches on the current device, wherever the tensors are
+    # Streams, events and other libraries' kernels go to the current device
     torch.cuda.set_device(device)
     return device
 

@@ -21,17 +21,20 @@ def fused(unit: Callable[[], None]) -> Callable[[], None]:
     return torch.compile(own, fullgraph=True, dynamic=False, options={"shape_padding": False})
 
 
-def capture(unit: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """The graph of one unit, which must do the same when it runs again.
+def capture(unit: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """The graph of one unit on a GPU, which must do the same when it runs again; it is replayed there, too.
 
     Three runs on a stream of their own come first, to build kernels and to find memory.
     """
-    aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
+    with torch.cuda.device(device):
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                unit()
+        torch.cuda.current_stream().wait_stream(aside)
+        # The stream is given because torch's own is one a process, on the GPU that was the current one at its first
+        # capture. Another thread may be decoding.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             unit()
-    torch.cuda.current_stream().wait_stream(aside)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be decoding
-        unit()
     return graph

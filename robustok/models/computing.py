@@ -78,7 +78,7 @@ class _Computed:
         if self.captured != depends_on:
             with torch.inference_mode(False):  # so that any mode may write it
                 self.given = torch.zeros_like(rows)
-            self.graph, self.captured = capture(self._run), depends_on
+            self.graph, self.captured = capture(self._run, rows.device), depends_on
         self.given.copy_(rows)
         self.graph.replay()
         return self.found.clone()

@@ -139,7 +139,7 @@ class AutoregressiveSampler:
         if self.decoder.moved != self.captured:
             self.graphs, self.captured = {}, self.decoder.moved
         if key not in self.graphs:
-            self.graphs[key] = capture(fused(unit) if self.compile else unit)
+            self.graphs[key] = capture(fused(unit) if self.compile else unit, self.device)
         return self.graphs[key]
 
     def _advance(self) -> None:

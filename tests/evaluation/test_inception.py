@@ -141,7 +141,7 @@ def as_on_a_gpu(monkeypatch):
     return calls
 
 
-def captured(unit) -> SimpleNamespace:
+def captured(unit, device) -> SimpleNamespace:
     """Replays to where it wrote first, as a graph does."""
     unit()
     place = unit.__self__.output

@@ -119,7 +119,7 @@ def test_a_gpu_replays_what_is_compiled(name, graphs, monkeypatch):
     """One graph for batches of every size, in every mode but where gradients are wanted; nothing is overwritten."""
     captured = []
 
-    def capture(unit):
+    def capture(unit, device):
         """Replays to where it wrote first, as a graph does."""
         unit()
         captured.append(unit.__self__.found)

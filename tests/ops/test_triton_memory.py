@@ -1,8 +1,7 @@
-"""What calls of the published size allocate and launch on a GPU: counted on tensors that have no memory. Where they
-launch, and what they read of tensors that reach far."""
+"""What calls of the published size allocate and launch on a GPU: counted on tensors that have no memory. What they read
+of tensors that reach far."""
 
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustok.ops.vq.backends.triton_backend import TritonBackend
-from robustok.ops.vq.types import Draw, QuantizedGradients
+from robustok.ops.vq.types import Draw
 
 from .table import make
 
@@ -78,35 +77,6 @@ def test_quantization(launched, neighbors):
     # The selection among a row's nearest codes has met its nearest one, too: no lookup beside it.
     assert (launched["nearest"], launched["select_top"]) == ((0, 2) if neighbors == "latent" else (2, 0))
     assert launched["candidates"] == (neighbors == "code")  # one table for all blocks
-
-
-def test_kernels_are_launched_on_the_device_of_the_tensors(monkeypatch):
-    on, found = [], []
-
-    @contextmanager
-    def device_of(tensor):
-        on.append(tensor.device)
-        yield
-        on.pop()
-
-    monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    monkeypatch.setattr(
-        type(kernel_rows._normalize_rows_kernel), "__getitem__", lambda *_: lambda **__: found.append([*on])
-    )
-    z, codebook = latents()
-    draw = Draw(torch.tensor(1.0).double(), torch.tensor(9), torch.tensor(0), torch.empty(B, device="meta").long(), B)
-    backend, nearest, one = TritonBackend(), torch.empty(B, L, device="meta").long(), torch.empty((), device="meta")
-    for call in (
-        lambda: backend.nearest(z, codebook, "cosine"),
-        lambda: backend.neighbors(z[:1], codebook, 9, "cosine"),
-        lambda: backend.perturb(z, codebook, draw, "latent", "cosine"),
-        lambda: backend.quantize(z, codebook, draw, "code", "cosine"),
-        lambda: backend.perturb_backward(z, z, "cosine"),
-        lambda: backend.quantize_backward(z, codebook, nearest, QuantizedGradients([z], one, one), "cosine"),
-    ):
-        found.clear()
-        call()
-        assert found and all(devices == [z.device] for devices in found)
 
 
 def test_coordinates_further_apart_than_32_bits_tell(tmp_path):

@@ -82,7 +82,7 @@ class InceptionFeatures:
         count = len(images)  # behind them the batch keeps what it held: it is computed and dropped
         inception_input(images, self.inputs[:count])
         if self.graph is None:
-            self.graph = capture(self._run)
+            self.graph = capture(self._run, self.device)
         self.graph.replay()
         return InceptionOutput(*(None if field is None else field[:count].clone() for field in self.output))
 

@@ -103,7 +103,8 @@ def fastest_attention(keys: Tensor, file: Path | None = None, queries: int = 1) 
     key = f"{name}, {tuple(keys.shape)}, {keys.dtype}, torch {torch.__version__}, {flash}, storing"
     key += f", {queries} queries" if queries > 1 else ""
     runs = {name: partial(run, *arguments) for name, run in CANDIDATES.items()}
-    return CANDIDATES[choose_fastest(key, runs, file or choices_file(), graph_milliseconds)]
+    milliseconds = partial(graph_milliseconds, device=keys.device)
+    return CANDIDATES[choose_fastest(key, runs, file or choices_file(), milliseconds)]
 
 
 def _plain_heads(groups: int, width: int, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...core.files import read_json, remove_leftovers, write_json
+from ...core.graphs import capture
 from ...core.locks import hold
 
 CALLS, REPLAYS = 20, 3  # calls in a captured graph; replays of it, of which the fastest counts
@@ -53,19 +54,20 @@ def _measure(candidates: Mapping[str, Run], milliseconds: Callable[[Run], float]
     return {"taken": min(able, key=able.__getitem__), **found}
 
 
-def graph_milliseconds(run: Run) -> float:
-    """Milliseconds of one call on the GPU inside a replayed graph, where launching it costs the host nothing."""
-    run()  # builds its kernel
-    torch.cuda.synchronize()
-    graph, begin, end = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be decoding
+def graph_milliseconds(run: Run, device: torch.device) -> float:
+    """Milliseconds of one call on a GPU inside a replayed graph, where launching it costs the host nothing."""
+
+    def calls() -> None:
         for _ in range(CALLS):
             run()
-    times = []
-    for _ in range(REPLAYS):
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / CALLS)
+
+    graph, times = capture(calls, device), []
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for _ in range(REPLAYS):
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end) / CALLS)
     return min(times)

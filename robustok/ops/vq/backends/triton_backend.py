@@ -47,17 +47,6 @@ def launcher_lacks() -> str | None:
     return None if header.is_file() else f"no {header} (Python's headers for C)"
 
 
-def on_its_device(method: Callable) -> Callable:
-    """A method whose first argument is a tensor, on that tensor's GPU: Triton launches on the current one."""
-
-    @functools.wraps(method)
-    def guarded(self, first: Tensor, *others):
-        with torch.cuda.device_of(first):
-            return method(self, first, *others)
-
-    return guarded
-
-
 def row_blocks(z: Tensor, similarity: Similarity) -> Iterator[tuple[slice, Tensor]]:
     """Block by block of z (B, L, D): which tokens of the batch these are, and their normalised rows (R, D).
 
@@ -113,7 +102,6 @@ class TritonBackend:
         """The codebook (K, D) in the form that the searches read."""
         return kernel_codes.prepare(codebook, similarity == "cosine", similarity == "dot")
 
-    @on_its_device
     def nearest(self, z: Tensor, codebook: Tensor, similarity: Similarity) -> Tensor:
         codes = self.prepare(codebook, similarity)
         out = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
@@ -121,7 +109,6 @@ class TritonBackend:
             kernel_nearest.nearest(u, codes, out.view(-1)[tokens])
         return out
 
-    @on_its_device
     def neighbors(self, query: Tensor, codebook: Tensor, delta: int, similarity: Similarity) -> Tensor:
         codes = self.prepare(codebook, similarity)
         out = torch.empty(*query.shape[:2], delta, dtype=torch.int64, device=query.device)
@@ -129,7 +116,6 @@ class TritonBackend:
             kernel_neighbors.neighbors(u, codes, out.view(-1, delta)[tokens])
         return out
 
-    @on_its_device
     def perturb(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Perturbed:
         codes, out = self.prepare(codebook, similarity), Perturbed.empty(z)
         z_q = out.z_q.flatten(0, 1)
@@ -137,7 +123,6 @@ class TritonBackend:
             kernel_quantize.straight_through(u, codes.rows, out.indices.view(-1)[tokens], z_q[tokens])
         return out
 
-    @on_its_device
     def quantize(self, z: Tensor, codebook: Tensor, draw: Draw, neighbors: str, similarity: Similarity) -> Quantized:
         codes, out = self.prepare(codebook, similarity), Quantized.empty(z, len(codebook))
         z_q, z_q_clean = out.z_q.flatten(0, 1), out.z_q_clean.flatten(0, 1)
@@ -182,11 +167,9 @@ class TritonBackend:
         else:
             kernel_select.select(codes.rows[indices], codes, ranks, indices)
 
-    @on_its_device
     def perturb_backward(self, z: Tensor, grad: Tensor, similarity: Similarity) -> Tensor:
         return kernel_quantize.backward_of_latents(z, grad, similarity == "cosine")
 
-    @on_its_device
     def quantize_backward(
         self, z: Tensor, codebook: Tensor, nearest: Tensor, grads: QuantizedGradients, similarity: Similarity
     ) -> tuple[Tensor, Tensor]:
