@@ -18,11 +18,14 @@ from .interfaces import TokenNetwork, take
 from .known_tokens import LONGEST, Round, keep_mask, rounds, rows_a_round
 from .settings import SamplingSettings, check, check_seed, class_numbers, guidance_ramp, warn_of_null_class
 
+GRAPHS = 4  # that a sampler keeps: each has memory of its own for what its unit computes in between
+
 
 class AutoregressiveSampler:
-    """Samples batch after batch with the same settings; buffers and, on a GPU, the graph of a step are reused.
+    """Samples batch after batch with the same settings; buffers and, on a GPU, captured graphs are reused.
 
-    Conditional and unconditional streams run as one batch, conditional first.
+    Conditional and unconditional streams run as one batch, conditional first. There is a graph of a step, and one of a
+    round for every share of tokens that are kept; the GRAPHS that were used last are there, for one size of batch.
 
     Args:
         compile: fuse the step that a GPU replays with torch.compile, which takes a minute or two once.
@@ -101,8 +104,8 @@ class AutoregressiveSampler:
         self.tokens = self.board[: self.length]
         self.ids, self.seed = torch.zeros_like(self.tokens[0]), self.tokens.new_zeros(())
         self.step, self.captured = self.tokens.new_zeros(1), self.decoder.moved
-        self.graphs: dict[str | int, torch.cuda.CUDAGraph] = {}  # of a step, and of a round by its rows
-        self.turns: dict[int, Round] = {}  # what those read
+        self.graphs: dict[str | int, torch.cuda.CUDAGraph] = {}  # of a step, and of rounds by their rows; latest last
+        self.packed = self.tokens.new_zeros(3 * (LONGEST + 1) * count)  # of the round that a graph does: the largest
 
     def _next_logits(self, step: int) -> Tensor:
         self.decoder.prepare(step)
@@ -138,9 +141,9 @@ class AutoregressiveSampler:
         drawn again."""
         if self.decoder.moved != self.captured:
             self.graphs, self.captured = {}, self.decoder.moved
-        if key not in self.graphs:
-            self.graphs[key] = capture(fused(unit) if self.compile else unit, self.device)
-        return self.graphs[key]
+        graph = self.graphs.pop(key, None) or capture(fused(unit) if self.compile else unit, self.device)
+        self.graphs = dict([*self.graphs.items(), (key, graph)][-GRAPHS:])
+        return graph
 
     def _advance(self) -> None:
         """Draws token `step` from the one before it."""
@@ -164,11 +167,11 @@ class AutoregressiveSampler:
 
     def _replay_rounds(self, known: Tensor, rows: int) -> None:
         count = len(known)
+        packed = self.packed[: 3 * (rows + count)]
+        unit = partial(self._round, Round(packed, rows, count, LONGEST, self.length - 1))
         for turn in rounds(known, self.device, rows):
-            if rows not in self.turns:
-                self.turns[rows] = Round(torch.empty_like(turn.packed), rows, count, LONGEST, self.length - 1)
-            self.turns[rows].packed.copy_(turn.packed)
-            self._graph(rows, partial(self._round, self.turns[rows])).replay()
+            packed.copy_(turn.packed)
+            self._graph(rows, unit).replay()
 
     def _round(self, turn: Round) -> None:
         """Lets known tokens through and draws those that follow them; the row behind the last takes what fills up."""

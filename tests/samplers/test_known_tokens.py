@@ -1,11 +1,14 @@
 """Rounds: every known token goes through once and in its order, and few of a set size go through only to fill up."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustok.samplers.known_tokens import LONGEST, Round, rounds, rows_a_round
+from robustok.samplers import autoregressive
+from robustok.samplers.known_tokens import LONGEST, Round, keep_mask, rounds, rows_a_round
 from tests.host_reads import reads_of
 
 CPU = torch.device("cpu")
@@ -85,6 +88,40 @@ def test_rounds_of_a_set_size_draw_the_same_tokens(model, scale):
         with Copies() as copies:
             sampler._round(unit)
     assert copies.found == 0
+
+
+def test_graphs_of_many_ratios_are_not_all_kept(model, monkeypatch):
+    """A graph has memory of its own; those used last are kept, and what is captured anew draws the same tokens."""
+    captured = []
+
+    def capture(unit, device):
+        unit()
+        captured.append(SimpleNamespace(replay=unit))
+        return captured[-1]
+
+    monkeypatch.setattr(autoregressive, "capture", capture)
+    classes, keep = torch.tensor([0, 3, 1, 1, 2]), torch.randint(0, 40, (5, model.num_tokens))
+    sampler = model.sampler(guidance_scale=3.0)
+
+    @torch.no_grad()
+    def replayed(ratio):
+        """As `generate` on a GPU."""
+        logits = sampler._start(classes, 3, torch.arange(5))
+        known = keep_mask(ratio, 3, torch.arange(5), model.num_tokens)
+        sampler.tokens.copy_(keep.T)
+        first = sampler._draw(logits, sampler.step.zero_(), sampler.ids)
+        sampler.tokens[0] = torch.where(known[:, 0], keep[:, 0], first)
+        sampler._replay_rounds(known, rows_a_round(ratio, 5))
+        return sampler.tokens.T.clone()
+
+    ratios = [0.0, 0.6, 0.7, 0.8, 0.9, 0.95]
+    expected = {r: sampler.generate(classes, seed=3, keep_tokens=keep, keep_ratio=r) for r in ratios}
+    for ratio in ratios:
+        assert torch.equal(replayed(ratio), expected[ratio])
+    assert len(captured) == 6 and [*sampler.graphs.values()] == captured[2:]
+    for ratio, count in ((0.7, 6), (0.0, 7), (0.7, 7), (0.8, 8)):
+        assert torch.equal(replayed(ratio), expected[ratio])
+        assert len(captured) == count and len(sampler.graphs) == autoregressive.GRAPHS
 
 
 def test_rounds_go_to_the_device_in_one_copy(monkeypatch):
