@@ -26,7 +26,7 @@ import torch
 
 from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
-from .core.device import resolve_device
+from .core.device import on_the_host, resolve_device
 from .core.options import (
     PRECISIONS,
     add_device,
@@ -94,7 +94,7 @@ def decoders(options: argparse.Namespace) -> None:
     drawn, settings = _generated_images(options, both[0])
     network, images = _network(options), open_stream(options.images, both[0].image_size)
     against = load_reference(options.reference, network, options.size)
-    generated = torch.cat([batch.cpu() for batch in drawn.generated()])
+    generated = torch.cat([*on_the_host(drawn.generated())])
     evaluated = []
     for path, tokenizer in zip(paths, both, strict=True):
         samples = DecodedImages(tokenizer, generated, drawn.labels, f"{options.generator} through {path}")
@@ -113,7 +113,8 @@ def _made(tokenizer: str, options: argparse.Namespace, sampling: dict) -> dict:
     """What images of --generator through a tokenizer depend on."""
     from .report.conditions import of_models
 
-    return of_models(tokenizer, options.generator, sampling, options.tokenizer_precision, options.precision)
+    precisions = options.tokenizer_precision, options.precision
+    return of_models(tokenizer, options.generator, sampling, *precisions, options.compile)
 
 
 def _tokenizer(path: str, options: argparse.Namespace):
@@ -187,9 +188,9 @@ def tokenizer(options: argparse.Namespace) -> None:
         model.cpu()
     report_tokenizers(results, evaluated, network.protocol)
     for path, record in zip(options.tokenizers, results.record["tokenizers"], strict=True):
-        record["conditions"] = of_tokenizer(path, record, options.tokenizer_precision, options.seed)
+        record["conditions"] = of_tokenizer(path, record, options.tokenizer_precision, options.seed, options.compile)
     results.add("conditions", {"features": {"protocol": network.protocol, "weights": network.sha256}})
-    computed = {"tokenizer_precision": options.tokenizer_precision, "seed": options.seed}
+    computed = {name: getattr(options, name) for name in ("tokenizer_precision", "compile", "seed")}
     results.add("protocol", {"features": network.protocol, "weights": network.sha256} | computed)
     results.save()
 

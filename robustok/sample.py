@@ -22,7 +22,7 @@ import torch
 
 from .config import FlowSamplingConfig, SamplingConfig
 from .core.cli import run_verb
-from .core.device import peak_memory_bytes, resolve_device
+from .core.device import on_the_host, peak_memory_bytes, resolve_device
 from .core.errors import UserError
 from .core.files import written_whole
 from .core.options import (
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     device = options.device = resolve_device(options.device)
     options.batch_size = BATCH_SIZE[device.type] if options.batch_size is None else options.batch_size
     options.precision = options.precision or PRECISION[device.type]
-    speed = choose_speed(options, device.type)
+    speed = choose_speed(options, device.type, measured=bool(options.reference))
     _check(options)
     from .models.computing import compute_in
     from .models.load import check_fits, load_generator, load_tokenizer, take_statistics
@@ -78,6 +78,8 @@ def main(argv: list[str]) -> None:
         take_statistics(generator, tokenizer)
         compute_in(tokenizer, options.tokenizer_precision, options.compile)
         say(f"computing: {speed}")
+    elif options.fast:
+        say(f"computing: {'compiled steps' if options.compile else 'as without --fast'}")
     if options.grid:
         _draw_grid(generator, tokenizer, settings, options)
     else:
@@ -91,6 +93,8 @@ def _check(options: argparse.Namespace) -> None:
     needs = [name for name in ("reference", "save", "grid") if getattr(options, name)]
     if needs and not options.tokenizer:
         raise UserError(f"--{needs[0]} needs images: give the --tokenizer that decodes the generator's tokens")
+    if options.reference and options.n < 2:
+        raise UserError(f"--n: found {options.n}, expected at least two images to compare with --reference")
     folder = Path(options.output)
     if not options.grid and folder.exists() and any(folder.iterdir()) and not (folder / "tokens").is_dir():
         raise UserError(f"{folder}: holds files that are no sample of ours; choose another --output or empty it")
@@ -151,7 +155,7 @@ def _run(generator, tokenizer, settings: dict, options: argparse.Namespace) -> N
         found = sharded.features.collect(sharded.shards, network, rows.rows, classes, name, size)
         settings |= {"seed": options.seed}
         precisions = options.tokenizer_precision, options.precision
-        made = of_models(options.tokenizer, options.generator, settings, *precisions)
+        made = of_models(options.tokenizer, options.generator, settings, *precisions, options.compile)
         report_comparison(found, load_reference(), options.output, sampling=settings, made=made)
 
 
@@ -181,7 +185,7 @@ def _draw_grid(generator, tokenizer, settings: dict, options: argparse.Namespace
     sampler = generator.sampler(**settings, compile=options.compile)
     size = min(options.batch_size, len(classes))
     batches = generate_batches(sampler, classes, seed=options.seed, batch_size=size)
-    images = torch.cat([decode_generated(tokenizer, batch).cpu() for batch in batches])
+    images = torch.cat([*on_the_host(decode_generated(tokenizer, batch) for batch in batches)])
     path = Path(options.output)
     path = path if path.suffix == ".png" else path / "grid.png"
     with written_whole(path) as temporary:

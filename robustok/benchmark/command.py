@@ -59,17 +59,19 @@ def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callab
     report_benchmark(results, listing, figures, distance, folder)
     for entry in present:
         row = next(row for row in results.record["tokenizers"] if row["name"] == entry.name)
-        row["conditions"] = _conditions(entry, row, folder, options.tokenizer_precision, options.seed)
+        row["conditions"] = _conditions(entry, row, folder, options)
     results.add("conditions", {"features": {"protocol": about.get("features"), "weights": about.get("weights")}})
     results.add("protocol", about | {"seed": options.seed, "reference": options.reference})
     results.save()
 
 
-def _conditions(entry: Entry, row: Mapping[str, Any], folder: Path, precision: str, seed: int) -> Fields:
+def _conditions(entry: Entry, row: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> Fields:
     """What the figures of a row depend on."""
-    plain = of_tokenizer(folder / entry.file, row, precision, seed)
+    precision, seed, compiled = options.tokenizer_precision, options.seed, options.compile
+    plain = of_tokenizer(folder / entry.file, row, precision, seed, compiled)
     if entry.generator is None or "samples" not in row:
         return plain
     made, generator = row["generator"], folder / entry.generator.file
-    sampled = of_models(folder / entry.file, generator, made["sampling"] | {"seed": seed}, precision, "float32")
+    sampling = made["sampling"] | {"seed": seed}
+    sampled = of_models(folder / entry.file, generator, sampling, precision, "float32", compiled)
     return together(plain, sampled, {"samples": {"count": row["samples"], "per_class": made["per_class"]}})

@@ -4,7 +4,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -96,6 +96,14 @@ class HostCopies:
     def _arrived(self, count: int) -> list[Tensor]:
         arrived, self._waits = self._waits[:count], self._waits[count:]
         return [wait() for wait in arrived]
+
+
+def on_the_host(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors in order, on the host. A GPU makes the next one while one is copied."""
+    copies = HostCopies()
+    for tensor in tensors:
+        yield from copies.add(tensor)
+    yield from copies.rest()
 
 
 def copied_to_host(tensor: Tensor) -> Callable[[], Tensor]:

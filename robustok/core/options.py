@@ -159,6 +159,7 @@ def add_network(parser: ArgumentParser, networks: Collection[str], weights: str)
 
 
 PRECISIONS = ("float32", "bfloat16")
+FAST_NETWORK = "inception"  # the network of features that has a fast mode
 
 
 def add_fast(parser: ArgumentParser, tokenizer: bool = True, compiles: str = "the tokenizer") -> None:
@@ -172,8 +173,8 @@ def add_fast(parser: ArgumentParser, tokenizer: bool = True, compiles: str = "th
         parser.add_argument(
             "--tokenizer_precision",
             choices=PRECISIONS,
-            help="in which the tokenizer computes; in bfloat16 it ends with an error where decoded images are less than"
-            " 40 dB (PSNR) from those that float32 makes of the same latents (default float32)",
+            help="in which the tokenizer computes; in bfloat16 it ends with an error where a decoded image is less than"
+            " 40 dB (PSNR) from the one that float32 makes of the same latents (default float32)",
         )
         parser.add_argument(
             "--compile",
@@ -184,14 +185,17 @@ def add_fast(parser: ArgumentParser, tokenizer: bool = True, compiles: str = "th
     parser.add_argument("--fast", action="store_true", help=about)
 
 
-def choose_speed(options: Namespace, device: str) -> str:
+def choose_speed(options: Namespace, device: str, measured: bool = True) -> str:
     """Sets what --fast stands for, each option that a verb has and that was not given: to fast, or without --fast to
     exact. Returns how is computed, in words.
 
     device: the kind, "cuda" or "cpu". A CPU gets Inception's fast features alone: bfloat16 is slow on most, and
-    compiling takes longer than it saves. --precision is that of a generator.
+    compiling takes longer than it saves. --precision is that of a generator. measured: whether features are taken.
+    Raises UserError for --mode fast of a network that has one mode.
     """
-    fast = getattr(options, "fast", False)
+    fast, network = getattr(options, "fast", False), getattr(options, "network", None)
+    if network not in (None, FAST_NETWORK) and options.mode == "fast":
+        raise UserError(f"--mode fast: found --network {network}, which has one mode; expected {FAST_NETWORK}")
     on_gpu = fast and device == "cuda"
     precision = "bfloat16" if on_gpu else "float32"
     chosen = {"mode": "fast" if fast else "exact", "compile": on_gpu}
@@ -202,8 +206,10 @@ def choose_speed(options: Namespace, device: str) -> str:
     said = []
     if hasattr(options, "tokenizer_precision"):
         said += [f"tokenizer in {options.tokenizer_precision}" + (", compiled" if options.compile else "")]
-    if getattr(options, "network", None) == "inception":
+    if measured and network == FAST_NETWORK:
         said += [f"{options.mode} features"]
+    elif measured and network and fast:
+        said += [f"features of {network}, which have no fast mode"]
     return "; ".join(said)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
 from .full_batches import FullBatches
 from .intervals import FoldedStatistics
 from .judging import FoldedRows
@@ -48,10 +49,10 @@ class FeatureMoments(Generic[Statistics]):
         self.batches.add(images)
 
     def finish(self) -> Statistics:
-        """The moments of all images. Raises ValueError where there were none."""
+        """The moments of all images. Raises UserError where there were none."""
         self.batches.finish()
         if self.found is None:
-            raise ValueError("images: found none, expected at least one")
+            raise UserError("images: found none, expected at least one")
         return self.found
 
     def _take(self, output: Any, images: Tensor) -> None:

@@ -57,6 +57,8 @@ def evaluate_reconstruction(
         network: uint8 (B, 3, H, W) -> `.features` (B, F).
         perceptual: LPIPS: two batches in [-1, 1] -> (B,) distances.
 
+    Raises UserError for fewer than two images.
+
     rFID compares with the very images that were encoded, gFID with a reference set: the two are not comparable.
     """
     device, discrete = device_of(tokenizer), is_discrete(tokenizer)
@@ -78,9 +80,9 @@ def evaluate_reconstruction(
         if perceptual is not None:
             with torch.autocast(device.type, enabled=False):  # a caller's is meant for the tokenizer
                 figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)))
+    restored_side, reference = (side.finish() for side in sides)
     means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
     usage = usage_of(counts) if discrete else None
-    restored_side, reference = (side.finish() for side in sides)
     rfid = distances({"": restored_side}, reference)[""]
     return Reconstruction(rfid=rfid, usage=usage, count=reference.count, **means)
 

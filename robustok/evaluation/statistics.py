@@ -157,6 +157,8 @@ class StatisticsCollector:
         """All that was taken in, for `join`."""
         self._digest(self.copies.rest())
         self._close_part()
+        if self.count == 0:  # a part of which no image could be read
+            return {}
         found = {f"moments.{name}": moments.state().cpu() for name, moments in self.moments.items()}
         found |= {f"kept.{name}": rows.filled().cpu().clone() for name, rows in self.kept.items()}
         digests = torch.frombuffer(bytearray(b"".join(sorted(self.digests))), dtype=torch.uint8)
@@ -164,6 +166,8 @@ class StatisticsCollector:
 
     def join(self, state: dict[str, Tensor]) -> None:
         """Takes in the `state` of the next part."""
+        if not state:
+            return
         for name, values in state.items():
             kind, _, of = name.partition(".")
             if kind == "moments":

@@ -1,6 +1,7 @@
 """Generated images on request: tar shards, a memory-mapped .npy, ADM's .npz, or single PNG files."""
 
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ..core.locks import hold
 
 KINDS = ("tar", "npy", "npz", "png")
 ARRAY = "images.npy"  # uint8 (N, H, W, 3), which the .npz is made from
+COPIED = 1 << 24  # bytes at a time
 
 
 class ImageWriter:
@@ -43,14 +45,17 @@ class ImageWriter:
         """Makes the .npz out of the .npy, piece by piece. All shards are written, and nobody writes any more."""
         for folder in (self.folder, *self.folder.glob("png/*")):
             remove_leftovers(folder)
-        if "npz" not in self.kinds:
+        array, samples = self.folder / ARRAY, self.folder / "samples.npz"
+        if "npz" not in self.kinds or (samples.is_file() and not array.is_file()):  # made before a process was killed
             return
-        with written_whole(self.folder / "samples.npz") as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            archive.write(self.folder / ARRAY, "arr_0.npy")
+        with written_whole(samples) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            # opened, not `write`, which would put in when the images were made: the same sample has the same bytes
+            with open(array, "rb") as images, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                shutil.copyfileobj(images, file, COPIED)
             with archive.open("arr_1.npy", "w") as file:
                 np.save(file, classes)
         if "npy" not in self.kinds:
-            (self.folder / ARRAY).unlink()
+            array.unlink()
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
         """The .npy file. The first process that comes makes it at its full size, still empty."""

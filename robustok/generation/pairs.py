@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import PairsConfig
 from ..core import distributed
+from ..core.device import on_the_host
 from ..data.images import ImageSplit
 from ..data.latents import open_rows
 from ..data.loader import prefetch
@@ -67,13 +68,13 @@ class PairWriter:
             kept=(encode_rows(self.tokenizer, from_uint8(part.to(self.tokenizer.device))) for part in images),
             keep_ratio=self.config.sigma,
         )
-        return torch.cat([batch.cpu() for batch in batches])
+        return torch.cat([*on_the_host(batches)])
 
     @torch.inference_mode()
     def _reencoded(self, generated: Tensor) -> Tensor:
         """What the encoder finds in the images which the decoder makes of generated tokens or latents."""
         images = (decode_generated(self.tokenizer, part) for part in generated.split(self.batch_size))
-        return torch.cat([encode_rows(self.tokenizer, from_uint8(part)).cpu() for part in images])
+        return torch.cat([*on_the_host(encode_rows(self.tokenizer, from_uint8(part)) for part in images)])
 
     def _write(self, folder: Path, about: dict, rows_of: Callable[[Tensor], Tensor]) -> None:
         about = {"class_names": self.split.source.class_names, **about}

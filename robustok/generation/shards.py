@@ -17,6 +17,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from ..core.device import HostCopies, on_the_host
 from ..core.errors import RunError
 from ..core.files import remove_leftovers
 from ..core.locks import claim
@@ -137,7 +138,7 @@ class ShardedRun:
             batches = generate_batches(
                 self.sampler, self.classes[ids], sample_ids=ids, seed=self.seed, batch_size=self.batch_size
             )
-            return torch.cat([*batches]).cpu()
+            return torch.cat([*on_the_host(batches)])
         except torch.OutOfMemoryError:
             if self.halved or self.batch_size == 1:
                 raise RunError(
@@ -160,7 +161,7 @@ class ShardedRun:
         ids, classes = torch.arange(rows.start, rows.stop), self.classes[rows.start : rows.stop]
         with held:
             try:
-                if self.tokenizer is not None:
+                if self.features or self.images:
                     self._write_images(number, tokens, ids, classes)
                 self.writer.write(number, tokens, classes, ids)  # last: a shard with tokens is done
             except (OSError, RunError):  # a disk that fails, or is full
@@ -172,16 +173,16 @@ class ShardedRun:
             remove_leftovers(folder, f"shard-{number:05d}")
 
     def _write_images(self, number: int, tokens: Tensor, ids: Tensor, classes: Tensor) -> None:
-        images, outputs = [], []
+        images, copies, outputs = [], HostCopies(), []
         batches = FullBatches(self.network, lambda output, _: outputs.append(output)) if self.network else None
         for decoded in decode_batches(self.tokenizer, tokens, DECODE_BATCH):
             if batches:
                 batches.add(decoded)
             if self.images:
-                images.append(decoded)
+                images += copies.add(decoded)
         if batches:
             batches.finish()
             self.features.write(number, outputs)
         if self.images:
-            pictures = torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()
+            pictures = torch.cat(images + copies.rest()).permute(0, 2, 3, 1).numpy()
             self.images.write(number, ids.numpy(), pictures, classes.numpy())

@@ -91,6 +91,8 @@ def measuring(recipe: Recipe, **files: str) -> list[str]:
     for field, option in options.items():
         if field in fields:
             arguments += [f"--{option}", fields[field]]
+    if fields.get("tokenizer.execution") == "compiled":
+        arguments.append("--compile")
     return arguments
 
 

@@ -18,8 +18,8 @@ from ..core.settings import check_value, walk
 
 TRAINING = "training"  # settings of the run that made the models, as `training.pairs.sigma`
 FIELDS = {
-    "tokenizer": ("file", "sha256", "precision", "codebook_size"),
-    "generator": ("file", "sha256", "precision"),
+    "tokenizer": ("file", "sha256", "precision", "execution", "codebook_size"),
+    "generator": ("file", "sha256", "precision", "execution"),
     "sampling": (*SAMPLING_NAMES, "seed"),
     "samples": ("count", "per_class", "order", "rounding", "transform"),
     "images": ("count", "transform"),  # that are given back

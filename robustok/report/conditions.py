@@ -24,15 +24,16 @@ def of_models(
     sampling: Mapping[str, Any],
     tokenizer_precision: str,
     generator_precision: str,
+    compiled: bool,
 ) -> Fields:
     """Of images that a generator made; precisions: that the tokenizer computes in, and of the generator's weights.
 
-    sampling: the settings that the images were sampled with, and their seed.
+    sampling: the settings that the images were sampled with, and their seed. compiled: whether --compile was asked for.
     """
     settings = {name: sampling[name] for name in (*SAMPLING_NAMES, "seed") if name in sampling}
     return {
-        "tokenizer": identity(tokenizer) | {"precision": tokenizer_precision},
-        "generator": identity(generator) | {"precision": generator_precision},
+        "tokenizer": identity(tokenizer) | {"precision": tokenizer_precision} | _execution(compiled),
+        "generator": identity(generator) | {"precision": generator_precision} | _execution(compiled),
         "sampling": {name: "none" if value is None else value for name, value in settings.items()},
         "samples": {"order": ORDER, "rounding": ROUNDING},
     }
@@ -49,18 +50,24 @@ def of_comparison(samples: ImageStatistics, reference: ImageStatistics) -> Field
     }
 
 
-def of_tokenizer(path: str | Path, record: Mapping[str, Any], precision: str, seed: int) -> Fields:
+def of_tokenizer(path: str | Path, record: Mapping[str, Any], precision: str, seed: int, compiled: bool) -> Fields:
     """Of a tokenizer's reconstructions, plain and perturbed. record: of its figures, as in metrics.json.
 
-    precision: that it computed in.
+    precision: that it computed in. compiled: whether --compile was asked for.
     """
     cells = record.get("pfid_settings") or record.get("pfd_settings") or []
     settings = {f"{name}s": sorted({cell[name] for cell in cells}) or None for name in ("alpha", "delta")}
     return {
-        "tokenizer": identity(path) | {"precision": precision, "codebook_size": record["codebook_size"]},
+        "tokenizer": identity(path)
+        | {"precision": precision, "codebook_size": record["codebook_size"]}
+        | _execution(compiled),
         "images": {"count": record["images"], "transform": record.get("transform")},
         "perturbation": settings | {"seed": seed if cells else None},
     }
+
+
+def _execution(compiled: bool) -> dict[str, str]:
+    return {"execution": "compiled" if compiled else "eager"}
 
 
 def together(*parts: Fields) -> Fields:

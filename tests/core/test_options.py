@@ -177,6 +177,20 @@ def test_fast_without_a_tokenizer_is_of_the_features_alone():
     assert choose_speed(found, "cuda") == "fast features" and not hasattr(found, "tokenizer_precision")
 
 
+@pytest.mark.parametrize("device, tokenizer", [("cpu", "float32"), ("cuda", "bfloat16, compiled")])
+def test_features_of_one_mode_are_named_where_they_were_to_be_fast(device, tokenizer):
+    parser = verb_parser("test", None)
+    add_network(parser, ["inception", "classifier"], "weights.pth")
+    add_fast(parser)
+    given = ["--network", "classifier"]
+    assert choose_speed(parser.parse_args(given), device) == "tokenizer in float32"
+    said = choose_speed(parser.parse_args([*given, "--fast"]), device)
+    assert said == f"tokenizer in {tokenizer}; features of classifier, which have no fast mode"
+    assert choose_speed(parser.parse_args(["--fast"]), device, measured=False) == f"tokenizer in {tokenizer}"
+    with pytest.raises(UserError, match="--mode fast: found --network classifier, which has one mode; expected incep"):
+        choose_speed(parser.parse_args([*given, "--mode", "fast"]), device)
+
+
 @pytest.mark.parametrize("verb, command", [(sample, []), (evaluate, ["generator"])])
 def test_verbs_of_one_option_describe_it_alike(verb, command, capsys):
     with pytest.raises(SystemExit) as stop:

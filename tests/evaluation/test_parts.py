@@ -107,3 +107,15 @@ def test_a_job_that_another_one_overtakes_leaves_the_work_to_it(stream, tmp_path
 
     monkeypatch.setattr(parts_module, "claim", overtaken)
     assert by_jobs(stream, folder, [Shard(2, 2)]) == [None]
+
+
+def test_a_part_of_which_nothing_can_be_read_is_done(stream, tmp_path, monkeypatch):
+    """Of 301 images the last, which is a part by itself."""
+    read = NpzImages.batches
+    monkeypatch.setattr(parts_module, "BAD_SHARE", 0.004)
+    monkeypatch.setattr(NpzImages, "__len__", lambda self: 301)
+    monkeypatch.setattr(NpzImages, "batches", lambda self, start, stop: read(self, start, min(stop, 300)))
+    found = by_jobs(stream, tmp_path / "parts", [Shard(1, 2), Shard(2, 2)])[-1]
+    assert found.count == 300 and found.duplicates == 0
+    rows = Network()(torch.cat([*read(stream, 0, 300)])).features.double()
+    torch.testing.assert_close(found.pool.covariance, torch.cov(rows.T), rtol=1e-12, atol=1e-9)

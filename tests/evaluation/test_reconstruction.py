@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from robustok.core.errors import UserError
 from robustok.data.transforms import from_uint8, to_uint8
 from robustok.evaluation import pfid, psnr, ssim
 from robustok.evaluation.features.classifier import ClassifierFeatures
@@ -44,6 +45,14 @@ def test_figures_are_means_over_images_of_one_pass(pixels):
         float(mean_difference(from_uint8(restored), from_uint8(images)).mean()), rel=1e-5
     )
     assert int(found.usage.counts.sum()) == 40 * 4 and found.count == 40
+
+
+@pytest.mark.parametrize("count, found", [(0, "none"), (1, "1")])
+def test_fewer_than_two_images_are_refused_in_words(pixels, count, found):
+    shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4)
+    images = Batches([torch.zeros(count, 3, 16, 16, dtype=torch.uint8)] if count else [])
+    with pytest.raises(UserError, match=f"images: found {found}, expected at least"):
+        evaluate_reconstruction(ViTTokenizer(shape).eval(), images, pixels)
 
 
 def test_dino_features_are_the_teachers_class_feature(tmp_path):

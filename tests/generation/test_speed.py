@@ -39,7 +39,7 @@ def test_a_sample_in_bfloat16_is_another(checkpoint, monkeypatch, tmp_path, caps
     monkeypatch.setattr(sample, "_network", lambda options: Colours())
     given = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --n 5 --seed 6 --device cpu --save npy"
     assert run_verb(sample.main, [*given.split(), "--output", str(tmp_path / "exact")]) == 0
-    assert "computing: tokenizer in float32; exact features\n" in capsys.readouterr().out
+    assert "computing: tokenizer in float32\n" in capsys.readouterr().out
     exact = np.load(tmp_path / "exact/images.npy").astype(int)
     np.savez(tmp_path / "reference.npz", arr_0=exact.astype(np.uint8))
     argv = [*given.split(), "--output", str(tmp_path / "run"), "--reference", str(tmp_path / "reference.npz")]
@@ -84,13 +84,41 @@ def test_the_same_weights_in_another_precision_are_other_images(make_model):
     assert streams[0].fingerprint() == GeneratedImages(model, model, **told).fingerprint()
 
 
-@pytest.mark.parametrize("given", ["", "--precision bfloat16", "--tokenizer_precision bfloat16"])
-def test_figures_say_the_precision_of_both_models(checkpoint, monkeypatch, tmp_path, given):
+def test_what_fast_changes_is_said_without_a_tokenizer_too(checkpoint, tmp_path, capsys):
+    argv = f"--generator {checkpoint}/rar --n 1 --guidance_scale 2 --device cpu --fast".split()
+    for more, said in (([], "as without --fast"), (["--compile"], "compiled steps")):
+        with torch.compiler.set_stance("force_eager"):
+            assert run_verb(sample.main, [*argv, *more, "--output", str(tmp_path / said)]) == 0
+        assert f"computing: {said}\n" in capsys.readouterr().out
+
+
+def test_images_that_nobody_asked_for_are_not_decoded(checkpoint, monkeypatch, tmp_path):
+    def decode(self, indices):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("robustok.models.tokenizers.vit_tokenizer.ViTTokenizer.detokenize", decode)
+    argv = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --n 2 --guidance_scale 2 --device cpu"
+    assert run_verb(sample.main, [*argv.split(), "--output", str(tmp_path / "tokens")]) == 0
+    with pytest.raises(AssertionError, match="decoded"):
+        sample.main([*argv.split(), "--output", str(tmp_path / "images"), "--save", "npy"])
+
+
+def test_one_image_is_not_compared(checkpoint, tmp_path, capsys):
+    """It has no covariance, which was found out after sampling before."""
+    argv = f"--generator {checkpoint}/rar --tokenizer {checkpoint}/tokenizer --n 1 --reference r.npz --device cpu"
+    assert run_verb(sample.main, [*argv.split(), "--output", str(tmp_path / "run")]) == 2
+    assert "--n: found 1, expected at least two images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["", "--precision bfloat16", "--tokenizer_precision bfloat16", "--compile"])
+def test_figures_say_how_both_models_compute(checkpoint, monkeypatch, tmp_path, given):
     used = {}
 
     def measured(stream, network, reference, output, *, made, **options):
         used["generator"], used["decoder"] = next(stream.generator.parameters()).dtype, precision_of(stream.tokenizer)
         used["said"] = made["generator"]["precision"], made["tokenizer"]["precision"]
+        used["compiled"] = stream.sampler.compile, stream.tokenizer.decode.compiled
+        used["execution"] = made["generator"]["execution"], made["tokenizer"]["execution"]
 
     monkeypatch.setattr("robustok.report.comparison.report_stream", measured)
     monkeypatch.setattr("robustok.evaluation.features.registry.open_network", lambda *options: Colours())
@@ -98,6 +126,8 @@ def test_figures_say_the_precision_of_both_models(checkpoint, monkeypatch, tmp_p
     assert run_verb(evaluate.main, [*asked.split(), "--output", str(tmp_path / "out")]) == 0
     expected = tuple("bfloat16" if given.startswith(name) else "float32" for name in ("--precision", "--tokenizer"))
     assert used["said"] == (str(used["generator"]).removeprefix("torch."), used["decoder"]) == expected
+    assert used["compiled"] == (bool(given == "--compile"),) * 2
+    assert used["execution"] == (("compiled" if given == "--compile" else "eager"),) * 2
 
 
 def test_moments_are_taken_where_the_network_is(tmp_path, monkeypatch):

@@ -100,6 +100,15 @@ def test_a_large_sample_is_held_against_the_same_recipe(generation, capsys):
     assert code == (1 if "OUTSIDE" in out else 0) and "not recorded" not in out
 
 
+@pytest.mark.parametrize("execution, given", [("compiled", True), ("eager", False), (None, False)])
+def test_compiled_figures_are_measured_compiled(execution, given, capsys):
+    conditions, expected = {"tokenizer": {"execution": execution}}, {"rfd": {"low": 0.0, "high": 1.0}}
+    write_recipe("compiled.yaml", kind="reconstruction", conditions=conditions, expected=expected)
+    run("recipe compiled.yaml")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("measured by: python -m robustok.evaluate tokenizer") and ("--compile" in said) is given
+
+
 def test_a_tokenizer_is_measured_as_its_recipe_says(capsys):
     conditions = {"tokenizer": {"precision": "bfloat16"}, "images": {"count": 31}, "perturbation": {"seed": 2}}
     expected = {"rfd": {"low": 0.0, "high": 1e-9}, "pfd": {"low": 0.0, "high": 1e9}}

@@ -135,9 +135,9 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """(dim, dim) float64, unbiased (divided by count - 1). Raises ValueError for fewer than two rows."""
+        """(dim, dim) float64, unbiased (divided by count - 1). Raises UserError for a single row, else as `mean`."""
         if self.count == 1:
-            raise ValueError("a covariance needs at least two images, found 1")
+            raise UserError("images: found 1, expected at least two: one has no covariance")
         self.mean.sum()  # refuses empty and non-finite statistics
         lower = self._scatter.tril()
         return (lower + lower.tril(-1).T) / (1 if self.count is None else self.count - 1)
