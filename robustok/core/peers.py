@@ -26,6 +26,7 @@ from .text import say
 
 BEAT = 1.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one, after which a process counts as lost
+CLOSING = 20.0  # seconds in which the main process of an interrupted run may close what it has open
 RESUME = "The same command goes on from what was saved last"
 WATCH = "robustok-peers"  # name of the threads that look after the others
 GONE = "is gone without a word: killed (SIGKILL, as where memory runs out) or crashed; see what its launcher says"
@@ -87,12 +88,18 @@ class Peers:
         self._say_goodbye()
 
     def claim_last_words(self, code: int, error: BaseException) -> None:
-        """To be called by a process that fails before it says why. Does not return where another one failed first."""
+        """To be called by a process that fails before it says why. Does not return where another one failed first.
+
+        An interruption reaches all: the main process, which has files and trackers to close, is to be the first then.
+        """
         try:
-            until = time.monotonic() + (SILENCE + 3 * BEAT if _of_connections(error) else 0)
+            patience = SILENCE + 3 * BEAT if _of_connections(error) else 0
+            if isinstance(error, KeyboardInterrupt) and self.rank > 0:
+                patience = CLOSING
+            until = time.monotonic() + patience
             self._name_who_is_gone()  # a launcher may stop this process because that one ended
-            while time.monotonic() < until:  # the watch ends this process as soon as it misses one of another machine
-                time.sleep(0.02)
+            while time.monotonic() < until and not self._store.check(["end"]):
+                time.sleep(0.02)  # the watch ends this process as soon as it misses one of another machine
                 self._name_who_is_gone()
             if not self._claim(self._store, str(self._me), code):
                 self._end_quietly()

@@ -31,6 +31,7 @@ SCENARIOS = {
     "main refuses": (["refuse", "compute", "wait"], 20.0),
     "one refuses": (["wait", "compute", "refuse"], 20.0),
     "all refuse": (["refuse", "refuse", "refuse"], 20.0),
+    "all are interrupted": (["close", "stop", "stop"], 20.0),
     "has a bug": (["compute", "have_a_bug"], 20.0),
     "works alone": (["work_alone", "wait", "wait"], 8.0),
 }
@@ -51,6 +52,16 @@ class Part:
 
     def refuse():
         raise UserError("x: found 1, expected 2")
+
+    def stop():
+        raise KeyboardInterrupt("stopped at step 3")
+
+    def close():
+        try:
+            Part.stop()
+        finally:
+            time.sleep(4 * peers.BEAT)  # as trackers, which the main process alone has
+            print("closed", flush=True)
 
     def have_a_bug():
         return {}["no such key"]
