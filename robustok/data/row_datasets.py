@@ -47,6 +47,9 @@ class PairDataset:
         """The images (n, 3, H, W) uint8 of the pairs `rows`, as evaluation sees them."""
         return self.images.load(rows % len(self.images))
 
-    def generated(self, rows: Tensor) -> Tensor:
-        """What was generated for them: tokens (n, L) int64, or latents (n, L, D) float32."""
-        return self.pairs.read(rows)
+    def generated(self, rows: Tensor, device: torch.device) -> Tensor:
+        """What was generated for them: tokens (n, L) int64, or latents (n, L, D) float32. Nothing waits for a GPU."""
+        generated = self.pairs.read(rows)
+        if device.type == "cuda":  # which copies from page-locked memory while the host goes on
+            generated = generated.pin_memory()
+        return generated.to(device, non_blocking=True)

@@ -20,6 +20,7 @@ from robustok.config import (
 from robustok.data.images import open_images
 from robustok.data.latents import write_latents
 from robustok.data.loader import load_batch
+from robustok.data.row_datasets import PairDataset
 from robustok.data.tokens import write_tokens
 from robustok.model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig
 from robustok.models.frozen.classifier import Classifier
@@ -151,3 +152,15 @@ def test_a_tokenizers_step_reads_nothing(tokenizer_stage, codebook):
     """With its adversary, perturbation and every loss."""
     stage = tokenizer_stage(codebook=CODEBOOKS[codebook], losses=ALL_LOSSES)
     assert steps_of(stage, stage.run) - ON_THE_HOST == set()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_generated_rows_do_not_wait_for_a_gpu(tmp_path, monkeypatch, device):
+    """A copy from memory that is not page-locked may wait for all that was asked of the GPU before."""
+    making, done = Making(tmp_path), []
+    pairs = PairDataset(making.images.train, making.rows(latents=True))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: done.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, **how: done.append((*to, how)) or self)
+    pairs.generated(torch.tensor([3, 1]), torch.device(device))
+    copied = (torch.device(device), {"non_blocking": True})
+    assert done == (["pinned", copied] if device == "cuda" else [copied])

@@ -26,9 +26,8 @@ def restart_dead(codebook: Tensor, unused: Tensor, after: int, rows: Tensor, see
     code stays where it is for a latent that is not finite. All processes must call this.
     """
     dead, count = unused >= after, len(rows)
-    counts = torch.zeros(distributed.world(), dtype=torch.int64, device=rows.device)
-    counts[distributed.rank()] = count
-    counts = distributed.total(counts)
+    ranks = torch.arange(distributed.world(), device=rows.device)
+    counts = distributed.total(torch.where(ranks == distributed.rank(), count, 0))
     words = keyed_words(seed, SAMPLE, torch.arange(len(dead), device=rows.device), 0)[0]
     place = words % counts.sum().clamp_min(1) - counts[: distributed.rank()].sum()
     here = (place >= 0) & (place < count)

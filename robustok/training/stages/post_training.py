@@ -80,7 +80,7 @@ class PostTrainingStage(DecoderStage):
     def objective(self, trained: TrainedModule, batch: Batch, position: StepPosition) -> tuple[Tensor, Terms]:
         if trained is self.adversary.trained:
             return self.adversary.discriminator_objective(position)
-        generated = self.dataset.generated(batch.rows).to(batch.inputs.device, non_blocking=True)
+        generated = self.dataset.generated(batch.rows, batch.inputs.device)
         return self.image_losses(trained.module(generated), from_uint8(batch.inputs), batch, position)
 
     def validate(self) -> dict[str, float]:
