@@ -32,19 +32,20 @@ from .streams import BAD_SHARE, ImageStream
 
 @contextmanager
 def collected(
-    stream: ImageStream, network: Callable, shard: Shard, folder: Path, *, keep: int = KEPT
+    stream: ImageStream, network: Callable, shard: Shard, folder: Path, *, purpose: str = "", keep: int = KEPT
 ) -> Iterator[ImageStatistics | None]:
     """Gives the statistics of all images of a stream, or None where this job measured its share and others are missing.
 
     One job alone (`shard` is all) measures everything and leaves no files. Else parts are in `folder`; they go when the
-    body ends, and a note stays that says so: a later job of the array has nothing to do.
+    body ends, and a note stays that says so: a later job of the array has nothing to do. purpose: what the body does
+    with the statistics, where that may differ: another one is done anew.
 
     Raises UserError where parts were to be put together and some are missing, and as `collect`.
     """
     if shard.is_all:
         yield collect(stream, network, keep=keep)
         return
-    parts = _Parts(stream, network, folder, keep)
+    parts = _Parts(stream, network, folder, keep, purpose)
     held = parts.work(shard)
     if held is None:
         yield None
@@ -57,7 +58,7 @@ def collected(
 
 
 class _Parts:
-    def __init__(self, stream: ImageStream, network: Callable, folder: Path, keep: int):
+    def __init__(self, stream: ImageStream, network: Callable, folder: Path, keep: int, purpose: str):
         self.stream, self.network, self.keep = stream, network, keep
         self.depends_on: dict[str, Any] = {
             "images": stream.fingerprint(),
@@ -66,6 +67,7 @@ class _Parts:
             "features": getattr(network, "protocol", None),
             "weights": getattr(network, "sha256", None),
             "keep": keep,
+            "purpose": purpose,
         }
         name = hashlib.sha256(json.dumps(self.depends_on, sort_keys=True).encode()).hexdigest()[:20]
         self.folder, self.done = folder / name, folder / f"{name}.json"
@@ -74,7 +76,8 @@ class _Parts:
     def work(self, shard: Shard) -> TextIO | None:
         """Measures the parts of this job. The claim of the job that puts all of them together, None for the others."""
         if self.done.is_file():
-            say(f"{self.stream.name}: all jobs are done, and their parts were put together")
+            again = f"remove {self.done} to measure them again"
+            say(f"{self.stream.name}: all jobs are done, and their parts were put together; {again}")
             return None
         for start in shard.mine(self.starts):
             self.measure(start)

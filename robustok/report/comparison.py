@@ -41,7 +41,8 @@ def report_stream(
     reference, size: as `load_reference` takes them. made: how the images were made, as `report_comparison` takes it.
     """
     load_reference = open_reference(reference, network, size)
-    with collected(stream, network, shard, Path(folder) / "parts") as found:
+    against = f"against {reference} of size {size}"
+    with collected(stream, network, shard, Path(folder) / "parts", purpose=against) as found:
         if found is not None:
             pictures = next(iter(stream))[:32]
             report_comparison(found, load_reference(), folder, pictures=pictures, **made)

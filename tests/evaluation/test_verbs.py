@@ -289,6 +289,9 @@ def test_jobs_of_an_array_make_a_reference_and_compare_with_it(run, room, tmp_pa
     assert "--merge: of images.npz there is no images 1 to 50" in capsys.readouterr().err
     assert run(evaluate, f"{command} --shard 1/2") == {}
     assert run(evaluate, f"{command} --shard 2/2")["metrics"] == alone["metrics"]
+    itself = f"samples images.npz --reference images.npz{CLASSIFIER}"  # another reference is not done with that
+    run(evaluate, f"{itself} --shard 1/2")
+    assert run(evaluate, f"{itself} --shard 2/2")["metrics"]["fd"] == pytest.approx(0, abs=1e-6)
     drive = f"generator rar --tokenizer tokenizer --reference images.npz --per_class 20{CLASSIFIER}"
     (tmp_path / "out" / "metrics.json").unlink()
     assert run(evaluate, f"{drive} --shard 1/2") == {}
