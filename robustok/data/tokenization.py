@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import distributed
+from ..core.device import on_the_host
 from ..core.progress import Progress
 from ..core.shards import ALL, Shard
 from ..models.interfaces import Tokenizer, TrainableTokenizer, is_discrete
@@ -76,7 +77,7 @@ class EncodedImages:
         for number in numbers:
             images = self._image_rows(number)
             parts = []
-            for encoded in self._encoded(images.split(batch_size)):
+            for encoded in on_the_host(self._encoded(images.split(batch_size))):
                 parts.append(encoded)
                 done += len(encoded) // self.views
                 if progress is not None:
@@ -114,4 +115,4 @@ class EncodedImages:
         """The rows (n * V, ...) of each batch of images, which are loaded ahead by threads."""
         device = self.tokenizer.device
         for views in prefetch(lambda rows: self.split.load_views(rows, self.augment), batches):
-            yield encode_rows(self.tokenizer, from_uint8(views.flatten(0, 1).to(device))).cpu()
+            yield encode_rows(self.tokenizer, from_uint8(views.flatten(0, 1).to(device)))

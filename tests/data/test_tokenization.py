@@ -10,6 +10,7 @@ from robustok.core.errors import UserError
 from robustok.core.shards import NONE, Shard
 from robustok.data.images import open_images
 from robustok.data.tokenization import EncodedImages
+from tests.transfers import WHILE_THE_NEXT_IS_MADE, Transfers
 
 
 class BlockMeans(nn.Module):
@@ -61,6 +62,17 @@ def test_rows_are_the_views_of_each_image_in_turn(split, tmp_path, augment, view
     expected = np.array([block_means(image) for image in images])
     assert np.abs(found.tokens[:].astype(int) - expected).max() <= 1  # a mean at a whole number may floor either way
     assert (found.tokens[:] == expected).mean() > 0.98
+
+
+def test_tokens_reach_the_host_while_the_next_are_made(split, tmp_path, monkeypatch):
+    work, transfers = EncodedImages(BlockMeans(), split, tmp_path / "tokens"), Transfers(monkeypatch)
+    transfers.of(work.tokenizer, "tokenize")
+    work.run(batch_size=6)
+    assert transfers.log == WHILE_THE_NEXT_IS_MADE
+    expected = make(split, tmp_path / "one")
+    monkeypatch.undo()
+    expected.run()
+    assert np.array_equal(work.finish().tokens[:], expected.finish().tokens[:])
 
 
 class TwoCodebooks(BlockMeans):
