@@ -18,9 +18,10 @@ from .scores import WORST_SCORE, row_block, tile_error, tile_scores
 from .select_top import bracket
 
 BLOCK_N = 16  # rows of a program
-LEVELS = 12  # scores that a lane keeps: of 200 nearest codes on 64 lanes rarely more are on one
+LEVELS = 12  # scores that a lane keeps: of 200 nearest codes on 64 lanes rarely more are on one, nor of 400 on 128
+FEW = 200  # codes that are wanted on 64 lanes; more take twice as many lanes
 SPARE = 16  # candidates that a row may have beyond those wanted
-MAX_ROOM = 256  # candidates that are ordered at once
+MAX_ROOM = 512  # candidates that are ordered at once
 CANDIDATES = 1 << 21  # in memory, with their distances (24 MiB)
 REST_PROGRAMS = 1024  # how many rows are left is known only on the device
 
@@ -161,6 +162,7 @@ def neighbors(u: Tensor, codes: PreparedCodebook, out: Tensor) -> None:
 def _order_candidates(u: Tensor, codes: PreparedCodebook, out: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """`neighbors` of the rows that scores decide. Returns the others' numbers, (R,) int32, and how many, (1,) int32."""
     (R, D), (Kp, Dp), delta = u.shape, codes.high.shape, out.shape[1]
+    tile = BLOCK_K if delta <= FEW else 2 * BLOCK_K
     found = torch.empty(R, room, dtype=torch.int32, device=u.device)
     counts, listed = found.new_empty(R), found.new_empty(R)
     listed_count = found.new_zeros(1)
@@ -181,16 +183,16 @@ def _order_candidates(u: Tensor, codes: PreparedCodebook, out: Tensor, room: int
         K=len(codes.rows),
         Dp=Dp,
         delta=delta,
-        TILES=triton.next_power_of_2(Kp // BLOCK_K),
+        TILES=triton.next_power_of_2(Kp // tile),
         SPLIT=codes.split,
         PRODUCT=codes.product,
         WIDE=Dp > block_d(D),
         LEVELS=LEVELS,
         ROOM=room,
         BLOCK_N=BLOCK_N,
-        BLOCK_K=BLOCK_K,
+        BLOCK_K=tile,
         BLOCK_D=block_d(D),
-        num_warps=4,
+        num_warps=tile // 16,  # a thread has as many scores on more lanes
     )
     launch(
         _order_kernel,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from ..scripts import printed_json
-from .compile_triton import KERNELS, LAUNCHED, VARIANTS
+from .kernel_table import KERNELS, LAUNCHED, VARIANTS
 
 pytest.importorskip("triton")
 
@@ -51,7 +51,9 @@ BOUNDS = {
     "select top": Bounds(registers=240, shared=73728, barriers=7, length=600, taken=32 * 256, each=19),
     "settle": Bounds(registers=168, shared=2048, barriers=0, length=260),
     "candidates": Bounds(registers=224, shared=18432, barriers=7, length=395, taken=16 * 64, each=48),
+    "candidates, many": Bounds(registers=224, shared=36864, barriers=7, length=395, taken=16 * 128, each=48),
     "order": Bounds(registers=40, shared=0, barriers=0, length=125),
+    "order, many": Bounds(registers=40, shared=0, barriers=0, length=125),
     "finish": Bounds(registers=128, shared=1024, barriers=0, length=440),
     "attention, new place": Bounds(registers=128, shared=1024, barriers=0, length=262, taken=32, each=520),
     "attention, new place of 48": Bounds(registers=96, shared=1024, barriers=0, length=206, taken=32, each=410),

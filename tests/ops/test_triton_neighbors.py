@@ -80,9 +80,17 @@ def test_codes_that_are_not_finite_are_wanted_too(launches, similarity):
 
 
 def test_more_neighbors_than_are_ordered_at_once(launches):
-    z, codebook = make((1, 3, 4, 300, 250))
-    check(z, codebook, 250)
-    assert launches["candidates"] == [] and left(launches) == [0, 1, 2]
+    z, codebook = make((1, 2, 4, 500, 497))
+    check(z, codebook, 497)
+    assert launches["candidates"] == [] and left(launches) == [0, 1]
+
+
+def test_many_neighbors_are_wanted_of_more_lanes(launches):
+    """64 lanes of twelve scores would hide a candidate of nearly every row."""
+    z, codebook = make((1, 3, 16, 2048, 360))
+    check(z, codebook, 360)
+    (call,) = launches["candidates"]
+    assert call["BLOCK_K"] == 128 and left(launches) == []
 
 
 def test_rows_come_in_blocks_of_bounded_memory(launches, monkeypatch):
