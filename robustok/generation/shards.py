@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -152,8 +153,13 @@ class ShardedRun:
     @torch.inference_mode()
     def _complete_beside(self, number: int, tokens: Tensor, held: TextIO) -> None:
         """`_complete` on a stream of its own: decoding computes while sampling waits for memory."""
-        with torch.cuda.stream(torch.cuda.Stream(self.sampler.device)):
+        with torch.cuda.stream(self._stream):
             self._complete(number, tokens, held)
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """One for all shards: what was allocated on a stream is kept for that stream, and each would keep as much."""
+        return torch.cuda.Stream(self.sampler.device)
 
     def _complete(self, number: int, tokens: Tensor, held: TextIO) -> None:
         """Decodes a shard, takes its features and writes it. Where that fails, what was written of it is removed."""

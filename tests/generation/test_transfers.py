@@ -1,5 +1,6 @@
 """Batches of a generator and of a decoder reach the host while a GPU makes the next."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -75,3 +76,14 @@ def test_images_that_are_kept(run, transfers, monkeypatch):
     monkeypatch.setattr("robustok.generation.batches.to_uint8", lambda images: images)
     run._write_images(0, tokens, torch.arange(COUNT), run.classes)
     assert written[1].shape == written[0].shape and transfers.log == WHILE_THE_NEXT_IS_MADE
+
+
+def test_shards_are_decoded_on_one_stream(run, monkeypatch):
+    """Memory that is freed on one stream is not given to another: every shard would take as much again."""
+    made, used = [], []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or len(made))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
+    monkeypatch.setattr(run, "_complete", lambda *given: None)
+    for number in range(3):
+        run._complete_beside(number, torch.zeros(0), None)
+    assert made == [run.sampler.device] and used == [1, 1, 1]
