@@ -29,13 +29,12 @@ from .optimizers import TrainedModule
 from .parallel import without_averaging
 from .run import Run
 from .schedules import step_counts
+from .scores import Scores
 from .stages.base import Stage, StepPosition
 from .utilisation import Utilisation, peak_of
 
 # Figures of the log that are shown while a stage trains, where it has them.
 SHOWN = ("loss", "reconstruction", "perceptual", "usage", "perturbed", "accuracy", "psnr")
-
-HIGHER_IS_BETTER = ("psnr",)  # figures of validation; of all others lower is better
 
 
 def fit(stage: Stage, run: Run) -> Path:
@@ -56,6 +55,7 @@ class Fit:
         self.ema = EMA(stage.model, stage.training.ema)
         self.state = resuming.resume(stage, self.ema, run)
         self.guard = FiniteGuard()
+        self.scores = Scores(stage, self.ema, run, self.steps_per_epoch)
         self._order_seed = derive_seed(run.config.seed, stage.name, "order")
         peak = peak_of(run.device, torch.bfloat16 if run.bfloat16 else torch.float32)
         self.utilisation = None if peak is None else Utilisation(run, stage.name, peak)
@@ -66,7 +66,7 @@ class Fit:
 
     def run_to_end(self) -> Path:
         state, total = self.state, self.total
-        if self.begins and self._validate(last=False):
+        if self.begins and self.scores.improve(state, last=False):
             self._save()
         progress = Progress(self.stage.name, total, start=state.step, unit="steps", interval=0)
         with InterruptGuard() as interrupt, progress:
@@ -77,7 +77,7 @@ class Fit:
                 last, at_interval = state.step == total, state.step % self.run.config.log_every == 0
                 if last or at_interval:
                     self._log(terms, progress)
-                better = self._validate(last)
+                better = self.scores.improve(state, last)
                 # asking the others costs a collective: not at every step of a fast device
                 ask = at_interval or self.run.device.type == "cpu" or distributed.world() == 1
                 interrupted = ask and distributed.any_process(interrupt.caught, self.run.device)
@@ -216,33 +216,6 @@ class Fit:
             f"  mfu {record['mfu']:.1%}" if "mfu" in record else ""
         )
         progress.show(self.state.step, text="  ".join([*figures, speed]))
-
-    def _validate(self, last: bool) -> bool:
-        """Now and then measures the averaged weights; True where they are the best so far by the figure that chooses.
-
-        Sets `stopped` when the best is too old.
-        """
-        validation, state = self.stage.validation, self.state
-        if validation is None:
-            return False
-        every = max(1, round(validation.every_epochs * self.steps_per_epoch))
-        if not last and state.step % every:
-            return False
-        with self.ema.applied_to(self.stage.model):
-            found = self.stage.validate()
-        values = distributed.mean(torch.tensor(list(found.values()), dtype=torch.float64)).tolist()
-        figures = {name: value for name, value in zip(found, values, strict=True) if math.isfinite(value)}
-        self.run.log(self.stage.name, state.step, {f"validation_{name}": value for name, value in figures.items()})
-        name = validation.keep_best_by
-        if name not in figures:
-            return False
-        score = -figures[name] if name in HIGHER_IS_BETTER else figures[name]
-        better = state.score is None or score < state.score
-        if better:
-            state.score, state.score_by, state.best = score, name, f"step-{state.step}"
-        if validation.patience is not None:
-            state.stopped = state.step - int(state.best.removeprefix("step-")) >= validation.patience * every
-        return better
 
     def _save(self) -> None:
         self._check_finite()
