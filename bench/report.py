@@ -74,16 +74,25 @@ def command_of(name: str, output: Path) -> list[str]:
     return command + (["--benchmark", "--output", str(output), "--slice", name] if name in ROWS else [])
 
 
+# A process that waits until the report is gone, however it ended, for that holds the other end of its input.
+WATCH = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+
+
 def run(command: list[str], log: Path, environment: dict[str, str], limit: float) -> str:
-    """How a process ended, in words; it and all that it started end after `limit` seconds, or with this process."""
+    """How a process ended, in words; it and all that it started end after `limit` seconds, or with this process, also
+    where that is killed."""
     with log.open("a") as out:
         print(f"\n$ {' '.join(command)}", file=out, flush=True)
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
+        watching = [sys.executable, "-c", WATCH, str(process.pid)]
+        watch = subprocess.Popen(watching, stdin=subprocess.PIPE, start_new_session=True)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
             return f"stopped after {limit:.0f} s"
         finally:
+            watch.kill()
+            watch.wait()
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -1,6 +1,7 @@
 """The report: slices that are stopped and gone on with, and a machine that lacks packages."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -179,6 +180,31 @@ def test_a_slice_ends_with_the_report(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         report.run([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", {}, 400)
     assert started[0].returncode == -signal.SIGKILL
+
+
+# What a slice does: it starts another process and says so to whoever reads; both hold the end of that pipe.
+SLICE = """
+import subprocess, sys, time
+with open(sys.argv[1], "w") as said:
+    started = subprocess.Popen(["sleep", "600"], pass_fds=[said.fileno()])
+    print("begun", file=said, flush=True)
+    time.sleep(600)
+    print("went on", file=said, flush=True)
+"""
+REPORT = "import sys; from pathlib import Path; from bench import report; report.run({}, Path(sys.argv[1]), {{}}, 900)"
+
+
+def test_a_slice_ends_with_a_report_that_is_killed(tmp_path):
+    """And so does what the slice started: the pipe that all of it writes to comes to its end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = REPORT.format([sys.executable, "-c", SLICE, str(pipe)])
+    killed = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], cwd=ROOT)
+    with pipe.open() as said:
+        assert said.readline() == "begun\n"
+        killed.kill()
+        killed.wait()
+        assert said.read() == ""
 
 
 def test_a_peer_that_fails_costs_no_row(tmp_path):

@@ -209,11 +209,5 @@ LAUNCHED |= {
         *("inception input", "max pool", "split, ReLU"),
     )
 }
-EXACT = (
-    "normalize rows",
-    "settle few",
-    "settle",
-    "order",
-    "order, many",
-)  # which are launched without fused multiply-add
+EXACT = ("normalize rows", "settle few", "settle", "order", "order, many")  # launched without fused multiply-add
 VARIANTS = ((80, 1), (90, 1), (90, 16))  # GPU generation, and of what pointers and sizes are multiples
