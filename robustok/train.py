@@ -80,12 +80,17 @@ def _run(config: RunConfig, stages: tuple[str, ...]) -> int:
         for stage in stages:
             STAGES[stage].run(pipeline)
     except KeyboardInterrupt as stop:
-        command = "python -m robustok.train " + shlex.join([*sys.argv[1:], "--resume", "auto"])
+        command = _command_to_resume(sys.argv[1:], distributed.world())
         raise KeyboardInterrupt(f"{stop or 'stopped'}\nto resume: {command}") from None
     finally:
         if opened is not None:
             opened.close()
     return 0
+
+
+def _command_to_resume(argv: list[str], world: int) -> str:
+    launcher = "python" if world == 1 else "torchrun [its options as before]"
+    return f"{launcher} -m robustok.train {shlex.join([*argv, '--resume', 'auto'])}"
 
 
 def _checked(config: RunConfig, stages: tuple[str, ...]):

@@ -15,7 +15,7 @@ from robustok.core.errors import RunError, UserError
 from robustok.data.groups import write_groups
 from robustok.job import final_evaluation
 from robustok.job.pipeline import Pipeline
-from robustok.train import main
+from robustok.train import _command_to_resume, main
 from robustok.training.run import Run
 
 
@@ -88,3 +88,10 @@ def test_a_disk_that_is_full_for_the_log_ends_a_run_with_what_is_free(tmp_path):
         with pytest.raises(RunError, match=r"x/log\.jsonl: no space left .* bytes free on its disk, \d+ needed"):
             run.log("stage", 2, {"loss": 1.0})
         run.close()
+
+
+def test_a_run_of_several_processes_is_resumed_by_torchrun():
+    argv = ["--data.root", "my photos", "--resume", "never"]
+    said = "-m robustok.train --data.root 'my photos' --resume never --resume auto"
+    assert _command_to_resume(argv, 1) == f"python {said}"
+    assert _command_to_resume(argv, 2) == f"torchrun [its options as before] {said}"
