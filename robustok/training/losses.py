@@ -21,10 +21,12 @@ def semantic_loss(latents: Tensor, class_features: Tensor, logit_scale: float = 
     Args:
         latents: (B, D) mean over positions of the clean quantised latents.
         class_features: (B, D) frozen class feature through the tokenizer's `quant_conv`.
-    Neither is normalised; logits are inner products times `logit_scale`. Gradients flow into both.
+    Neither is normalised; logits are inner products times `logit_scale`, in float32 under autocast, too. Gradients flow
+    into both.
     """
     latents, class_features = distributed.gather(latents), distributed.gather(class_features)
-    logits = logit_scale * class_features.float() @ latents.float().T
+    with torch.autocast(latents.device.type, enabled=False):
+        logits = logit_scale * class_features.float() @ latents.float().T
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 

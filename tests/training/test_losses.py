@@ -7,7 +7,8 @@ import torch
 from robustok.training import losses
 
 
-def test_semantic_loss_is_symmetric_infonce():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_semantic_loss_is_symmetric_infonce(autocast):
     rng = np.random.default_rng(0)
     latents, features = rng.normal(size=(5, 4)), rng.normal(size=(5, 4))
     logits = features @ latents.T
@@ -16,7 +17,8 @@ def test_semantic_loss_is_symmetric_infonce():
         return np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(rows)])
 
     expected = 0.5 * (cross_entropy(logits) + cross_entropy(logits.T))
-    found = losses.semantic_loss(torch.tensor(latents), torch.tensor(features))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = losses.semantic_loss(torch.tensor(latents), torch.tensor(features))
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
