@@ -47,7 +47,8 @@ def notes(samples: ImageStatistics, reference: ImageStatistics) -> list[str]:
         if rows < KID_ROWS:
             found.append(f"KID is taken on subsets of {rows} images; published figures take {KID_ROWS}")
     if reference.protocol is None:
-        found.append(f"{reference.name}: does not say how its features were computed; taken for those used here")
+        fast = " (fast ones, while published statistics are exact)" if "/fast-" in (samples.protocol or "") else ""
+        found.append(f"{reference.name}: does not say how its features were computed; taken for those used here{fast}")
     if reference.features is None:
         found.append(f"{reference.name}: statistics only; precision, recall and KID need its images or features")
     if samples.weights is not None and not samples.weights.startswith(PUBLISHED_HASH):

@@ -174,6 +174,10 @@ def test_what_a_reader_must_know_is_noted(tmp_path, pair):
     )
     for words in expected:
         assert words in said, words
+    assert "fast ones" not in said
+    few.protocol = "inception-v3-tf2015/tf1-bilinear-299/fast-float16"
+    said = " ".join(notes(few, load_reference(tmp_path / "moments.npz", Network())))
+    assert "taken for those used here (fast ones, while published statistics are exact)" in said
     assert not any("copies" in note or "balanced" in note for note in notes(*pair))
 
 
