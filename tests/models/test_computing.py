@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -120,16 +121,16 @@ def test_one_graph_for_batches_of_every_size(name, graphs):
     assert torch.equal(again, found)
 
 
-@pytest.mark.parametrize("name", ["vit", "convolutional", "titok"])
-def test_a_gpu_replays_what_is_compiled(name, graphs, monkeypatch):
-    """One graph for batches of every size, in every mode but where gradients are wanted; nothing is overwritten."""
-    captured = []
+@pytest.fixture
+def captured(monkeypatch):
+    """As on a GPU: what was captured so far, each by what it found first."""
+    found = []
 
     def capture(unit, device):
         """Replays to where it wrote first, as a graph does."""
         unit()
-        captured.append(unit.__self__.found)
-        place = captured[-1]
+        found.append(unit.__self__.found)
+        place = found[-1]
 
         def replay():
             unit()
@@ -141,6 +142,12 @@ def test_a_gpu_replays_what_is_compiled(name, graphs, monkeypatch):
 
     monkeypatch.setattr(computing, "_on_a_gpu", lambda rows: True)
     monkeypatch.setattr(computing, "capture", capture)
+    return found
+
+
+@pytest.mark.parametrize("name", ["vit", "convolutional", "titok"])
+def test_a_gpu_replays_what_is_compiled(name, graphs, captured):
+    """One graph for batches of every size, in every mode but where gradients are wanted; nothing is overwritten."""
     model = small_tokenizer(name)
     z = torch.randn(7, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -157,8 +164,29 @@ def test_a_gpu_replays_what_is_compiled(name, graphs, monkeypatch):
     assert len(captured) == 1
     with torch.no_grad():
         assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 2  # a larger one
-        next(model.decoder_side()[0].parameters()).data = next(model.decoder_side()[0].parameters()).data.clone()
+        moved = list(model.decoder_side()[-1].parameters())[-1]
+        moved.data = moved.data.clone()
         assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 3  # at another place
+
+
+SHAPES = [(name, {}) for name in CONFIGS]
+# as MaskGIT's and FLUX's: sides with modules that have no weights
+SHAPES += [("convolutional", {"projected": False, "feature_width": 4})]
+SHAPES += [("vae", {"quant_conv": False, "post_quant_conv": False})]
+
+
+@pytest.mark.parametrize("name, changes", SHAPES)
+def test_tokenizers_of_every_family_are_replayed(name, changes, captured, monkeypatch):
+    monkeypatch.setattr(computing, "compile_blocks", lambda *module, **how: None)
+    monkeypatch.setitem(CONFIGS, name, replace(CONFIGS[name], **changes))
+    model, x, order = small_tokenizer(name), images(4), [0, 1, 2, 3, 0]
+    with torch.inference_mode():
+        z = latents(model, 4)
+        encoded, decoded = model.encode(x), model.decode(z)
+        compute_in(model, "float32", compiled=True)
+        torch.testing.assert_close(torch.cat([model.encode(x), model.encode(x[:1])]), encoded[order])
+        torch.testing.assert_close(torch.cat([model.decode(z), model.decode(z[:1])]), decoded[order])
+    assert len(captured) == 2
 
 
 @pytest.mark.gpu
