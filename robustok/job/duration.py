@@ -15,14 +15,14 @@ from ..core.sizes import sides
 from ..models.interfaces import makes_latents
 from ..models.registry import family_of
 from ..training.schedules import step_counts
-from ..training.utilisation import product_rate
+from ..training.utilisation import peak_of, product_rate
 from .outline import Outline
 from .outlook import trainings
 
 # Of the device's rate of products that training reaches, more or less. In the demo on one thread of a CPU (1300 images,
 # 145 GFLOP/s): main training 0.38, with its adversary 0.25; RAR 0.34; post-training 0.22.
 SHARE = 0.3
-SIDE = 1024  # of the matrices whose product is timed
+SIDE = 1024  # of the matrices whose product is timed on a CPU
 TRAINING = 3  # a step is about three forward passes: one forward, two for the gradients
 
 
@@ -79,5 +79,5 @@ def _counted(forward: Callable[[], object]) -> float:
 
 
 def _rate(device: torch.device) -> float:
-    """FLOP/s of float32 products on a CPU, of bfloat16 ones on a GPU."""
-    return product_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32, SIDE, 5)
+    """FLOP/s of float32 products on a CPU, of bfloat16 ones on a GPU, which needs larger ones than a CPU to be busy."""
+    return peak_of(device, torch.bfloat16) or product_rate(device, torch.float32, SIDE, 5)

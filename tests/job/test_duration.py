@@ -14,6 +14,7 @@ from robustok.job.outline import Outline
 from robustok.model_configs import LlamaGenConfig, MAETokConfig, RARConfig, SiTConfig, TokenizerConfig
 from robustok.models.registry import family_of
 from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
+from robustok.training import utilisation
 from robustok.training_configs import TrainingConfig
 
 SHAPE = TokenizerConfig(image_size=16, patch_size=8, width=32, depth=1, heads=2, codebook_size=16, code_width=4)
@@ -85,3 +86,14 @@ def test_time_grows_with_steps_and_shrinks_with_processes(run, monkeypatch):
     assert one["generator"] == pytest.approx(3 * flop * images / (duration.SHARE * 1e9))
     once = replace(run, config=replace(run.config, pairs=PairsConfig(modes=("direct",))))
     assert one["post"] == pytest.approx(2 * duration.seconds(once, device, 1)["post"])
+
+
+def test_a_gpu_multiplies_matrices_that_keep_it_busy(monkeypatch):
+    """Of 1024 rows a product takes a GPU as long as its launch does, and the rate would be far too low."""
+    sides = []
+    rate_of = lambda device, dtype, side, times: sides.append((dtype, side)) or 1e12  # noqa: E731
+    for module in (duration, utilisation):
+        monkeypatch.setattr(module, "product_rate", rate_of)
+    for device in ("cpu", "cuda"):
+        assert duration._rate(torch.device(device)) == 1e12
+    assert sides == [(torch.float32, 1024), (torch.bfloat16, 4096)]
