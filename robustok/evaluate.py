@@ -182,10 +182,10 @@ def tokenizer(options: argparse.Namespace) -> None:
     settings = {"perceptual": perceptual, "pfid": options.pfid, "seed": options.seed}
     settings |= {"perturbations": options.perturbation, "ifid": options.ifid}
     evaluated = []
-    for path, model in zip(options.tokenizers, models, strict=True):
-        model.to(options.device)
+    for path in options.tokenizers:
+        model = models.pop(0).to(options.device)
         evaluated.append(evaluate_tokenizer(model, path, streams[model.image_size], network, **settings))
-        model.cpu()
+        del model  # with the graphs that a GPU has captured of it
     report_tokenizers(results, evaluated, network.protocol)
     for path, record in zip(options.tokenizers, results.record["tokenizers"], strict=True):
         record["conditions"] = of_tokenizer(path, record, options.tokenizer_precision, options.seed, options.compile)

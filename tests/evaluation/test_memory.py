@@ -1,12 +1,18 @@
-"""Host memory of a pass over images does not grow with their number."""
+"""Memory of a pass over images does not grow with their number, nor that of a table with its tokenizers."""
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory in /proc")
+from robustok import evaluate
+from robustok.core.cli import run_verb
+from robustok.evaluation import tokenizers
+
+reads_peak = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory in /proc")
 
 PASS = """
 import re, sys, torch
@@ -44,11 +50,32 @@ def gibibytes(images: int) -> tuple[float, float]:
     return float(before), float(peak)
 
 
+@reads_peak
 def test_images_are_not_held():
     before, peak = gibibytes(3000)  # 0.55 GiB of pixels
     assert peak - before < 0.4  # two covariances, 3000 rows of features and logits, one batch
 
 
+@reads_peak
 @pytest.mark.torture
 def test_50_000_images_stay_under_2_gb():
     assert gibibytes(50_000)[1] < 2e9 / 2**30
+
+
+def test_a_tokenizer_that_was_judged_is_let_go(save_models, tmp_path, monkeypatch):
+    """On a GPU it would keep the graphs that were captured of it beside those of the next."""
+    judge, judged = tokenizers.evaluate_tokenizer, []
+
+    def judged_alone(model, *args, **settings):
+        assert [left() for left in judged] == [None] * len(judged)
+        judged.append(weakref.ref(model))
+        return judge(model, *args, **settings)
+
+    monkeypatch.setattr(tokenizers, "evaluate_tokenizer", judged_alone)
+    save_models(tmp_path)
+    np.savez(tmp_path / "images.npz", np.zeros((3, 16, 16, 3), np.uint8))
+    asked = (
+        f"tokenizer {' '.join([f'{tmp_path}/tokenizer'] * 3)} --images {tmp_path}/images.npz --pfid none --device cpu"
+    )
+    asked += f" --tokenizer_precision bfloat16 --network random-filters --output {tmp_path}/out"
+    assert run_verb(evaluate.main, asked.split()) == 0 and len(judged) == 3
