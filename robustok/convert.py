@@ -27,6 +27,8 @@ from .models.frozen.dino import load_teacher
 from .models.load import check_weights, locate, open_checkpoint
 from .models.registry import Family, family_of
 
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")  # of files of weights
+
 
 def main(argv: list[str]) -> int:
     """Parses the options and converts; returns the exit code."""
@@ -46,6 +48,11 @@ def main(argv: list[str]) -> int:
     if (found := found_at(options.target)) != NOTHING:
         raise UserError(f"DST: {options.target} {found} already; choose another name or remove it")
     check_output("DST", options.target, {"SRC": options.source})
+    if options.to == "ours" and options.target.suffix in SUFFIXES:
+        raise UserError(
+            f"DST: found {options.target}, the name of a file, but our checkpoints are folders; give the name of one, "
+            "or --to upstream, which writes a file"
+        )
     given = tokenizer_sizes(options) | {"num_tokens": options.num_tokens}
     checkpoint = open_checkpoint(locate(options.source), **given)
     check_weights(checkpoint)

@@ -16,6 +16,7 @@ import platform
 import sys
 
 from .core.cli import run_verb
+from .core.errors import UserError
 from .core.options import add_tokenizer_sizes, tokenizer_sizes, verb_parser
 from .core.text import say
 
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> int:
     )
     add_tokenizer_sizes(parser)
     options = parser.parse_args(argv)
+    if options.tokenizer is None and options.images is not None:
+        raise UserError(f"--images: found {options.images} without --tokenizer, which is to give them back")
     if options.tokenizer is None:
         found, describe = examine(), _describe
     else:

@@ -20,7 +20,6 @@ metrics.json and report.html to the folder --output. `python -m robustok.explain
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -40,6 +39,7 @@ from .core.options import (
     add_tokenizer_sizes,
     choose_speed,
     generator_sizes,
+    npz_name,
     positive,
     sampling_of,
     sampling_settings,
@@ -246,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     add_shard(save, "parts of 5,000 images")
     save.add_argument("images", help="the images of the reference")
     add_size(save, "them")
-    save.add_argument("--save", required=True, type=Path, help=".npz to write")
+    save.add_argument("--save", required=True, type=npz_name, help=".npz to write")
     many = command(tokenizer)
     many.add_argument("tokenizers", nargs="+", help="checkpoints of this package or released files")
     many.add_argument("--images", required=True, help="images to give back, cut to the tokenizer's size")

@@ -15,7 +15,7 @@ from .core.errors import UserError
 from .core.options import verb_parser
 from .core.paths import FOLDER, check_output, found_at, given_path
 from .core.text import say
-from .data.emoji import PACKAGE, write_emoji
+from .data.emoji import LICENCES, PACKAGE, write_emoji
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     if found_at(options.output) == FOLDER:
+        if not (options.output / LICENCES).is_file():
+            raise UserError(f"--output: {options.output} is a folder already, and holds no emoji; choose another name")
         say(f"{options.output} is there; remove it to write it again")
         return 0
     check_output("--output", options.output, {"--archive": options.archive})

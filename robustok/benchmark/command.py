@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.options import positive
+from ..core.paths import readable_folder
 from ..core.shards import add_shard, my_shard, refuse_partial
 from ..report.conditions import Fields, of_models, of_tokenizer, together
 from ..report.results import Results
@@ -32,7 +33,8 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 
 def run_benchmark(options: argparse.Namespace, open_network: Callable[[], Callable]) -> None:
     """Runs the command with its parsed options (see evaluate.py); the network is opened where there is work for it."""
-    listing, folder, output = read_list(options.list), Path(options.files), Path(options.output)
+    listing, output = read_list(options.list), Path(options.output)
+    folder = readable_folder(options.files, "the folder with the files that the list names (--files)")
     present = [entry for entry in listing.tokenizers if entry.file not in entry.missing(folder)]
     tasks: dict[str, list[Task]] = {}
     distance, about = "fid", {}

@@ -8,10 +8,14 @@ from ..core.errors import UserError
 from ..core.setting_names import what_results_depend_on
 
 SHOWN = 10  # differences named
+CURE = "use another --name, restore these settings, or start over with --resume never"
 
 
-def refuse_other_settings(stored: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Raises UserError, with the first ten settings that differ, unless what is stored at `where` belongs to `now`.
+def refuse_other_settings(
+    stored: Mapping[str, Any], now: Mapping[str, Any], where: str | Path, cure: str = CURE
+) -> None:
+    """Raises UserError, with the first ten settings that differ and the cure, unless what is stored at `where` belongs
+    to `now`.
 
     Both are settings by name, in sections or not; former names in `stored` are known.
     """
@@ -22,10 +26,7 @@ def refuse_other_settings(stored: Mapping[str, Any], now: Mapping[str, Any], whe
     lines = [f"  {name}: stored {found.get(name)!r}, now {expected.get(name)!r}" for name in different[:SHOWN]]
     if len(different) > SHOWN:
         lines.append(f"  ... and {len(different) - SHOWN} more")
-    raise UserError(
-        "\n".join([f"{where} belongs to another config:", *lines])
-        + "\nuse another --name, restore these settings, or start over with --resume never"
-    )
+    raise UserError("\n".join([f"{where} belongs to another config:", *lines, cure]))
 
 
 def _by_dotted_name(value: Any, prefix: str = "") -> dict[str, Any]:

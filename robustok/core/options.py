@@ -12,6 +12,7 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import completion
@@ -50,6 +51,13 @@ def whole_number(text: str, least: int = 0, most: int | None = None) -> int:
 def positive(text: str) -> int:
     """A whole number from 1 to MOST."""
     return whole_number(text, 1, MOST)
+
+
+def npz_name(text: str) -> Path:
+    """A path that ends in .npz, by which a file of statistics is known when it is read."""
+    if not text.endswith(".npz"):
+        raise ArgumentTypeError(f"found {text!r}, expected a name that ends in .npz")
+    return Path(text)
 
 
 def image_size(text: str) -> Size:
@@ -140,8 +148,8 @@ def add_size(parser: ArgumentParser, of: str) -> None:
 
 
 def add_network(parser: ArgumentParser, networks: Collection[str], weights: str) -> None:
-    """--network (one of `networks`), --weights (a path, `weights` where it is not given) and --mode, which
-    `choose_speed` sets where it is not given.
+    """--network (one of `networks`), --weights (None where it is not given: `weights` for inception, said in the help)
+    and --mode, which `choose_speed` sets where it is not given.
     """
     parser.add_argument(
         "--network",
@@ -149,7 +157,7 @@ def add_network(parser: ArgumentParser, networks: Collection[str], weights: str)
         default="inception",
         help="the network whose features are compared; distances of inception's are called FID (default inception)",
     )
-    parser.add_argument("--weights", default=weights, help=f"file or folder of its weights (default {weights})")
+    parser.add_argument("--weights", help=f"file or folder of its weights (default, of inception alone: {weights})")
     parser.add_argument(
         "--mode",
         choices=("exact", "fast"),

@@ -26,6 +26,7 @@ LIST, PICTURES = "package/emoji.json", "package/img/google/64/"
 SIDE, BACKGROUND = 64, "white"
 _MOST_BYTES = 1 << 27  # of the tar file; the package's has 80 MB
 _CURE = f"give the tarball that `npm pack {PACKAGE}` writes"
+LICENCES = "LICENSE.txt"  # a folder of emoji is known by it
 LICENCE = f"""Noto emoji, 64 x 64 pixels, from the npm package {PACKAGE}, put on a plain white background.
 The package is under the MIT licence (c) Cal Henderson; the drawings are Google's Noto Emoji, Apache licence 2.0.
 One folder a category; groups.csv: an emoji, its skin tones and emoji that are drawn alike are one group.
@@ -54,7 +55,7 @@ def write_emoji(archive: Path, folder: Path, content: str = CONTENT) -> int:
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             picture.save(temporary / path, "PNG")
         write_groups(temporary, groups)
-        (temporary / "LICENSE.txt").write_text(LICENCE)
+        (temporary / LICENCES).write_text(LICENCE)
     return len(pictures)
 
 

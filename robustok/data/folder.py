@@ -34,7 +34,7 @@ class Folder:
         folders, images = self._list_root()
         if folders and images:
             raise UserError(
-                f"data.root: {root}: holds images ({images[0]}, ...) beside folders ({folders[0]}, ...); "
+                f"{root} holds images ({images[0]}, ...) beside folders ({folders[0]}, ...); "
                 f"expected one sub-folder per class, or images alone"
             )
         self.kind = "folder with one sub-folder per class" if folders else "flat folder (one class)"
@@ -43,9 +43,7 @@ class Folder:
         for label, name in enumerate(self.class_names):
             found = self._list_class(name) if folders else images
             if not found:
-                raise UserError(
-                    f"data.root: class folder {root / name} holds no image{self._say_ignored()}; fill it or remove it"
-                )
+                raise UserError(f"class folder {root / name} holds no image{self._say_ignored()}; fill it or remove it")
             self.names += found
             labels += [label] * len(found)
         self.labels = np.array(labels, dtype=np.int64)
@@ -79,12 +77,13 @@ class Folder:
         images = self._keep_images(name for name, holds in is_folder.items() if not holds and name != GROUPS)
         if not folders and not images:
             raise UserError(
-                f"data.root: {self.root}: no images, class folders or tar shards in it{self._say_ignored()}"
+                f"{self.root} holds no images{self._say_ignored()}; expected one sub-folder per class, images alone, "
+                f"tar shards or Parquet files"
             )
         if folders and look_like_splits(folders):
             raise UserError(
-                f"data.root: {self.root}: {', '.join(folders)} look like splits, not classes; point data.root at one "
-                f"of them (validation and test images are taken from it)"
+                f"{self.root}: {', '.join(folders)} look like splits, not classes; give one of them in its place "
+                f"(a run takes its validation and test images from data.root itself)"
             )
         refuse_same_but_case(folders, self.root)
         return folders, images
@@ -137,4 +136,4 @@ def _scan(folder: Path) -> Iterator[os.DirEntry]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"data.root: folder {error.filename} cannot be read ({error.strerror})") from error
+    raise UserError(f"folder {error.filename} cannot be read ({error.strerror})") from error

@@ -253,4 +253,4 @@ def _refuse_others(root: Path, files: list[Path], kind: str) -> None:
     for path in sorted(root.iterdir()):
         data = path.is_dir() or is_image(path.name) or path.suffix in (".tar", ".parquet")
         if data and path not in own and not is_junk(path.name):
-            raise UserError(f"{root} holds {kind} beside {path.name}; point data.root at one kind alone")
+            raise UserError(f"{root} holds {kind} beside {path.name}; expected one kind alone")

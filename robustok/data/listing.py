@@ -52,7 +52,7 @@ def refuse_same_but_case(classes: Iterable[str], where: Path) -> None:
     by_case = sorted(classes, key=str.casefold)
     for first, second in pairwise(by_case):
         if first.casefold() == second.casefold():
-            raise UserError(f"data.root: classes {first!r} and {second!r} in {where} differ only in case; rename one")
+            raise UserError(f"classes {first!r} and {second!r} in {where} differ only in case; rename one")
 
 
 def by_suffix(names: Iterable[str]) -> dict[str, int]:

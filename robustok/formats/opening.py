@@ -98,4 +98,6 @@ def _content(path: Path) -> Any:
     for beginning, what in MISTAKES.items():
         if start.startswith(beginning):
             raise UserError(f"{path} is {what}")
+    if start and start.isascii() and b" ".join(start.split()).decode().isprintable():  # no format of weights begins so
+        raise UserError(f"{path} is a text file; expected weights, a .safetensors file or a torch checkpoint")
     return read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import yaml
 
@@ -13,6 +13,7 @@ from ..config import RunConfig
 from ..core.errors import UserError
 from ..core.setting_names import RENAMED
 from ..core.settings import check_config, expected, walk
+from ..data.digits import means_digits
 from ..presets import read_settings, say_renamed
 
 
@@ -25,7 +26,7 @@ def run_config_parser(prog: str, default_config: str | None = None):
 
     defaults = None if default_config is None else f"Defaults are those of {default_config}."
     parser = ArgumentParser(prog=prog, description=defaults, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
+    parser.add_argument("--config", action="config", help="YAML file of settings; options override it")
     parser.add_class_arguments(RunConfig, skip={"compile"})
     parser.add_argument("--compile", action=ActionYesNo, default=False, help="compile the models with torch.compile")
     if default_config is not None:
@@ -60,6 +61,8 @@ def _parsed(parser, argv: list[str]):
     names = {f.name for f in fields(RunConfig)}
     values = vars(parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed))
     config = RunConfig(**{name: value for name, value in values.items() if name in names})
+    if config.data.root is not None and means_digits(config.data.root):
+        config = replace(config, data=replace(config.data, root=None))
     check_config(config)
     return config, {name: value for name, value in values.items() if name not in names}
 
@@ -88,21 +91,18 @@ def _with_new_names(argv: list[str]) -> list[str]:
 
 def _read_config_files(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """The arguments with each FILE of --config replaced by its settings, which `read_settings` completes, and these
-    settings by file.
+    settings by file. Files come first, so that options override them wherever they stand.
     """
-    read, files, after_option = [], {}, False
-    for argument in argv:
-        option, equals, path = argument.partition("=")
-        if after_option:
-            files[argument] = _settings_text(argument)
-            read.append(files[argument])
-        elif option == "--config" and equals:
+    options, files, given = [], {}, iter(argv)
+    for argument in given:
+        option, _, path = argument.partition("=")
+        if argument == "--config":
+            path = next(given, "")
+        if option == "--config" and path:
             files[path] = _settings_text(path)
-            read += ["--config", files[path]]
         else:
-            read.append(argument)
-        after_option = argument == "--config"
-    return read, files
+            options.append(argument)
+    return [*(part for text in files.values() for part in ("--config", text)), *options], files
 
 
 def _settings_text(path: str) -> str:
@@ -131,7 +131,7 @@ def _explain(message: str) -> str:
         found = top[1]
     else:
         return _explain_value(message)
-    near = difflib.get_close_matches(found, setting_names(), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(found, setting_names(), n=1, cutoff=0.5)
     hint = f"the nearest valid setting is '{near[0]}'" if near else "--print_config lists the valid ones"
     return f"unknown setting '{found}': {hint}"
 

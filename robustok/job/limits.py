@@ -6,6 +6,7 @@ from ..data.images import Images
 from ..data.tokens import MAX_CODES
 from ..models.interfaces import is_discrete
 from ..models.registry import trained_family
+from ..models.starting import refuse_other_shape
 from .outline import Outline
 from .relations import expect
 
@@ -29,6 +30,9 @@ def check_limits(run: Outline) -> None:
                 "alone can train it"
             )
         if "tokenizer" in stages and run.trained_tokenizer is not None:
+            if c.start.tokenizer:
+                family = trained_family(c, "tokenizer")
+                refuse_other_shape(run.tokenizer.config, run.trained_tokenizer.config, family, c.start.tokenizer)
             _check_kmeans(c, run.trained_tokenizer, images)
             _check_restarts(c, run.trained_tokenizer)
             _check_teacher(c, run.classifier.width)

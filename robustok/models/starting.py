@@ -105,8 +105,7 @@ def _stored_tokenizer(run: RunConfig, family: Family, config: Any) -> LoadedToke
     path = run.start.tokenizer
     stored = load_tokenizer(path, "model", **given_of(run))
     refuse_other_family(stored, family, path)
-    found, expected = ({family.section: shape_settings(c)} for c in (stored.config, config))
-    refuse_other_settings(found, expected, Path(path))
+    refuse_other_shape(stored.config, config, family, path)
     model = family.build(config)
     # auxiliary decoders start anew: their targets are the run's
     model.load_state_dict({k: v for k, v in stored.state_dict().items() if not k.startswith("masked.")})
@@ -121,6 +120,13 @@ def refuse_other_family(stored: Any, family: Family, path: str) -> None:
             f"start.{family.role}: {path} holds a {found}; expected a {family.kind}, as the settings describe "
             f"(or --family.{family.role} {found})"
         )
+
+
+def refuse_other_shape(stored: Any, config: Any, family: Family, path: str) -> None:
+    """Raises UserError for the config of a stored tokenizer whose tensors are others than those of `config`."""
+    found, expected = ({family.section: shape_settings(c)} for c in (stored, config))
+    cure = "give the run these settings of it, for images of another size start.image_size, too"
+    refuse_other_settings(found, expected, f"start.tokenizer: {path}", cure)
 
 
 def shape_settings(config: Any) -> dict[str, Any]:

@@ -203,7 +203,8 @@ def test_inception_is_the_default_network(run, inception_path, room):
 def test_missing_weights_are_one_message_and_exit_code_2(run, capsys):
     run(evaluate, "samples images.npz --reference others.npz", code=2)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "weights/pt_inception-2015-12-05-6726825d.pth" in said and "SHA-256" in said
+    assert said.count("\n") == 1 and "weights/pt_inception-2015-12-05-6726825d.pth" in said
+    assert "SHA-256" in said and "--network random-filters, which needs no weights" in said
 
 
 def test_codebook_and_strips_and_lipschitz(run, tmp_path):

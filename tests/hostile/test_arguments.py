@@ -15,7 +15,8 @@ SHOWN = {HUGE: "HUGE", TOO_LONG: "TOO_LONG", "": "EMPTY"}  # in the names of cas
 
 def place(folder: Path) -> None:
     """What arguments name that is not what is expected."""
-    (folder / "text.txt").write_text("just a sentence")
+    for name in ("text.txt", "text.npz"):
+        (folder / name).write_text("just a sentence")
     (folder / "folder").mkdir()
     (folder / "folder.npz").mkdir()
     (folder / "lines.jsonl").write_text('{"class_id": 0, "tokens": [1, 2]}\n')
@@ -80,6 +81,7 @@ FETCH = cases(
         "emoji --archive text.txt --output text.txt": ("--output: text.txt is a file; expected a folder",),
         "emoji --archive text.txt --output broken": ("--output: broken is a broken link; expected a folder",),
         "emoji --archive text.txt --output /proc/emoji": ("--output: /proc/emoji cannot be written",),
+        "emoji --output photos": ("--output: photos is a folder already, and holds no emoji; choose another name",),
         "emoji --archive photos --output photos/new": ("--output: photos/new would lie inside --archive = photos",),
     },
     ("photos",),
@@ -89,7 +91,7 @@ TOKENIZE = cases(
     {
         "photos out": ("--tokenizer is missing", "a checkpoint folder of ours or a published file"),
         "photos out --tokenizer none": ("none does not exist; expected a checkpoint",),
-        "photos out --tokenizer text.txt": ("text.txt cannot be read as a torch checkpoint",),
+        "photos out --tokenizer text.txt": ("text.txt is a text file; expected weights",),
         "photos out --tokenizer folder": ("folder holds no valid checkpoint: expected config.json",),
         "photos out --tokenizer pipe": ("pipe is a named pipe; expected a checkpoint",),
         "photos out --tokenizer zero": ("zero is a device; expected a checkpoint",),
@@ -180,13 +182,22 @@ EVALUATE = cases(
         "samples photos --reference photos --output text.txt": ("--output: text.txt is a file; expected a folder",),
         "samples photos --reference photos --output photos/out": ("would lie inside images = photos",),
         "samples photos --reference photos --output alias": ("--output: alias would lie inside",),
-        "reference photos --save folder": ("--save: folder is a folder; expected the name of a file",),
-        "reference text.txt --save text.txt": ("--save: text.txt would replace images = text.txt",),
+        "samples photos --reference photos --network dinov2": ("--weights is missing", "a file of DINOv2's weights"),
+        "samples photos --reference photos --network classifier": ("--weights is missing", "a run's RUN/classifier"),
+        "samples photos --reference photos --network classifier --weights tokenizer": (
+            "tokenizer is a tokenizer checkpoint; expected the classifier of a run",
+        ),
+        "samples photos --reference photos": ("--weights is missing, and there is no weights/pt_inc", "random-filters"),
+        f"samples folder --reference photos {NETWORK}": ("folder holds no images; expected one sub-folder per class",),
+        "reference photos --save folder.npz": ("--save: folder.npz is a folder; expected the name of a file",),
+        "reference photos --save sums": ("argument --save: found 'sums', expected a name that ends in .npz",),
+        "reference text.npz --save text.npz": ("--save: text.npz would replace images = text.npz",),
         "generator rar --tokenizer tokenizer --reference photos --per_class 0": (f"--per_class: found 0, {FROM_1}",),
         f"tokenizer none --images photos {NETWORK}": ("none does not exist; expected a checkpoint",),
         f"tokenizer tokenizer --images photos --lpips none {NETWORK}": ("none does not exist; expected the folder of",),
         "benchmark none.yaml --images photos": ("none.yaml does not exist", "shipped lists are digits, published"),
         "benchmark pipe.yaml --images photos": ("pipe.yaml is a named pipe",),
+        "benchmark digits --files none": ("none does not exist; expected the folder with the files",),
         "benchmark digits --shard 3/2": ("argument --shard: found '3/2', expected i/N",),
         "benchmark digits --shard 0/0": ("argument --shard: found '0/0', expected i/N",),
     },
@@ -217,6 +228,7 @@ CONVERT = cases(
         "tokenizer text.txt": ("DST: text.txt is a file already; choose another name or remove it",),
         "tokenizer broken": ("DST: broken is a broken link already; choose another name",),
         "tokenizer tokenizer/copy": ("DST: tokenizer/copy would lie inside SRC = tokenizer",),
+        "tokenizer out.pt": ("DST: found out.pt, the name of a file", "or --to upstream, which writes a file"),
         "tokenizer /proc/copy": ("DST: /proc/copy cannot be written",),
         "tokenizer out --to sideways": ("argument --to: invalid choice: 'sideways'",),
         "tokenizer out --to upstream --teacher none": ("none does not exist; expected a file of weights",),
@@ -230,8 +242,9 @@ DOCTOR = cases(
         "--tokenizer tokenizer --images none": ("none does not exist; expected a folder of images",),
         "--tokenizer tokenizer --images pipe.npz": ("pipe.npz is a named pipe",),
         "--fast": ("unrecognized arguments: --fast",),
+        "--images photos": ("--images: found photos without --tokenizer, which is to give them back",),
     },
-    ("tokenizer",),
+    ("tokenizer", "photos"),
 )
 TRAIN = cases(
     "train --runs runs --device cpu",
@@ -256,6 +269,7 @@ TRAIN = cases(
         "--start.classifier folder": ("folder",),
         "--start.classifier any --stage classifier": ("--stage: found 'classifier'", "start.classifier = any is"),
         "--tokenizer.widht 8": ("unknown setting 'tokenizer.widht': the nearest valid setting is 'tokenizer.width'",),
+        "--foo 3": ("unknown setting 'foo': --print_config lists the valid ones",),
         "sideways": ("unrecognized arguments: sideways",),
     },
 )

@@ -66,7 +66,7 @@ LARGEST = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
 OLD, NEW = saved(PLAIN, old=True), saved(PLAIN)
 PICKLES = [
     pt("an empty file", b"", READ_PT, CURE),
-    pt("text", b"hello, these are my weights", READ_PT, CURE),
+    pt("text", b"hello, these are my weights", "is a text file; expected weights"),
     pt("a Git-LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid x", "git lfs pull"),
     pt("a web page", b"<!DOCTYPE html><html>", "web page", "fetch"),
     pt("a server's answer", b'<?xml version="1.0"?><Error/>', "XML", "fetch"),

@@ -66,6 +66,7 @@ def test_a_file_may_be_based_on_a_preset(tmp_path, monkeypatch):
     found = parsed("--config=mine.yaml", "--generator.heads", "8")
     assert (found.generator.depth, found.generator.width, found.generator.heads) == (3, 1024, 8)
     assert found.tokenizer.codebook_size == 4096
+    assert parsed("--generator.depth", "5", "--config", "mine.yaml").generator.depth == 5, "options override files"
     file.write_text("base: rar-xl\n")
     with pytest.raises(UserError, match=r"no preset 'rar-xl'; there are: .*digits, .*rar-b"):
         parsed("--config", str(file))

@@ -15,6 +15,7 @@ from robustok.job.command_line import setting_names
 from robustok.model_configs import TokenizerConfig
 from robustok.models.load import open_checkpoint
 from robustok.models.starting import shape_settings
+from robustok.models.tokenizers.vit_tokenizer import ViTTokenizer
 from robustok.presets import preset_path
 from robustok.train import main
 
@@ -138,3 +139,24 @@ def test_a_released_tokenizer_has_the_shape_of_its_settings():
     shape = {"image_size": 256, "patch_size": 16, "width": 64, "depth": 2, "heads": 2}
     assert shape_settings(TokenizerConfig(**shape, codebook_size=512, code_width=16)) == shape_settings(released)
     assert shape_settings(TokenizerConfig(**shape, codebook_size=512, code_width=8)) != shape_settings(released)
+
+
+def test_digits_is_a_word_for_the_digits_as_in_other_verbs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["--data.root", "digits", "--data.val", "200", "--stage", "classifier", "--dry_run"])
+    assert "200 for validation" in capsys.readouterr().out
+    (tmp_path / "digits").mkdir()
+    with pytest.raises(UserError, match=r"write sklearn:digits for the former and \./digits for"):
+        main(["--data.root", "digits", "--stage", "classifier", "--dry_run"])
+
+
+def test_a_started_tokenizer_of_another_shape_is_refused_before_the_run(tmp_path):
+    sizes = {"width": 64, "depth": 1, "heads": 2, "codebook_size": 64, "code_width": 8}
+    stored = ViTTokenizer(TokenizerConfig(image_size=32, patch_size=16, layer_scale=None, **sizes))
+    stored.save_pretrained(tmp_path / "tokenizer")
+    argv = ["--dry_run", "--stage", "tokenizer", f"--start.tokenizer={tmp_path / 'tokenizer'}"]
+    argv += [f"--tokenizer.{name}={value}" for name, value in sizes.items()]
+    says = r"start\.tokenizer: .* another config:(.|\n)*\n  tokenizer\.patch_size: stored 16, now 8\ngive the run these"
+    with pytest.raises(UserError, match=says):
+        main(argv)
+    assert main([*argv, "--tokenizer.patch_size", "16"]) == 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.reading import read_safetensors, verify
+from ...core.errors import UserError
 from ...core.files import read_record
 from ...core.parsing import parsing
 from ...core.sizes import Size, sides
@@ -58,7 +59,10 @@ def load_classifier(folder: Path) -> Classifier:
     """The classifier of a checkpoint folder (its moving average), on the CPU. Raises UserError for a damaged one."""
     verify(folder)
     with parsing(folder / "config.json", "the settings of a classifier"), torch.device("meta"):
-        classifier = Classifier(**read_record(folder / "config.json")["config"])
+        record = read_record(folder / "config.json")
+        if record["kind"] != "classifier":
+            raise UserError(f"{folder} is a {record['kind']} checkpoint; expected the classifier of a run")
+        classifier = Classifier(**record["config"])
     weights = read_safetensors(folder / "ema.safetensors")
     check_state(weights, classifier.state_dict(), str(folder), "a run's classifier")
     classifier.to_empty(device="cpu").load_state_dict(weights)
