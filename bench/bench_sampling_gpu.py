@@ -5,6 +5,7 @@ it. Batches are of one class, as large samples are that are sorted by class.
 """
 
 import gc
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -49,6 +50,15 @@ def authors_call(authors: GrowingCache, classes: torch.Tensor, draw=multinomial)
     return run
 
 
+def beside_peers(record, goal: str, model: RAR, plain: RAR, classes: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Our sampler, the authors' loop, and the compiled peer where it can run."""
+    sampler = model.sampler(**our_settings(), compile=True)
+    compiled = CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead", dynamic=False))
+    peer = {"torch.compile + static cache": lambda: compiled.generate(classes, *GUIDANCE, multinomial)}
+    ours = {"ours": lambda: sampler.generate(classes, seed=0)}
+    return ours | {"the authors' loop": authors_call(GrowingCache(plain), classes)} | record.able(goal, peer)
+
+
 def our_rate(model: RAR, batch: int, device: str) -> float:
     """Images/s of our sampler."""
     gc.collect()  # the one before holds caches of up to 26 GB, and its captured graphs hold it
@@ -80,12 +90,7 @@ def test_sampling(name, timed, record, gpu, few_rounds):
         record.add(goal, f"{what}, caches read at", "for comparison", f"{share:.2f} of the copy rate", None)
     best = max(rates.values())
     count = 50 if timed else 2
-    classes, sampler = one_class(count, device), model.sampler(**our_settings(), compile=True)
-    peer = CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead", dynamic=False))
-    variants = {"ours": lambda: sampler.generate(classes, seed=0)}
-    variants["the authors' loop"] = authors_call(GrowingCache(plain), classes)
-    variants["torch.compile + static cache"] = lambda: peer.generate(classes, *GUIDANCE, multinomial)
-    timings = recording.measure(variants, device)
+    timings = recording.measure(beside_peers(record, goal, model, plain, one_class(count, device)), device)
     milliseconds = {key: recording.median(times) for key, times in timings.items()}
     what = f"{name}, batch {count}"
     add_ratio(record, goal, what, timings, "the authors' loop", 8.0)
@@ -155,12 +160,7 @@ def test_latency(timed, record, gpu, few_rounds):
     goal = "latency of one image"
     device = gpu(goal)
     model, plain = networks("rar-b", device, timed)
-    sampler, classes = model.sampler(**our_settings(), compile=True), one_class(1, device)
-    peer = CompiledStaticCache(model, partial(torch.compile, mode="reduce-overhead", dynamic=False))
-    variants = {"ours": lambda: sampler.generate(classes, seed=0)}
-    variants["the authors' loop"] = authors_call(GrowingCache(plain), classes)
-    variants["torch.compile + static cache"] = lambda: peer.generate(classes, *GUIDANCE, multinomial)
-    timings = recording.measure(variants, device)
+    timings = recording.measure(beside_peers(record, goal, model, plain, one_class(1, device)), device)
     record.add_at_most(goal, "rar-b, batch 1", 80, recording.median(timings["ours"]), "ms")
     add_ratio(record, goal, "rar-b, batch 1", timings, "the authors' loop", 20.0)
     add_ratio(record, goal, "rar-b, batch 1", timings, "torch.compile + static cache", 1.0)

@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from . import recording, report
+from .bench_sampling import SMALL, random_model
+from .bench_sampling_gpu import beside_peers
+from .sampling_peers import CompiledStaticCache
 
 ROOT = Path(__file__).parents[1]
 QUICK = """
@@ -216,3 +220,14 @@ def test_a_peer_that_fails_costs_no_row(tmp_path):
     assert list(found.able("lookup", {"works": int, "broken": broken})) == ["works"]
     row = found.rows[0]
     assert row["what"] == "broken" and row["found"] == "cannot run: AssertionError: a / b c" and row["reached"] is None
+
+
+def test_a_compiler_that_fails_costs_the_others_no_row(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no graph")
+
+    monkeypatch.setattr(CompiledStaticCache, "generate", broken)
+    found, model = recording.Record(), random_model(SMALL)
+    runs = beside_peers(found, "latency", model, model, torch.tensor([1]))
+    assert list(runs) == ["ours", "the authors' loop"]
+    assert found.rows[0]["what"] == "torch.compile + static cache" and "no graph" in found.rows[0]["found"]
