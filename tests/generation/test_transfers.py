@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,21 +45,25 @@ def test_pairs(models, transfers, mode):
     assert transfers.log == WHILE_THE_NEXT_IS_MADE
 
 
-@pytest.fixture
-def run(models, tmp_path):
+def sharded(models, folder, shard_rows: int) -> ShardedRun:
     tokenizer, generator = models
     classes = class_list(COUNT, 3)
     return ShardedRun(
-        tmp_path,
+        folder,
         classes,
         lambda: generator.sampler(**SETTINGS),
         about=about_run(generator, tokenizer, classes, SETTINGS),
         seed=5,
         batch_size=BATCH,
-        shard_rows=COUNT,
+        shard_rows=shard_rows,
         tokenizer=tokenizer,
         image_kinds=("npy",),
     )
+
+
+@pytest.fixture
+def run(models, tmp_path):
+    return sharded(models, tmp_path, shard_rows=COUNT)
 
 
 def test_sampled_tokens(run, transfers):
@@ -78,12 +83,16 @@ def test_images_that_are_kept(run, transfers, monkeypatch):
     assert written[1].shape == written[0].shape and transfers.log == WHILE_THE_NEXT_IS_MADE
 
 
-def test_shards_are_decoded_on_one_stream(run, monkeypatch):
+def test_shards_are_decoded_beside_the_next_on_one_stream(models, tmp_path, monkeypatch):
     """Memory that is freed on one stream is not given to another: every shard would take as much again."""
     made, used = [], []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or len(made))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
-    monkeypatch.setattr(run, "_complete", lambda *given: None)
-    for number in range(3):
-        run._complete_beside(number, torch.zeros(0), None)
-    assert made == [run.sampler.device] and used == [1, 1, 1]
+    runs = [sharded(models, tmp_path / name, shard_rows=BATCH) for name in ("cpu", "gpu")]
+    runs[1].sampler = SimpleNamespace(generate=runs[1].sampler.generate, device=SimpleNamespace(type="cuda"))
+    found = []
+    for run in runs:
+        assert run.work(lambda done: None) == COUNT
+        found.append((run.finish().read(torch.arange(COUNT)), np.load(run.folder / "images.npy")))
+    assert torch.equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1])
+    assert made == [runs[1].sampler.device] and used == [1, 1, 1]
