@@ -81,13 +81,13 @@ def evaluate_reconstruction(
             with torch.autocast(device.type, enabled=False):  # a caller's is meant for the tokenizer
                 figures["lpips"].append(perceptual(from_uint8(restored), from_uint8(original)))
     restored_side, reference = (side.finish() for side in sides)
-    means = {name: _finite_mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
+    means = {name: _mean(torch.cat(parts)) if parts else None for name, parts in figures.items()}
     usage = usage_of(counts) if discrete else None
     rfid = distances({"": restored_side}, reference)[""]
     return Reconstruction(rfid=rfid, usage=usage, count=reference.count, **means)
 
 
-def _finite_mean(values: Tensor) -> float:
-    """Mean of the finite entries; infinity where there is none (every image was given back exactly)."""
-    finite = values[values.isfinite()]
-    return float(finite.mean()) if len(finite) else float("inf")
+def _mean(values: Tensor) -> float:
+    """Mean without infinite entries (images given back exactly); infinity where there is no other. NaN is not hidden."""
+    known = values[~values.isposinf()]
+    return float(known.mean()) if len(known) else float("inf")

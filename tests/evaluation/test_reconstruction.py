@@ -1,5 +1,7 @@
 """Plain reconstruction figures, and the networks besides Inception whose features are compared."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,6 +47,16 @@ def test_figures_are_means_over_images_of_one_pass(pixels):
         float(mean_difference(from_uint8(restored), from_uint8(images)).mean()), rel=1e-5
     )
     assert int(found.usage.counts.sum()) == 40 * 4 and found.count == 40
+
+
+def test_a_distance_that_is_no_number_is_seen(pixels):
+    """Weights that overflow for one image: the mean over the others would be a figure of fewer images."""
+    shape = TokenizerConfig(image_size=16, width=32, depth=1, heads=2, codebook_size=32, code_width=4)
+    images = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    broken = evaluate_reconstruction(
+        ViTTokenizer(shape).eval(), Batches([images]), pixels, lambda x, y: torch.tensor([0.1, torch.nan, 0.2, 0.3])
+    )
+    assert math.isnan(broken.lpips) and math.isfinite(broken.psnr)
 
 
 @pytest.mark.parametrize("count, found", [(0, "none"), (1, "1")])
