@@ -88,6 +88,6 @@ def evaluate_reconstruction(
 
 
 def _mean(values: Tensor) -> float:
-    """Mean without infinite entries (images given back exactly); infinity where there is no other. NaN is not hidden."""
+    """Mean without infinite entries (images given back exactly); infinity where there is no other. NaN is kept."""
     known = values[~values.isposinf()]
     return float(known.mean()) if len(known) else float("inf")
