@@ -56,6 +56,6 @@ torture: setup  # what takes too long for every commit
 gpu-report: setup  # tests and benchmarks that need a GPU, in slices of at most eight minutes; goes on where it was stopped
 	$(BIN)/python bench/report.py --output $(or $(OUTPUT),bench/results/gpu) $(SLICES)
 
-study: setup  # the study on emoji: hours on two cores; goes on where it was stopped
+study: setup  # the study on emoji: an hour or more on two cores; goes on where it was stopped
 	test -d data/emoji || $(BIN)/python -m robustok.fetch_data emoji
 	$(BIN)/python -m robustok.study --output $(or $(OUTPUT),docs/study)
