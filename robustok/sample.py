@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,13 +43,14 @@ from .core.options import (
     sampling_settings,
     tokenizer_sizes,
     verb_parser,
+    whole_number,
 )
 from .core.paths import FILE, FOLDER, check_output
 from .core.shards import add_shard, my_shard, refuse_partial
 from .core.text import say
 from .generation.image_writer import KINDS
 
-SHARD = 1000  # images a shard, about
+SHARD, MOST_SHARD = 1000, 50_000  # images a shard, about; of more the features would be no file that is read again
 MOST_TILES = 10_000  # images of a grid
 BATCH_SIZE = {"cuda": 256, "cpu": 50}
 PRECISION = {"cuda": "bfloat16", "cpu": "float32"}
@@ -241,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     add_seed(parser, "the images, each of which depends on the seed and its number alone")
     add("--batch_size", type=positive, help="images sampled at once (default 256 on a GPU, 50 on a CPU)")
     per_shard = f"images a shard, rounded up to whole batches (default {SHARD})"
-    add("--shard_images", type=positive, default=SHARD, help=per_shard)
+    add("--shard_images", type=partial(whole_number, least=1, most=MOST_SHARD), default=SHARD, help=per_shard)
     add_shard(parser, "shards of images")
     precision = "of weights and caches; logits are always float32 (default bfloat16 on a GPU, float32 on a CPU)"
     add("--precision", choices=PRECISIONS, help=precision)

@@ -229,6 +229,7 @@ def test_no_space_left(argv, one_process, monkeypatch, tmp_path, capsys):
         (["--classes", "0,3"], "classes: found [3], expected some of 0..2"),
         (["--n", "0"], "argument --n/--images: found 0, expected a whole number from 1"),
         (["--shard_images", "-1"], "argument --shard_images: found -1"),
+        (["--shard_images", "50001"], "argument --shard_images: found 50001, expected a whole number from 1 to 50000"),
         (["--shard", "3/2"], "argument --shard: found '3/2', expected i/N"),
         (["--batch_size", "0"], "argument --batch_size: found 0"),
         (["--class_weights", "1,2"], "expected 3 numbers"),
