@@ -43,7 +43,10 @@ class Folder:
         for label, name in enumerate(self.class_names):
             found = self._list_class(name) if folders else images
             if not found:
-                raise UserError(f"class folder {root / name} holds no image{self._say_ignored()}; fill it or remove it")
+                raise UserError(
+                    f"class folder {root / name} holds no image{self._say_ignored()}; fill it or remove it, or "
+                    f"give a folder whose sub-folders are all classes"
+                )
             self.names += found
             labels += [label] * len(found)
         self.labels = np.array(labels, dtype=np.int64)

@@ -212,9 +212,11 @@ def open_images(config: DataConfig, image_size: Size) -> Images:
     source = Digits() if config.root is None else open_source(config.root)
     val, test = split_sizes(source.labels, config.val, config.test)
     if min(val, test) < 0 or val + test >= len(source.labels):
+        cure = (
+            "give more images, a dozen or more" if config.val is None and config.test is None else "make them smaller"
+        )
         raise UserError(
-            f"data.val = {val} and data.test = {test} leave no image of {len(source.labels)} "
-            f"to train on; make them smaller"
+            f"data.val = {val} and data.test = {test} leave no image of {len(source.labels)} to train on; {cure}"
         )
     return Images(source, replace(config, val=val, test=test), image_size)
 

@@ -172,7 +172,7 @@ def test_links_are_followed_to_files_but_not_into_loops(photos):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"val": 15, "test": 6}, "leave no image of 21"),
+        ({"val": 15, "test": 6}, "leave no image of 21 to train on; make them smaller"),
         ({"crop_min": 0.0}, "crop_min"),
         ({"crop_max": 1.5}, "crop_max"),
     ],
@@ -180,6 +180,13 @@ def test_links_are_followed_to_files_but_not_into_loops(photos):
 def test_settings_out_of_range_are_refused(photos, settings, message):
     with pytest.raises(UserError, match=message):
         open_images(config(photos, **settings), 16)
+
+
+def test_too_few_images_to_split_ask_for_more(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match="leave no image of 4 to train on; give more images, a dozen or more"):
+        open_images(DataConfig(root=str(tmp_path)), 16)
 
 
 def test_a_root_under_the_home_folder(tmp_path, monkeypatch):

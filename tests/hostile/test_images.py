@@ -137,7 +137,7 @@ LAYOUTS = [
         ("'Cat' and 'cat' in photos differ only in case",),
         needs=("photos",),
     ),
-    Case("no image at all", lambda folder: (folder / "photos").mkdir(), "check_data photos", ("photos: no images",)),
+    Case("no image at all", lambda folder: (folder / "photos").mkdir(), "check_data photos", ("holds no images",)),
     Case(
         "a class that is a loop of links",
         link("eel", "photos/eel"),
