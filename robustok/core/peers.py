@@ -98,9 +98,10 @@ class Peers:
                 patience = CLOSING
             until = time.monotonic() + patience
             self._name_who_is_gone()  # a launcher may stop this process because that one ended
-            while time.monotonic() < until and not self._store.check(["end"]):
-                time.sleep(0.02)  # the watch ends this process as soon as it misses one of another machine
-                self._name_who_is_gone()
+            with suppress(KeyboardInterrupt):  # whoever interrupts once more does not want to wait
+                while time.monotonic() < until and not self._store.check(["end"]):
+                    time.sleep(0.02)  # the watch ends this process as soon as it misses one of another machine
+                    self._name_who_is_gone()
             if not self._claim(self._store, str(self._me), code):
                 self._end_quietly()
         except dist.DistError:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import torch
 
@@ -32,6 +33,7 @@ SCENARIOS = {
     "one refuses": (["wait", "compute", "refuse"], 20.0),
     "all refuse": (["refuse", "refuse", "refuse"], 20.0),
     "all are interrupted": (["close", "stop", "stop"], 20.0),
+    "one is interrupted twice": (["wait", "stop_twice"], 20.0),
     "has a bug": (["compute", "have_a_bug"], 20.0),
     "works alone": (["work_alone", "wait", "wait"], 8.0),
 }
@@ -55,6 +57,11 @@ class Part:
 
     def stop():
         raise KeyboardInterrupt("stopped at step 3")
+
+    def stop_twice():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        Part.stop()
 
     def close():
         try:

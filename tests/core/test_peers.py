@@ -57,6 +57,10 @@ def test_the_main_process_of_an_interrupted_run_closes_what_it_has_open(ended):
     assert ended["all are interrupted"] == [[130, 130, 130], "closed\nstopped at step 3"]
 
 
+def test_who_is_interrupted_once_more_ends_all_at_once(ended):
+    assert ended["one is interrupted twice"] == [[130, 130], "stopped at step 3"]
+
+
 def test_a_bug_is_shown_with_its_traceback_and_no_other(ended):
     codes, printed = ended["has a bug"]
     assert codes == [1, 1]
