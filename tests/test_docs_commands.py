@@ -4,8 +4,12 @@ In a block of `console` a line that begins with `$` is a command; the lines belo
 With an error among them, or a figure outside of a recipe, it ends with a failure, else with success.
 Of a `bash` block the commands of this package are run, those of torchrun in one process.
 Commands are made small (`SMALL`) and look through a small classifier; training stops after its dry run.
+Of pages whose commands need files that are not here (`README.md` and others), every option is one that the verb has.
 """
 
+import contextlib
+import functools
+import io
 import re
 import shlex
 from importlib import import_module
@@ -18,7 +22,8 @@ from PIL import Image
 
 from robustok.core.cli import run_verb
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = ("scale_out", "file_formats", "errors", "monitoring", "recipes")
 SMALL = {"--n 50000": "--n 6 --batch_size 3 --shard_images 3", "--size 256": "--size 16", "/shared/": "shared/"}
 SMALL |= {"configs/robustok-b.yaml": "small.yaml"}
@@ -112,3 +117,28 @@ def test_the_tutorial_ends_with_images(room, monkeypatch):
         text = text.replace(there, here)
     exec(text, names)
     assert names["images"].shape == (2, 3, 16, 16)
+
+
+@functools.cache
+def options_of(*words: str) -> set[str]:
+    """The options in the help of a verb, or of WHAT it is to do."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        import_module(f"robustok.{words[0]}").main([*words[1:], "--help"])
+    return set(re.findall(r"--[\w.]+", said.getvalue()))
+
+
+OTHERS = ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")) if path.stem not in PAGES)]
+
+
+def test_every_option_of_a_command_is_one_of_the_verb():
+    wrong, count = [], 0
+    for page in OTHERS:
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for verb, rest in re.findall(r"python -m robustok\.(\w+)([^`\n#]*)", text):
+            words = rest.split()
+            given = [word.partition("=")[0] for word in words if word.startswith("--")]
+            what = words[:1] if verb in ("evaluate", "explain") and given else []
+            wrong += [f"{page}: {verb} {option}" for option in given if option not in options_of(verb, *what)]
+            count += len(given)
+    assert not wrong
+    assert count > 100, "commands are found"
