@@ -139,7 +139,8 @@ def test_networks_are_those_passed_in():
     add_device(parser)
     add_network(parser, ["inception", "another"], "weights.pth")
     found = parser.parse_args(["--network", "another"])
-    assert (found.network, found.weights, found.mode, found.device) == ("another", "weights.pth", None, "auto")
+    assert (found.network, found.weights, found.mode, found.device) == ("another", None, None, "auto")
+    assert "(default, of inception alone: weights.pth)" in " ".join(parser.format_help().split())
     assert choose_speed(found, "cuda") == "" and found.mode == "exact"
     with pytest.raises(SystemExit):
         parser.parse_args(["--network", "dinov2"])
