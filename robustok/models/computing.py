@@ -52,7 +52,6 @@ class _Computed:
     def __init__(self, tokenizer, name: str, modules: Iterable[nn.Module], dtype: torch.dtype, compiled: bool):
         self.tokenizer, self.call = weakref.ref(tokenizer), getattr(type(tokenizer), name)
         self.modules, self.dtype, self.compiled = tuple(modules), dtype, compiled
-        self.weights = [weight for module in self.modules for weight in module.parameters()]
         self.unchecked = name == "decode" and (compiled or dtype != torch.float32)
         self.batch = 0  # rows of the largest batch so far
         self.captured: object = None  # what the graph depends on
@@ -74,7 +73,8 @@ class _Computed:
 
     def _replay(self, rows: Tensor) -> Tensor:
         """The same from a graph, which is captured anew where rows have another shape, or weights another place."""
-        depends_on = (rows.shape, rows.dtype, rows.device, [weight.data_ptr() for weight in self.weights])
+        tensors = (tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers()))
+        depends_on = (rows.shape, rows.dtype, rows.device, [tensor.data_ptr() for tensor in tensors])
         if self.captured != depends_on:
             with torch.inference_mode(False):  # so that any mode may write it
                 self.given = torch.zeros_like(rows)

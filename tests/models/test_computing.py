@@ -167,6 +167,8 @@ def test_a_gpu_replays_what_is_compiled(name, graphs, captured):
         moved = list(model.decoder_side()[-1].parameters())[-1]
         moved.data = moved.data.clone()
         assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 3  # at another place
+        model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
+        assert torch.allclose(model.decode(z), exact, rtol=1e-4, atol=1e-4) and len(captured) == 4  # other tensors
 
 
 SHAPES = [(name, {}) for name in CONFIGS]
