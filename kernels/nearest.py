@@ -69,8 +69,9 @@ def write_nearest(
     tl.store(entry + 2, first, mask=inside)
     tl.store(entry + 3, tl.where(last > first, last, NONE), mask=inside)
     is_tied = inside & (is_told == 0)
-    if LANES > TIE_LANES:
-        is_near = tl.max(tl.reshape(is_near, (n.shape[0], TIE_LANES, LANES // TIE_LANES)), 2)
+    if LANES > TIE_LANES:  # neighbours together, and the same places of tiles that lie side by side
+        is_near = tl.max(tl.reshape(is_near, (n.shape[0], LANES // (2 * TIE_LANES), TIE_LANES, 2)), 3)
+        is_near = tl.max(is_near, 1)
     lanes = tl.sum(is_near << tl.arange(0, TIE_LANES)[None, :], 1)
     place = tied + 2 * tl.atomic_add(tied_count + tl.zeros_like(n), 1, mask=is_tied)
     tl.store(place, n, mask=is_tied)

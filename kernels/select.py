@@ -162,16 +162,23 @@ def _select_kernel(
                     tl.store(out + at, code.to(tl.int64))
 
 
-def select(u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor, nearest: Tensor | None = None) -> None:
+def select(
+    u: Tensor,
+    codes: PreparedCodebook,
+    ranks: Tensor,
+    out: Tensor,
+    nearest: Tensor | None = None,
+    delta: int | None = None,
+) -> None:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64, where the rank is not 0.
 
     With nearest (R,) int64 the nearest codes are written there, and to out where the rank is 0: the same pass over the
-    codebook finds them.
+    codebook finds them. delta: what all ranks are below, where the host knows it; it decides about speed alone.
     """
     (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
     if R == 0:
         return
-    listed, listed_count = select_top(u, codes, ranks, out, nearest)
+    listed, listed_count = select_top(u, codes, ranks, out, nearest, delta)
     block = triton.next_power_of_2(Kp)
     programs = min(triton.cdiv(R, BLOCK_N), max(1, SCRATCH_BYTES // (4 * BLOCK_N * Kp)))
     launch(

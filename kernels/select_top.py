@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .codes import BLOCK_K, PreparedCodebook, block_d
+from .codes import BLOCK_K, TILES_AT_ONCE, PreparedCodebook, block_d
 from .launch import launch
 from .nearest import NearestLists, decide, write_nearest
 from .scores import WORST_SCORE, row_block, split_half, tile_error, tile_scores
 from .settle import NONE, settle
 
 BLOCK_N = 32  # rows of a program
+FEW = 150  # nearest codes, of which a lane out of 64 rarely has more than it keeps; more take twice as many lanes
 LEVELS = tl.constexpr(8)  # scores that a lane keeps: `merged` is made for eight
 CANDIDATES = 8  # codes between which settle.py decides
 
@@ -177,19 +178,22 @@ def _select_top_kernel(
 
 
 def select_top(
-    u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor, nearest: Tensor | None
+    u: Tensor, codes: PreparedCodebook, ranks: Tensor, out: Tensor, nearest: Tensor | None, delta: int | None
 ) -> tuple[Tensor, Tensor]:
     """Write the codes at ranks (R,) int32 of float32 rows (R, D) to out (R,) int64 where this pass decides them; rows
     of rank 0 keep what it has. With nearest (R,) int64 the nearest codes are written there, and to out at rank 0.
-    Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are.
+    Returns the numbers of the rows left, (R,) int32, and in (1,) int32 how many they are. delta: as in `select`.
     """
-    (R, D), Dp, K = u.shape, codes.high.shape[1], len(codes.rows)
+    (R, D), (Kp, Dp), K = u.shape, codes.high.shape, len(codes.rows)
+    # Twice the lanes and half the rows take the same registers; of float32 rows they would take too much shared memory.
+    is_high = delta is not None and delta > FEW and codes.split and Kp % (2 * TILES_AT_ONCE * BLOCK_K) == 0
+    tile, rows = (2 * BLOCK_K, BLOCK_N // 2) if is_high else (BLOCK_K, BLOCK_N)
     listed, listed_count = ranks.new_empty(R), ranks.new_zeros(1)
     entries = ranks.new_empty(R, 2 + CANDIDATES)
     found = NearestLists(None, None, None) if nearest is None else NearestLists.empty(R, codes)
     launch(
         _select_top_kernel,
-        (triton.cdiv(R, BLOCK_N),),
+        (triton.cdiv(R, rows),),
         u=u,
         high=codes.high,
         bias=codes.bias,
@@ -206,15 +210,16 @@ def select_top(
         D=D,
         K=K,
         Dp=Dp,
-        TILES=codes.tiles,
+        TILES=triton.next_power_of_2(Kp // tile),
         SPLIT=codes.split,
         PRODUCT=codes.product,
         WIDE=Dp > block_d(D),
         CANDIDATES=CANDIDATES,
-        BLOCK_N=BLOCK_N,
-        BLOCK_K=BLOCK_K,
+        BLOCK_N=rows,
+        BLOCK_K=tile,
         BLOCK_D=block_d(D),
         num_warps=8,
+        num_stages=2 if is_high else 3,
     )
     if nearest is not None:
         decide(u, codes, found, 1, nearest)

@@ -29,6 +29,7 @@ BACKWARD |= {"dz": BF16, "de": F64, "scale": "fp32"}
 BACKWARD |= {f"{tensor}_{d}": "i64" for tensor in ("z", "first", "second") for d in "bld"}
 LOOKUP = TILE | {"TILES": 64, "WIDE": False, "GROUP": 2, "BLOCK_N": 128}
 TOP_SELECTION = TILE | {"BLOCK_N": 32, "CANDIDATES": 8, "TILES": 64, "WIDE": False}
+HIGH_RANKS = {"BLOCK_K": 128, "BLOCK_N": 16}
 CANDIDATE_SEARCH = TILE | {"TILES": 64, "WIDE": False, "BLOCK_N": 16, "LEVELS": 12, "ROOM": 128}
 MANY = {"BLOCK_K": 128, "TILES": 128, "ROOM": 512}
 SELECTION = TILE | {"BLOCK_N": 16, "ROWS": 4, "BLOCK": 4096}
@@ -97,6 +98,7 @@ KERNELS = {
     "select, one coordinate": ("select._select_kernel", SELECT, SELECTION | ONE_COORDINATE),
     "select top": ("select_top._select_top_kernel", TOP, TOP_SELECTION),
     "select top, of codes": ("select_top._select_top_kernel", TOP, TOP_SELECTION | NOT_NEAREST),
+    "select top, high ranks": ("select_top._select_top_kernel", TOP, TOP_SELECTION | HIGH_RANKS),
     "select top, products": (
         "select_top._select_top_kernel",
         TOP | PLAIN,
@@ -185,6 +187,7 @@ WARPS = {"nearest": 8, "select": 8, "guided": 8, "normalize": 2, "attention": 2,
 OPTIONS = {
     "nearest": {"maxnreg": 128},
     "select, many codes": {"num_warps": 16},
+    "select top, high ranks": {"num_stages": 2},
     "candidates, many": {"num_warps": 8},
     "order, products": {"num_warps": 8},
     "order, many": {"num_warps": 16},
@@ -204,7 +207,7 @@ LAUNCHED |= {
     name: {}
     for name in (
         *("nearest", "settle few", "select top", "settle", "candidates", "order", "finish"),
-        *("candidates, many", "order, many", "attention, new place"),
+        *("select top, high ranks", "candidates, many", "order, many", "attention, new place"),
         *("attention, new place of 48", "linear, normed", "linear, two weights", "linear, residual", "guided sample"),
         *("inception input", "max pool", "split, ReLU"),
     )

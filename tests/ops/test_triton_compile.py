@@ -49,6 +49,7 @@ BOUNDS = {
     "nearest": Bounds(registers=128, shared=40960, barriers=2, length=360, taken=128 * 64, each=5.8),
     "settle few": Bounds(registers=104, shared=2048, barriers=0, length=140),
     "select top": Bounds(registers=240, shared=73728, barriers=7, length=600, taken=32 * 256, each=19),
+    "select top, high ranks": Bounds(registers=255, shared=73728, barriers=7, length=615, taken=16 * 512, each=19),
     "settle": Bounds(registers=168, shared=2048, barriers=0, length=260),
     "candidates": Bounds(registers=224, shared=18432, barriers=7, length=395, taken=16 * 64, each=48),
     "candidates, many": Bounds(registers=224, shared=36864, barriers=7, length=395, taken=16 * 128, each=48),

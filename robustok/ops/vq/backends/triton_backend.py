@@ -138,16 +138,17 @@ class TritonBackend:
     ) -> Iterator[tuple[slice, Tensor]]:
         """Block by block of z (B, L, D): its tokens and rows, once out.nearest and out.indices hold their codes."""
         ranks = rank_drawer(draw, z.shape[1])
+        delta = None if draw.delta.is_cuda else int(draw.delta)
         table = None if neighbors == "latent" else self._table(codes, draw, z.shape[1])
         for tokens, u in row_blocks(z, similarity):
             nearest, indices = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
             ranked = ranks(tokens)
             M = len(ranked) if neighbors == "latent" else 0  # rows whose nearest code the selection finds by the way
-            kernel_select.select(u[:M], codes, ranked[:M], indices[:M], nearest[:M])
+            kernel_select.select(u[:M], codes, ranked[:M], indices[:M], nearest[:M], delta)
             kernel_nearest.nearest(u[M:], codes, nearest[M:])
             indices[M:] = nearest[M:]
             if neighbors == "code":
-                self._perturb_codes(codes, ranked, table, indices[: len(ranked)])
+                self._perturb_codes(codes, ranked, table, indices[: len(ranked)], delta)
             yield tokens, u
 
     def _table(self, codes, draw: Draw, L: int) -> Tensor | None:
@@ -160,12 +161,12 @@ class TritonBackend:
         kernel_neighbors.neighbors(codes.rows, codes, table)
         return table
 
-    def _perturb_codes(self, codes, ranks: Tensor, table: Tensor | None, indices: Tensor) -> None:
+    def _perturb_codes(self, codes, ranks: Tensor, table: Tensor | None, indices: Tensor, delta: int | None) -> None:
         """Replace codes in indices (M,) by their neighbours at ranks (M,)."""
         if table is not None:
             indices.copy_(torch.where(ranks > 0, table[indices, ranks.long()], indices))
         else:
-            kernel_select.select(codes.rows[indices], codes, ranks, indices)
+            kernel_select.select(codes.rows[indices], codes, ranks, indices, delta=delta)
 
     def perturb_backward(self, z: Tensor, grad: Tensor, similarity: Similarity) -> Tensor:
         return kernel_quantize.backward_of_latents(z, grad, similarity == "cosine")
