@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import distributed
-from ..core.device import peak_memory_bytes
+from ..core.device import on_the_host, peak_memory_bytes
 from ..core.files import read_record, write_json
 from ..core.parsing import parsing
 from ..core.text import say
@@ -145,7 +145,7 @@ def measure(job: Pipeline) -> FinishedRun:
         else:
             found["best_step"] = int(job.run.stage_record(folder)["best"].removeprefix("step-"))
         metrics[folder.replace("-", "_")] = found
-        pictures[folder] = torch.cat([batch.cpu() for batch in decode_batches(decoder, shown)])
+        pictures[folder] = torch.cat([*on_the_host(decode_batches(decoder, shown))])
     return FinishedRun(
         config=job.config,
         class_names=images.class_names,

@@ -15,6 +15,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.reading import find_checkpoint
 from ..config import FlowSamplingConfig, SamplingConfig
 from ..core import distributed
+from ..core.device import on_the_host
 from ..core.errors import UserError
 from ..core.random import derive_seed
 from ..data.images import Images
@@ -147,7 +148,7 @@ class Pipeline:
         classes = classes_as_in(self.images.all.labels, self.config.evaluation.samples_per_class * known, known)
         seed, size = derive_seed(self.config.seed, "sample", purpose), self.sampling.batch_size
         batches = generate_batches(self.sampler(), classes, seed=seed, batch_size=min(size, len(classes)))
-        return torch.cat([batch.cpu() for batch in batches]), classes
+        return torch.cat([*on_the_host(batches)]), classes
 
     def is_finished(self, folder: str) -> bool:
         """True for a stage that ended under these settings; its folder is STAGE or STAGE-VARIANT.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..core.device import on_the_host
 from ..core.paths import FILE, found_at, given_path
 from ..data.loader import in_order
 from ..data.tokenization import encode_rows
@@ -69,8 +70,8 @@ class StoppingFigures:
 def held_out_rows(job: Pipeline, tokenizer: LoadedTokenizer) -> HeldOut:
     """Tokens or latents of the validation images."""
     images = job.images.val
-    rows = [encode_rows(tokenizer, from_uint8(batch.to(job.run.device))).cpu() for batch in in_order(images)]
-    return HeldOut(torch.cat(rows), images.labels, images.ids)
+    rows = (encode_rows(tokenizer, from_uint8(batch.to(job.run.device))) for batch in in_order(images))
+    return HeldOut(torch.cat([*on_the_host(rows)]), images.labels, images.ids)
 
 
 def check_validation(run: Outline) -> None:

@@ -139,7 +139,7 @@ class TritonBackend:
         """Block by block of z (B, L, D): its tokens and rows, once out.nearest and out.indices hold their codes."""
         ranks = rank_drawer(draw, z.shape[1])
         delta = None if draw.delta.is_cuda else int(draw.delta)
-        table = None if neighbors == "latent" else self._table(codes, draw, z.shape[1])
+        table = None if neighbors == "latent" else self._table(codes, draw.num_images * z.shape[1], delta)
         for tokens, u in row_blocks(z, similarity):
             nearest, indices = out.nearest.view(-1)[tokens], out.indices.view(-1)[tokens]
             ranked = ranks(tokens)
@@ -151,13 +151,13 @@ class TritonBackend:
                 self._perturb_codes(codes, ranked, table, indices[: len(ranked)], delta)
             yield tokens, u
 
-    def _table(self, codes, draw: Draw, L: int) -> Tensor | None:
-        """Neighbours (K, delta) int64 of each code; None where that is more work than a search for each token, or takes
-        too much memory, or where the host does not know delta."""
+    def _table(self, codes, tokens: int, delta: int | None) -> Tensor | None:
+        """Neighbours (K, delta) int64 of each code; None where that is more work than a search for each of so many
+        tokens, or takes too much memory, or where the host does not know delta."""
         K = len(codes.rows)
-        if draw.delta.is_cuda or draw.num_images * L <= K or K * int(draw.delta) > _TABLE_ELEMENTS:
+        if delta is None or tokens <= K or K * delta > _TABLE_ELEMENTS:
             return None
-        table = torch.empty(K, int(draw.delta), dtype=torch.int64, device=codes.rows.device)
+        table = torch.empty(K, delta, dtype=torch.int64, device=codes.rows.device)
         kernel_neighbors.neighbors(codes.rows, codes, table)
         return table
 
